@@ -5,7 +5,6 @@ A backend subclasses :class:`BackendSelector` and supplies ``name``, ``capabilit
 """
 
 import errno
-import functools
 import math
 import os
 import select
@@ -41,9 +40,7 @@ LONGEST: Final = 2_000_000
 _MASKS: Final = (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE)
 
 # SelectorKey(...) runs a Python-level __new__; this makes the same object in half the time.
-_new_key: Final[Callable[[tuple[object, int, int, object]], SelectorKey]] = functools.partial(
-    tuple.__new__, SelectorKey
-)
+_new_key: Final[Callable[[type[SelectorKey], tuple[object, int, int, object]], SelectorKey]] = tuple.__new__
 
 
 def clamped(timeout: float) -> float:
@@ -105,7 +102,7 @@ class _Ready(dict[Any, tuple[SelectorKey, int]]):
         self.doubtful: set[int] = set()
         self._keys = keys
         self._decode = decode
-        self._seen: dict[int, list[Any]] = {}
+        self.seen: dict[int, list[Any]] = {}
 
     def __missing__(self, report: Any) -> tuple[SelectorKey, int]:
         fd = self._decode(report)[0]
@@ -113,7 +110,7 @@ class _Ready(dict[Any, tuple[SelectorKey, int]]):
             raise KeyError(report)
         entry = self.translate(report)
         self[report] = entry
-        self._seen.setdefault(fd, []).append(report)
+        self.seen.setdefault(fd, []).append(report)
         return entry
 
     def translate(self, report: Any) -> tuple[SelectorKey, int]:
@@ -125,7 +122,7 @@ class _Ready(dict[Any, tuple[SelectorKey, int]]):
         return key, events
 
     def purge(self, fd: int) -> None:
-        for report in self._seen.pop(fd, ()):
+        for report in self.seen.pop(fd):
             del self[report]
 
 
@@ -213,7 +210,7 @@ class BackendSelector(BaseSelector):
         if fd in keys:
             raise KeyError(f"{fileobj!r} (fd {fd}) is already registered")
         self._change(fd, 0, events)
-        key = keys[fd] = _new_key((fileobj, fd, events, data))
+        key = keys[fd] = _new_key(SelectorKey, (fileobj, fd, events, data))
         if len(keys) > self._room:
             self._room *= 2
         return key
@@ -235,10 +232,14 @@ class BackendSelector(BaseSelector):
             try:
                 self._change(fd, old.events, events)
             except BaseException:
-                self._forget(fd, old.events | events)
+                keys[fd] = _new_key(SelectorKey, (old.fileobj, fd, old.events | events, data))
+                self.unregister(fd)
                 raise
-        key = keys[fd] = _new_key((old.fileobj, fd, events, data))
-        self._ready.purge(fd)
+        elif data is old.data:
+            return old
+        key = keys[fd] = _new_key(SelectorKey, (old.fileobj, fd, events, data))
+        if fd in self._ready.seen:
+            self._ready.purge(fd)
         return key
 
     def unregister(self, fileobj: "FileDescriptorLike") -> SelectorKey:
@@ -249,8 +250,14 @@ class BackendSelector(BaseSelector):
         """
         keys = self._keys
         fd = fileobj if type(fileobj) is int and fileobj in keys else _find(keys, fileobj)
-        key = keys[fd]
-        self._forget(fd, key.events)
+        # The key goes first: a report that still arrives then belongs to nobody, and the backend knows what to do.
+        key = keys.pop(fd)
+        if fd in self._ready.seen:
+            self._ready.purge(fd)
+        try:
+            self._change(fd, key.events, 0)
+        except OSError:
+            pass  # nobody could act on it: the registration is gone for whoever asked
         return key
 
     @abstractmethod
@@ -319,14 +326,6 @@ class BackendSelector(BaseSelector):
         """Close the kernel object."""
 
     # What the bookkeeping does for all of them.
-
-    def _forget(self, fd: int, events: int) -> None:
-        """Drop a registration here and in the kernel, whatever the kernel says."""
-        # The key goes first: a report that still arrives then belongs to nobody, and the backend knows what to do.
-        self._keys.pop(fd, None)
-        self._ready.purge(fd)
-        with suppress(OSError):  # nobody could act on it: the registration is gone for whoever asked
-            self._change(fd, events, 0)
 
     def _reopen(self) -> None:
         """Change to a new kernel object that holds every registration and nothing else."""

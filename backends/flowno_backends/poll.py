@@ -15,7 +15,6 @@ f) Regular files are always ready. On macOS terminals and some devices are repor
 import functools
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from selectors import SelectorKey
 from typing import Any, ClassVar
 
@@ -46,8 +45,10 @@ class PollSelector(BackendSelector):
         elif new:
             self._kernel.modify(fd, self._masks[new])
         else:
-            with suppress(KeyError):  # a registration whose roll-back comes before it was made
+            try:
                 self._kernel.unregister(fd)
+            except KeyError:
+                pass  # a registration that a signal handler undid before it was made
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         if timeout is not None:

@@ -35,7 +35,7 @@ class SelectSelector(BackendSelector):
 
     name: ClassVar[str] = "select"
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"files", "fork_safe", "sees_closed", "submillisecond"})
-    facts: ClassVar[str] = "everywhere; descriptors below FD_SETSIZE only, on Windows 512 sockets; the cost grows with all"
+    facts: ClassVar[str] = "everywhere; descriptors below FD_SETSIZE, on Windows 512 sockets; the cost grows with all"
 
     _on_windows = sys.platform == "win32"
 
