@@ -1,0 +1,199 @@
+"""The selectors that the contract is tested on: the four of flowno, and the standard library's beside them.
+
+A test that takes ``selector`` or ``make_selector`` runs on each. Where the standard library is known not to keep the
+rule, the test says so, and why, with ``@pytest.mark.stdlib_differs(reason)``; ``only("...")`` and ``no_kernel("...")``
+name backends. With ``FLOWNO_SELECTOR`` set, only the cases of that backend run.
+"""
+
+import os
+import select
+import selectors
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from flowno_backends import EpollSelector, KqueueSelector, PollSelector, SelectSelector
+
+SelectorFactory = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A selector class under test, and the system call that it stands on."""
+
+    id: str
+    call: str
+    make: SelectorFactory
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.id.startswith("stdlib")
+
+
+def _kqueue() -> SelectorFactory | None:
+    if hasattr(select, "kqueue"):
+        return KqueueSelector
+    if not hasattr(select, "poll"):
+        return None  # the fake stands on poll
+    from tests.support.fake_kqueue import FakeKqueueSelector
+
+    return FakeKqueueSelector
+
+
+def _all_cases() -> list[Case]:
+    ours = {
+        "epoll": EpollSelector if hasattr(select, "epoll") else None,
+        "kqueue": _kqueue(),
+        "poll": PollSelector if hasattr(select, "poll") else None,
+        "select": SelectSelector,
+    }
+    cases = [Case(call, call, make) for call, make in ours.items() if make is not None]
+    for call in ours:
+        theirs = getattr(selectors, f"{call.capitalize()}Selector", None)
+        if theirs is not None:
+            cases.append(Case(f"stdlib-{call}", call, theirs))
+    chosen = os.environ.get("FLOWNO_SELECTOR", "").lower()
+    if "kqueueselector" in chosen:
+        chosen = "kqueue"
+    wanted = {name.strip() for name in chosen.split(",")} & ours.keys()
+    return [case for case in cases if not wanted or case.call in wanted]
+
+
+CASES = _all_cases()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "stdlib_differs(reason): the standard library's selectors do not keep this rule",
+        "only(*calls): the rule of these backends alone",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" not in metafunc.fixturenames:
+        return
+    ours_alone = metafunc.definition.get_closest_marker("stdlib_differs")
+    only = metafunc.definition.get_closest_marker("only")
+    cases = [
+        case
+        for case in CASES
+        if (case.is_ours or not ours_alone) and (only is None or case.call in only.args)
+    ]
+    metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+
+
+@pytest.fixture
+def make_selector(case: Case) -> Iterator[SelectorFactory]:
+    """Makes selectors that are closed after the test."""
+    with ExitStack() as stack:
+
+        def make() -> Any:
+            selector = case.make()
+            stack.callback(selector.close)
+            return selector
+
+        yield make
+
+
+@pytest.fixture
+def selector(make_selector: SelectorFactory) -> Any:
+    return make_selector()
+
+
+@pytest.fixture
+def make_pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
+    """Makes connected, non-blocking socket pairs that are closed after the test."""
+    with ExitStack() as stack:
+
+        def make() -> tuple[socket.socket, socket.socket]:
+            pair = socket.socketpair()
+            for sock in pair:
+                sock.setblocking(False)
+                stack.enter_context(sock)
+            return pair
+
+        yield make
+
+
+@pytest.fixture
+def pair(make_pair: Callable[[], tuple[socket.socket, socket.socket]]) -> tuple[socket.socket, socket.socket]:
+    return make_pair()
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        peer, _ = server.accept()
+        with peer:
+            client.setblocking(False)
+            peer.setblocking(False)
+            yield client, peer
+
+
+@pytest.fixture
+def pipe() -> Iterator["Pipe"]:
+    ends = Pipe(*os.pipe())
+    yield ends
+    ends.close_reader()
+    ends.close_writer()
+
+
+class Pipe:
+    """Both ends of a pipe, each closed at most once."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._open = {reader, writer}
+
+    def close_reader(self) -> None:
+        self._close(self.reader)
+
+    def close_writer(self) -> None:
+        self._close(self.writer)
+
+    def _close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.remove(fd)
+            os.close(fd)
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until the socket takes no more."""
+    for size in (1 << 16, 1):
+        try:
+            while True:
+                sock.send(bytes(size))
+        except BlockingIOError:
+            pass
+
+
+def drain(sock: socket.socket) -> None:
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer gets a reset instead of an end of file."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def ready_fds(ready: list[tuple[selectors.SelectorKey, int]]) -> dict[int, int]:
+    """``{fd: events}``, the entries of one fd together; they must not overlap."""
+    together: dict[int, int] = {}
+    for key, events in ready:
+        assert events, key
+        assert not events & ~key.events, (key, events)
+        assert not together.get(key.fd, 0) & events, ready
+        together[key.fd] = together.get(key.fd, 0) | events
+    return together

@@ -1,0 +1,271 @@
+"""A stand-in for the kqueue half of the ``select`` module, for platforms that have poll and no kqueue.
+
+It keeps the rules of kqueue(2) (FreeBSD 14, macOS 14) as far as sockets, pipes and terminals are concerned:
+
+* an event is identified by ``(ident, filter)``; adding it again exchanges its ``udata``;
+* changes are made in order, before anything is reported, in the same call; one that fails is an event with EV_ERROR and
+  the errno in ``data`` if there is room, and ends the call with that errno if there is none; what was changed stays;
+* EV_DELETE of what is absent is ENOENT, any change of a closed descriptor EBADF, EVFILT_WRITE on a pipe or FIFO without
+  a reader EPIPE;
+* EV_EOF is reported as long as the filter is there, also while data is left, whose amount is in ``data``;
+* closing the descriptor removes its filters, whatever duplicates of it are open;
+* with room for 0 events the call returns at once, whatever the timeout;
+* what finds no room is reported before the others by the next call;
+* a forked child does not inherit the queue: the number is closed there.
+
+The arguments are checked as CPython's ``selectmodule.c`` checks them.
+
+It differs from a kernel's in four ways. A filter that another thread adds during a wait is seen by the next wait. An
+unconnected TCP socket is reported with EV_EOF, as Linux reports POLLHUP. ``fflags`` stays 0, because reading the error
+of a socket would clear it. The room to write, ``data`` of EVFILT_WRITE, is 1.
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import select
+import stat
+import sys
+import termios
+import time
+import weakref
+from collections.abc import Iterable
+from typing import Final
+
+from flowno_backends.kqueue import KqueueSelector
+
+__all__ = ["FakeKqueueSelector", "kevent", "kqueue"]
+
+# The values of FreeBSD's sys/event.h.
+KQ_FILTER_READ: Final = -1
+KQ_FILTER_WRITE: Final = -2
+KQ_EV_ADD: Final = 0x0001
+KQ_EV_DELETE: Final = 0x0002
+KQ_EV_ENABLE: Final = 0x0004
+KQ_EV_ERROR: Final = 0x4000
+KQ_EV_EOF: Final = 0x8000
+
+_HANG_UP: Final = {
+    KQ_FILTER_READ: select.POLLRDHUP | select.POLLHUP | select.POLLERR,
+    KQ_FILTER_WRITE: select.POLLHUP | select.POLLERR,
+}
+_READY: Final = {KQ_FILTER_READ: select.POLLIN, KQ_FILTER_WRITE: select.POLLOUT}
+_ASKED: Final = {KQ_FILTER_READ: select.POLLIN | select.POLLRDHUP, KQ_FILTER_WRITE: select.POLLOUT}
+
+
+class kevent:  # noqa: N801 - the name in select
+    """One change or one event, with the fields and the defaults of ``select.kevent``."""
+
+    __slots__ = ("data", "fflags", "filter", "flags", "ident", "udata")
+
+    def __init__(
+        self,
+        ident: int,
+        filter: int = KQ_FILTER_READ,  # noqa: A002 - the name in select
+        flags: int = KQ_EV_ADD,
+        fflags: int = 0,
+        data: int = 0,
+        udata: int = 0,
+    ) -> None:
+        self.ident = ident
+        self.filter = filter
+        self.flags = flags
+        self.fflags = fflags
+        self.data = data
+        self.udata = udata
+
+    def __repr__(self) -> str:
+        return (
+            f"kevent(ident={self.ident}, filter={self.filter}, flags={self.flags:#x}, fflags={self.fflags}, "
+            f"data={self.data}, udata={self.udata:#x})"
+        )
+
+
+class _Filter:
+    """A filter that is in the queue: the open file it was added for, and when it was reported last."""
+
+    __slots__ = ("file", "reported", "udata")
+
+    def __init__(self, file: tuple[int, int], udata: int) -> None:
+        self.file = file
+        self.udata = udata
+        self.reported = 0
+
+
+class kqueue:  # noqa: N801 - the name in select
+    """A queue of kernel events that is none: it asks poll(2), which goes by the number as kqueue does."""
+
+    def __init__(self) -> None:
+        self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._pid = os.getpid()
+        self._poll = select.poll()
+        self._filters: dict[int, dict[int, _Filter]] = {}
+        self._turn = itertools.count(1)
+        self.closed = False
+        _queues.add(self)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            if self._pid != os.getpid():
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        if not self.closed and self._pid == os.getpid():
+            self.close()
+
+    def fileno(self) -> int:
+        self._check()
+        return self._fd
+
+    def control(
+        self, changelist: Iterable[kevent] | None, max_events: int, timeout: float | None = None, /
+    ) -> list[kevent]:
+        self._check()
+        if max_events < 0:
+            raise ValueError(f"Length of eventlist must be 0 or positive, got {max_events}")
+        if timeout is not None:
+            if not isinstance(timeout, int | float):
+                raise TypeError(f"timeout must be a real number or None, got {type(timeout).__name__}")
+            if timeout != timeout:  # noqa: PLR0124
+                raise ValueError("Invalid value NaN (not a number)")
+            if timeout < 0:
+                raise ValueError("timeout must be positive or None")
+            if timeout * 1e9 >= 2**63:
+                raise OverflowError("timeout is too large")
+        changes = list(changelist or ())
+        if not all(isinstance(change, kevent) for change in changes):
+            raise TypeError("changelist must be an iterable of select.kevent objects")
+        if self._pid != os.getpid():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        failures: list[kevent] = []
+        for change in changes:
+            try:
+                self._make(change)
+            except OSError as error:
+                if len(failures) == max_events:
+                    raise
+                failures.append(
+                    kevent(change.ident, change.filter, KQ_EV_ERROR, 0, error.errno or 0, change.udata),
+                )
+        if failures or not max_events:
+            return failures
+        return self._wait(max_events, timeout)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed kqueue object")
+
+    def _make(self, change: kevent) -> None:
+        fd = change.ident
+        if change.filter not in _READY or change.flags & ~(KQ_EV_ADD | KQ_EV_DELETE | KQ_EV_ENABLE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        status = os.fstat(fd)  # EBADF where it is closed
+        file = (status.st_dev, status.st_ino)
+        self._drop_unless(fd, file)
+        filters = dict(self._filters.get(fd, {}))  # a copy: a change that fails leaves no trace
+        if change.flags & KQ_EV_DELETE:
+            if filters.pop(change.filter, None) is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        elif change.filter in filters:
+            filters[change.filter].udata = change.udata
+        else:
+            if change.filter == KQ_FILTER_WRITE and stat.S_ISFIFO(status.st_mode) and _has_no_reader(fd):
+                raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+            filters[change.filter] = _Filter(file, change.udata)
+        if filters:
+            self._filters[fd] = filters
+            mask = 0
+            for filter_ in filters:
+                mask |= _ASKED[filter_]
+            self._poll.register(fd, mask)
+        else:
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        if self._filters.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _drop_unless(self, fd: int, file: tuple[int, int] | None) -> None:
+        """Remove the filters of ``fd`` if it is not the file that they were added for: it was closed since."""
+        if any(known.file != file for known in self._filters.get(fd, {}).values()):
+            self._drop(fd)
+
+    def _wait(self, room: int, timeout: float | None) -> list[kevent]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            # poll waits for whole milliseconds, kevent does not: the last one is waited for in slices.
+            reports = self._poll.poll(None if left is None else int(max(left, 0) * 1e3))
+            events = [event for report in reports for event in self._events(*report)]
+            if events:
+                return self._in_turn(events, room)
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return []
+                if left < 1e-3:
+                    time.sleep(min(left, 5e-5))
+
+    def _events(self, fd: int, mask: int) -> list[kevent]:
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            self._drop(fd)
+            return []
+        self._drop_unless(fd, (status.st_dev, status.st_ino))
+        events = []
+        for filter_, known in self._filters.get(fd, {}).items():
+            gone = mask & _HANG_UP[filter_]
+            if gone or mask & _READY[filter_]:
+                data = _waiting(fd) if filter_ == KQ_FILTER_READ else 1
+                events.append(kevent(fd, filter_, KQ_EV_ADD | (KQ_EV_EOF if gone else 0), 0, data, known.udata))
+        return events
+
+    def _in_turn(self, events: list[kevent], room: int) -> list[kevent]:
+        """As many events as there is room for, those first that were reported least recently."""
+        filters = self._filters
+        if len(events) > room:
+            events = sorted(events, key=lambda event: filters[event.ident][event.filter].reported)[:room]
+        turn = next(self._turn)
+        for event in events:
+            filters[event.ident][event.filter].reported = turn
+        return events
+
+
+def _has_no_reader(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return any(mask & select.POLLERR for _, mask in poll.poll(0))
+
+
+def _waiting(fd: int) -> int:
+    """The bytes that a read would find; 1 for a listening socket, which has connections instead."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 1
+
+
+_queues: Final[weakref.WeakSet[kqueue]] = weakref.WeakSet()
+
+
+def _take_from_child() -> None:
+    for queue in list(_queues):
+        # Closed by now where a selector of this process did so first, but only in name: see kqueue.close.
+        if queue._pid != os.getpid() and queue._fd >= 0:
+            os.close(queue._fd)
+            queue._fd = -1
+
+
+os.register_at_fork(after_in_child=_take_from_child)
+
+
+class FakeKqueueSelector(KqueueSelector):
+    """The kqueue backend on the queue of this module: ``FLOWNO_SELECTOR=tests.support.fake_kqueue:FakeKqueueSelector``."""
+
+    def __init__(self) -> None:
+        super().__init__(select_module=sys.modules[__name__])
