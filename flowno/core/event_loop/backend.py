@@ -467,22 +467,30 @@ def _label(distribution: "Distribution") -> str:
 
 def _open_first(request: _Request, candidates: Iterable[_Candidate]) -> OpenedSelector:
     """The first candidate that can be constructed; the caller owns it."""
-    refusals: list[tuple[str, _RefusedError]] = []
+    reasons: dict[str, str] = {}
+    cause: BaseException | None = None
     code: int | None = None
     for candidate in candidates:
         try:
-            return OpenedSelector(_construct(candidate), candidate.name, owned=True)
+            selector = _construct(candidate)
         except UnknownSelectorError as error:
             raise _unknown(request, str(error)) from error.__cause__
         except _RefusedError as error:
-            refusals.append((candidate.name, error))
-            code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            reasons[candidate.name] = str(error)
+            cause = error.__cause__
+            code = cause.errno if isinstance(cause, OSError) else None
             if code in _EXHAUSTED:
                 break
-    reasons = [f"{name}: {error}" for name, error in refusals] if len(refusals) > 1 else [str(refusals[0][1])]
-    unavailable = SelectorUnavailableError(f"{request.asked_by}: {'; '.join(reasons)}; {_usable_here(request)}")
+        else:
+            cause = None  # its traceback holds this frame: a cycle that would wait for the collector
+            return OpenedSelector(selector, candidate.name, owned=True)
+    if len(reasons) > 1:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    else:
+        why = "".join(reasons.values())
+    unavailable = SelectorUnavailableError(f"{request.asked_by}: {why}; {_usable_here(request)}")
     unavailable.errno = code or errno.ENOSYS
-    raise unavailable from refusals[-1][1].__cause__
+    raise unavailable from cause
 
 
 def _construct(candidate: _Candidate) -> Selector:

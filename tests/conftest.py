@@ -1,0 +1,155 @@
+"""What every test gets: the backends to run on, a check that nothing leaks, and a Python to run programs in."""
+
+import gc
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
+
+ROOT = Path(__file__).parent.parent
+
+# ------------------------------------------------------------------------------------------------------ the backends
+
+
+def _backends() -> list[str]:
+    """What ``FLOWNO_SELECTOR`` says where it is set, as in tox; else each built-in backend that works here."""
+    if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
+        return [chosen]
+    return [row.name for row in available_selectors() if row.usable and row.source == BUILT_IN.get(row.name)]
+
+
+def _short_name(backend: str) -> str:
+    """``kqueue`` for ``tests.support.fake_kqueue:FakeKqueueSelector``."""
+    factory = backend.rpartition(":")[2]
+    return factory.removeprefix("Fake").removesuffix("Selector").lower() or factory
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", _backends(), ids=_short_name, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test once for each backend. ``EventLoop()`` and subprocesses get it through ``FLOWNO_SELECTOR``."""
+    chosen: str = request.param
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, chosen)
+    return chosen
+
+
+# ---------------------------------------------------------------------------------------------------- nothing leaks
+
+_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+_THREAD_GRACE = 2.0  # seconds for a thread that was told to end before the test did
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test the same fds are open and the same threads alive as before it."""
+    fds, threads = _open_fds(), set(threading.enumerate())
+    yield
+    if request.node.stash.get(_failed, False):
+        return  # the traceback keeps the frames of a failed test alive, and with them its sockets
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(_THREAD_GRACE)
+    if _open_fds() != fds:
+        gc.collect()  # only now: it is slow, and most tests leave no cycles
+    now = _open_fds()
+    problems = [f"opened and not closed: fd {fd}, {_describe(fd)}" for fd in now if now[fd] != fds.get(fd)]
+    problems += [f"closed, though it was open before the test: fd {fd}" for fd in fds if fd not in now]
+    problems += [f"started and not ended: {thread!r}" for thread in set(threading.enumerate()) - threads]
+    if problems:
+        pytest.fail("the test leaks\n" + "\n".join(problems), pytrace=False)
+
+
+def _open_fds() -> dict[int, tuple[int, ...]]:
+    """The open fds, each with what tells it from another that gets the same number."""
+    fds: dict[int, tuple[int, ...]] = {}
+    for name in os.listdir(_FD_FOLDER) if _FD_FOLDER else ():
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue  # the fd that listed the folder
+        fds[int(name)] = (status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode))
+    return fds
+
+
+def _describe(fd: int) -> str:
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            return repr(sock)
+    try:
+        return os.readlink(f"{_FD_FOLDER}/{fd}")
+    except OSError:
+        return f"mode {os.fstat(fd).st_mode:o}"
+
+
+# --------------------------------------------------------------------------------------------------- other processes
+
+
+class RunPython(Protocol):
+    def __call__(
+        self,
+        program: str | Path,
+        *args: str,
+        options: Sequence[str] = ("-W", "error"),
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def run_python() -> RunPython:
+    """Runs code (a str) or a file (a Path) in a Python of its own that can import flowno, and returns what it printed.
+
+    ``options`` go to the interpreter; ``env`` is laid over this process's environment, None takes a variable out;
+    ``timeout`` is in seconds.
+    """
+
+    def run(
+        program: str | Path,
+        *args: str,
+        options: Sequence[str] = ("-W", "error"),
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
+        merged = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **(env or {})}
+        return subprocess.run(
+            [sys.executable, *options, *([str(program)] if isinstance(program, Path) else ["-c", program]), *args],
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of localhost that nobody listened on a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
