@@ -69,25 +69,30 @@ def imports(tree: ast.AST, module: str, modules: dict[str, Path]) -> Iterator[tu
 def type_only(tree: ast.AST) -> set[int]:
     """The lines under ``if TYPE_CHECKING:``."""
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    return {line for block in blocks for line in range(block.lineno, block.body[-1].lineno + 1)}
+    return {line for block in blocks for line in range(block.lineno, (block.body[-1].end_lineno or 0) + 1)}
 
 
 def system_calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Where a module names one of :data:`SYSTEM_CALLS`, under whatever name it imported it."""
+    """Where a module uses one of :data:`SYSTEM_CALLS`, under whatever name it imported it.
+
+    ``socket.socket`` is also a type, so it counts only where it is called.
+    """
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             aliases |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             aliases |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    for call in ast.walk(tree):
-        if isinstance(call, ast.Call):
-            function: ast.expr = call.func
-            tail = ""
-            while isinstance(function, ast.Attribute):
-                function, tail = function.value, f".{function.attr}{tail}"
-            if isinstance(function, ast.Name) and f"{aliases.get(function.id, '')}{tail}" in SYSTEM_CALLS:
-                yield call.lineno, f"{aliases[function.id]}{tail}"
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used = f"{aliases.get(node.value.id)}.{node.attr}"
+        elif isinstance(node, ast.Name):
+            used = aliases.get(node.id, "")
+        else:
+            continue
+        if used in SYSTEM_CALLS and (used != "socket.socket" or id(node) in called):
+            yield node.lineno, used
 
 
 def parse(path: Path) -> ast.Module:
@@ -155,6 +160,8 @@ def test_the_reader_of_imports_sees(code: str, found: list[tuple[int, str]]) -> 
         ("from time import monotonic as now\nnow()", [(2, "time.monotonic")]),
         ("import socket as s\ns.socket(1)\ns.socketpair()", [(2, "socket.socket"), (3, "socket.socketpair")]),
         ("from socket import getaddrinfo\ngetaddrinfo('', 1)", [(2, "socket.getaddrinfo")]),
+        ("import time\nclock = time.monotonic", [(2, "time.monotonic")]),
+        ("import socket\ndef f(sock: socket.socket): isinstance(sock, socket.socket)", []),
         ("import time\ntime.sleep(1)\nworld.socket(1)\nself.socket()", []),
     ],
 )
