@@ -1,0 +1,40 @@
+"""flowno: a reactor framework in pure Python, with exchangeable selectors."""
+
+from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
+from .core.event_loop.errors import (
+    BusyResourceError,
+    ClosedResourceError,
+    EventLoopError,
+    FlownoError,
+    SelectorUnavailableError,
+    UnknownSelectorError,
+)
+from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
+from .core.event_loop.primitives import azip, connect, exit, sleep, socket, spawn
+from .core.event_loop.selectors import SocketHandle
+from .core.event_loop.tasks import TaskCancelled, TaskHandle
+
+__all__ = [
+    "BusyResourceError",
+    "ClosedResourceError",
+    "EventLoop",
+    "EventLoopError",
+    "FlownoError",
+    "Selector",
+    "SelectorInfo",
+    "SelectorUnavailableError",
+    "SocketHandle",
+    "TaskCancelled",
+    "TaskHandle",
+    "UnknownSelectorError",
+    "available_selectors",
+    "azip",
+    "connect",
+    "current_event_loop",
+    "current_task",
+    "exit",
+    "run",
+    "sleep",
+    "socket",
+    "spawn",
+]

@@ -1,0 +1,1 @@
+"""The core: commands, tasks, the event loop and the socket handles that it serves."""

@@ -1,0 +1,193 @@
+"""Every command: what a task may ask of the event loop. Data, no behaviour.
+
+A task yields a command and is resumed with its outcome. The loop looks up what to do by the command's class; a class
+derived from one of these is carried out as its nearest base is. *Waits* may suspend the task, and are where a
+cancellation arrives; the others (spawn, exit) always run.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .fd_table import FdRecord
+    from .selectors import SocketHandle
+    from .tasks import TaskHandle
+
+__all__ = [
+    "CancelCommand",
+    "Command",
+    "ExitCommand",
+    "JoinCommand",
+    "SleepCommand",
+    "SocketAcceptCommand",
+    "SocketCommand",
+    "SocketConnectCommand",
+    "SocketRecvCommand",
+    "SocketSendCommand",
+    "SpawnCommand",
+    "ThreadCommand",
+]
+
+
+class Command:
+    """The base of all commands."""
+
+    __slots__ = ()
+
+
+class SpawnCommand(Command):
+    """Start a task; the answer is its :class:`~flowno.core.event_loop.tasks.TaskHandle`. Not a wait.
+
+    Args:
+        raw_task: The coroutine that the task will run.
+    """
+
+    __slots__ = ("raw_task",)
+
+    def __init__(self, raw_task: Awaitable[Any]) -> None:
+        self.raw_task = raw_task
+
+    def __repr__(self) -> str:
+        return f"SpawnCommand({self.raw_task!r})"
+
+
+class JoinCommand(Command):
+    """Wait until a task has ended; the answer is its value, or its error raised. A wait.
+
+    Args:
+        task_handle: The task to wait for.
+    """
+
+    __slots__ = ("task_handle",)
+
+    def __init__(self, task_handle: TaskHandle[Any]) -> None:
+        self.task_handle = task_handle
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.task_handle!r})"
+
+
+class CancelCommand(JoinCommand):
+    """Cancel a task and wait until it has ended; the answer is its value, or None where it was cancelled. A wait.
+
+    Args:
+        task_handle: The task to cancel.
+        requested: True where the task was told already, and it is only to be waited for.
+    """
+
+    __slots__ = ("requested",)
+
+    def __init__(self, task_handle: TaskHandle[Any], requested: bool = False) -> None:
+        super().__init__(task_handle)
+        self.requested = requested
+
+
+class SleepCommand(Command):
+    """Wait for some time; the answer is how long it took. A wait, also for 0 seconds.
+
+    Args:
+        seconds: How long; 0 and less let the other ready tasks run once.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        return f"SleepCommand({self.seconds!r})"
+
+
+class ExitCommand(Command):
+    """End the run of the loop now. Not a wait, and it has no answer.
+
+    Args:
+        return_value: What ``run_until_complete(join=True)`` returns.
+        exception: What it raises instead, where this is not None.
+    """
+
+    __slots__ = ("exception", "return_value")
+
+    def __init__(self, return_value: object = None, exception: BaseException | None = None) -> None:
+        self.return_value = return_value
+        self.exception = exception
+
+    def __repr__(self) -> str:
+        return f"ExitCommand({self.return_value!r}, {self.exception!r})"
+
+
+class ThreadCommand(Command):
+    """Call a function in a worker thread; the answer is what it returns or raises. A wait.
+
+    A cancelled task does not wait for the thread, whose outcome is then dropped.
+
+    Args:
+        function: What to call.
+        args: Its positional arguments.
+    """
+
+    __slots__ = ("args", "function")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.function = function
+        self.args = args
+
+    def __repr__(self) -> str:
+        return f"ThreadCommand({self.function!r}, {self.args!r})"
+
+
+class SocketCommand(Command):
+    """Wait until the socket of a handle is ready. A wait; what for is said by the classes below.
+
+    It refers to its handle weakly: a handle keeps its commands and yields them again and again, and a reference in
+    both directions would keep its socket open until the garbage collector came by.
+
+    Args:
+        handle: The handle whose socket is to become ready.
+        record: The loop's record of that socket, where it is known already; else the loop finds it.
+    """
+
+    __slots__ = ("_handle", "record")
+
+    def __init__(self, handle: SocketHandle, record: FdRecord | None = None) -> None:
+        self._handle = weakref.ref(handle)
+        self.record = record
+
+    @property
+    def handle(self) -> SocketHandle:
+        """The handle that waits; ReferenceError where it is gone."""
+        handle = self._handle()
+        if handle is None:
+            raise ReferenceError("the handle of this command no longer exists")
+        return handle
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._handle()!r})"
+
+
+class SocketSendCommand(SocketCommand):
+    """Wait until the socket takes more data, or has failed."""
+
+    __slots__ = ()
+
+
+class SocketRecvCommand(SocketCommand):
+    """Wait until the socket has data, is at its end, or has failed."""
+
+    __slots__ = ()
+
+
+class SocketAcceptCommand(SocketCommand):
+    """Wait until a listening socket has a connection to accept."""
+
+    __slots__ = ()
+
+
+class SocketConnectCommand(SocketCommand):
+    """Wait until a connection attempt has come to its end, good or bad."""
+
+    __slots__ = ()

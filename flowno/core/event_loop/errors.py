@@ -1,0 +1,51 @@
+"""The errors that are flowno's own.
+
+Each derives from :class:`FlownoError` and from the built-in exception that a user would catch for the same reason. An
+error of the operating system stays the ``OSError`` that it is; an operation that ran out of time raises the built-in
+``TimeoutError``.
+"""
+
+import errno
+import os
+
+__all__ = [
+    "BusyResourceError",
+    "ClosedResourceError",
+    "EventLoopError",
+    "FlownoError",
+    "SelectorUnavailableError",
+    "UnknownSelectorError",
+]
+
+
+class FlownoError(Exception):
+    """The base of every error that flowno itself defines."""
+
+
+class EventLoopError(FlownoError, RuntimeError):
+    """An event loop was used against its rules: entered twice, used after close, or from a place without one."""
+
+
+class BusyResourceError(FlownoError, RuntimeError):
+    """Another task or another event loop is using the resource; nothing was done, and the other is unaffected."""
+
+
+class ClosedResourceError(FlownoError, OSError):
+    """The handle was closed, before the operation or under it.
+
+    Args:
+        message: What was closed, and what was asked of it.
+
+    ``errno`` is ``EBADF``, as the system says of a descriptor that is not open.
+    """
+
+    def __init__(self, message: str = os.strerror(errno.EBADF)) -> None:
+        super().__init__(errno.EBADF, message)
+
+
+class UnknownSelectorError(FlownoError, ValueError):
+    """A selector was asked for by a name that nothing provides."""
+
+
+class SelectorUnavailableError(FlownoError, OSError):
+    """A selector was asked for by a name that is known, but it cannot be had on this machine."""

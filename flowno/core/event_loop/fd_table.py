@@ -1,0 +1,387 @@
+"""Who waits for which file descriptor, and what is armed in the selector: one record per fd.
+
+Registration is persistent and level-triggered. A wait arms what is missing; a wake leaves read interest armed, because
+the next wait is usually for the same, and takes write interest back, because a socket is nearly always writable. Read
+interest is taken back when readiness is reported that nobody waits for. So a steady exchange of requests and responses
+costs no call that changes the selector, and nothing spins: whatever is reported either wakes a task or is disarmed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import weakref
+from selectors import EVENT_READ, EVENT_WRITE
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, cast
+
+from .errors import BusyResourceError, ClosedResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from selectors import SelectorKey
+
+    from .backend import Selector
+    from .commands import SocketCommand
+    from .tasks import Budget, TaskHandle
+
+__all__ = ["FdRecord", "FdTable"]
+
+logger = logging.getLogger("flowno")
+
+
+class FdRecord:
+    """One open file descriptor in one event loop; every handle on the same socket shares it.
+
+    It is dead before a handle is first used and after the fd was closed or the loop ended. A dead record looks owned in
+    both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
+    """
+
+    __slots__ = ("always_ready", "armed", "budget", "dead", "fd", "handles", "reader", "reading", "socket", "table",
+                 "writer", "writing")  # fmt: skip
+
+    def __init__(self, fd: int, socket: Callable[[], Any], table: FdTable | None) -> None:
+        self.fd = fd
+        self.socket = socket  # weak reference to the socket object that owns the fd
+        self.table = table
+        self.armed = 0  # the mask that the selector holds; 0 where the fd is not registered
+        self.reader: TaskHandle[Any] | None = None  # the task that waits for readability
+        self.writer: TaskHandle[Any] | None = None
+        self.handles = 0  # how many handles use this record
+        self.always_ready = False  # the selector cannot hold the fd: regular files under epoll
+        self.dead = self.reading = self.writing = table is None  # reading, writing: the direction is owned
+        if table is not None:
+            self.budget: Budget = table.budget
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket that this record was made for still owns the fd."""
+        socket = self.socket()
+        return socket is not None and socket.fileno() == self.fd
+
+    def __repr__(self) -> str:
+        return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
+
+
+class FdTable:
+    """The fds of one event loop.
+
+    Args:
+        selector: Where they are registered, by number; it is asked for nothing but the five methods of the protocol.
+        ready: The loop's list of ready tasks; who is woken is appended to it.
+        budget: The loop's budget, for the operations that find it by their record.
+        post: Has the loop's thread make a call; the way in for a handle that is dropped or closed elsewhere.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        ready: list[TaskHandle[Any]],
+        budget: Budget,
+        post: Callable[[Callable[[Any], object], Any], None],
+    ) -> None:
+        self.selector = selector
+        self.budget = budget
+        self.post = post
+        self.thread_id: int | None = None  # of the thread that runs the loop; None while it does not run
+        self.registered = 0  # how many fds the selector holds, the waker not counted
+        self._ready = ready
+        self._records: dict[int, FdRecord] = {}
+        self._waker: FdRecord | None = None
+        self._drain_waker: Callable[[], object] = bool
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def attach(self, socket: Any) -> FdRecord:
+        """The record of an open socket, made where there is none; one more handle uses it.
+
+        A record of another socket whose fd had the same number is a thing of the past: that one was closed behind our
+        back, and whoever waits for it is told.
+        """
+        fd = socket.fileno()
+        if fd < 0:
+            raise ClosedResourceError(f"the socket is closed: {socket!r}")
+        record = self._records.get(fd)
+        if record is not None and record.socket() is not socket and not record.is_open:
+            self.retire(record, f"the socket was closed while it was in use, and its fd {fd} is now another one's")
+            record = None
+        if record is None:
+            self._records[fd] = record = FdRecord(fd, _reference_to(socket), self)
+        record.handles += 1
+        return record
+
+    def detach(self, record: FdRecord) -> None:
+        """A handle that was dropped unclosed does not use the record any more."""
+        record.handles -= 1
+        if not record.handles and not record.dead:
+            self.retire(record, "the last handle on the socket was dropped")
+
+    def retire(self, record: FdRecord, reason: str) -> None:
+        """Forget an fd: take it out of the selector, and raise ClosedResourceError in whoever waits for it.
+
+        To be called before the fd is closed, so that nothing of it is left when its number is used again.
+        """
+        record.dead = record.reading = record.writing = True
+        if self._records.get(record.fd) is record:
+            del self._records[record.fd]
+        self._set_armed(record, 0)
+        for task in (record.reader, record.writer):
+            if task is not None:
+                self._fail(task, ClosedResourceError(reason))
+        record.reader = record.writer = None
+
+    def retire_idle(self) -> None:
+        """Forget every fd that no task waits for; at the end of a run."""
+        for record in list(self._records.values()):
+            if record.reader is None and record.writer is None:
+                self.retire(record, "the event loop has ended")
+
+    @property
+    def owned_by_this_thread(self) -> bool:
+        """Whether the caller may change the table: the loop's thread may, and anybody while the loop does not run."""
+        return self.thread_id in (None, get_ident())
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether any task waits for an fd."""
+        return any(record.reader is not None or record.writer is not None for record in self._records.values())
+
+    # --- waits: the loop calls these for the commands of the same names ----------------------------------------------
+
+    def wait_readable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+        """Suspend the task until the fd of the command is readable."""
+        if task._cancel_pending:
+            task._deliver_cancellation(self._ready)
+            return
+        record = command.record
+        if record is None or record.table is not self or record.dead:
+            record = self._adopt(command)
+        if record.reader is not None:
+            raise BusyResourceError(f"another task is waiting to read from fd {record.fd}; one task at a time may")
+        if not record.armed & EVENT_READ and not self._arm(record, EVENT_READ):
+            self._ready.append(task)
+            return
+        record.reader = task
+        task._waiting = command
+
+    def wait_writable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+        """Suspend the task until the fd of the command is writable."""
+        if task._cancel_pending:
+            task._deliver_cancellation(self._ready)
+            return
+        record = command.record
+        if record is None or record.table is not self or record.dead:
+            record = self._adopt(command)
+        if record.writer is not None:
+            raise BusyResourceError(f"another task is waiting to write to fd {record.fd}; one task at a time may")
+        if not record.armed & EVENT_WRITE and not self._arm(record, EVENT_WRITE):
+            self._ready.append(task)
+            return
+        record.writer = task
+        task._waiting = command
+
+    def forget_reader(self, command: SocketCommand) -> None:
+        """A task that waited for readability was cancelled."""
+        _record_of(command).reader = None
+
+    def forget_writer(self, command: SocketCommand) -> None:
+        """A task that waited for writability was cancelled."""
+        record = _record_of(command)
+        record.writer = None
+        self._set_armed(record, record.armed & ~EVENT_WRITE)
+
+    def _adopt(self, command: SocketCommand) -> FdRecord:
+        """The record of this loop for a command that brings none, or one that died, or another loop's."""
+        record = command.record
+        if record is not None and not record.dead:
+            if record.armed or record.reader is not None or record.writer is not None:
+                raise BusyResourceError(
+                    f"fd {record.fd} is armed in another event loop that is still alive; a socket belongs to one loop "
+                    "at a time: close that loop, or give this one a handle on socket.dup()"
+                )
+            if record.table is not None:
+                record.table.retire(record, "the socket was taken over by another event loop")
+        handle = command.handle
+        command.record = handle._record = record = self.attach(handle.socket)
+        return record
+
+    # --- what the selector reports -----------------------------------------------------------------------------------
+
+    def dispatch(self, events: Iterable[tuple[SelectorKey, int]]) -> None:
+        """Make ready the tasks that waited for what the selector reports.
+
+        Tasks are queued here, never run: one that closed an fd could otherwise meet an event of the same report.
+        """
+        ready = self._ready
+        for key, mask in events:
+            record = key[3]
+            try:
+                reader, writer = record.reader, record.writer
+            except AttributeError:
+                self._disown(key)
+                continue
+            if mask & EVENT_READ:
+                if reader is not None:
+                    record.reader = reader._waiting = None
+                    ready.append(reader)
+                else:
+                    self._stray(key, record, EVENT_READ)
+            if mask & EVENT_WRITE:
+                if writer is not None:
+                    record.writer = writer._waiting = None
+                    ready.append(writer)
+                    self._set_armed(record, record.armed & ~EVENT_WRITE)
+                else:
+                    self._stray(key, record, EVENT_WRITE)
+
+    def _stray(self, key: SelectorKey, record: FdRecord, event: int) -> None:
+        """Readiness that nobody waits for: disarm it, or it would be reported for ever."""
+        if record is self._waker:
+            self._drain_waker()
+        elif record.table is not self or self._records.get(record.fd) is not record:
+            self._disown(key)
+        else:
+            self._set_armed(record, record.armed & ~event)
+
+    def _disown(self, key: SelectorKey) -> None:
+        """A key that this loop did not register, or not any more."""
+        logger.error("%r reported a key that this event loop did not register: %r", self.selector, key)
+        try:
+            self.selector.unregister(key.fd)
+        except (KeyError, ValueError, OSError):
+            pass  # it does not know the key itself; there is nothing to take out
+
+    # --- the selector ------------------------------------------------------------------------------------------------
+
+    def _arm(self, record: FdRecord, event: int) -> bool:
+        """Add an event to what the selector holds of an fd.
+
+        Returns:
+            False where the fd counts as always ready because the selector cannot hold it (regular files under epoll).
+
+        Raises:
+            OSError, ValueError, KeyError: The selector refused; nothing is registered, nobody waits in vain.
+        """
+        if record.always_ready:
+            return False
+        armed = record.armed
+        try:
+            if armed:
+                self.selector.modify(record.fd, armed | event, record)
+            else:
+                self.selector.register(record.fd, event, record)
+        except PermissionError as error:
+            if error.errno != errno.EPERM or armed:
+                self._unregistered(record)
+                raise
+            record.always_ready = True
+            return False
+        except BaseException:
+            self._unregistered(record)
+            raise
+        if not armed:
+            self.registered += 1
+        record.armed = armed | event
+        return True
+
+    def _set_armed(self, record: FdRecord, mask: int) -> None:
+        """Have the selector hold just this mask of an fd, which has no more in it than what it holds now."""
+        armed = record.armed
+        if mask == armed:
+            return
+        if mask:
+            try:
+                self.selector.modify(record.fd, mask, record)
+            except (KeyError, ValueError, OSError):
+                self._unregistered(record)  # closed behind our back
+            else:
+                record.armed = mask
+        else:
+            record.armed = 0
+            self.registered -= 1
+            try:
+                self.selector.unregister(record.fd)
+            except (KeyError, ValueError, OSError):
+                pass  # closed behind our back, and a foreign selector noticed; it is out, which is what was asked for
+
+    def _unregistered(self, record: FdRecord) -> None:
+        """The selector has dropped an fd. Who waits for it runs, and learns why from the system."""
+        if record.armed:
+            record.armed = 0
+            self.registered -= 1
+        for task in (record.reader, record.writer):
+            if task is not None:
+                task._waiting = None
+                self._ready.append(task)
+        record.reader = record.writer = None
+
+    def _fail(self, task: TaskHandle[Any], error: BaseException) -> None:
+        task._waiting = None
+        task._error = error
+        self._ready.append(task)
+
+    # --- fds that are no more ----------------------------------------------------------------------------------------
+
+    def audit(self) -> None:
+        """Tell the waiters of every socket that was closed behind our back.
+
+        epoll and kqueue drop a closed fd without a word, so that nothing would ever wake them.
+        """
+        for record in list(self._records.values()):
+            if (record.reader is not None or record.writer is not None) and not record.is_open:
+                self.retire(record, f"the socket of fd {record.fd} was closed, but not by its handle")
+
+    def drop_dead(self) -> bool:
+        """Take out the fds that are not open any more; for a selector that refuses to wait because of one.
+
+        Returns:
+            Whether there was any.
+        """
+        dead = [record for record in self._records.values() if record.armed and not _is_open(record)]
+        for record in dead:
+            self._set_armed(record, 0)
+            self._unregistered(record)
+        return bool(dead)
+
+    # --- the loop's own fd -------------------------------------------------------------------------------------------
+
+    def add_waker(self, fd: int, drain: Callable[[], object]) -> None:
+        """Register the fd that ends a wait; ``drain`` is called when it is readable."""
+        self._waker = FdRecord(fd, bool, self)
+        self._drain_waker = drain
+        self.selector.register(fd, EVENT_READ, self._waker)
+
+    def remove_waker(self) -> None:
+        """Take the waker's fd out again; harmless where there is none."""
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            try:
+                self.selector.unregister(waker.fd)
+            except (KeyError, ValueError, OSError):
+                pass  # the selector was closed or emptied by somebody else
+
+
+def _record_of(command: SocketCommand) -> FdRecord:
+    """The record of a command that a task waits in."""
+    return cast(FdRecord, command.record)
+
+
+def _reference_to(socket: Any) -> Callable[[], Any]:
+    """A weak reference, or a strong one for a socket-like object that allows no other."""
+    try:
+        return weakref.ref(socket)
+    except TypeError:
+        return lambda: socket
+
+
+def _is_open(record: FdRecord) -> bool:
+    """Whether the fd of a record is open, as far as can be told: Windows has no call that looks a socket up."""
+    if not record.is_open:
+        return False
+    if os.name != "nt":
+        try:
+            os.fstat(record.fd)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,208 @@
+"""What a coroutine can ask of the event loop that runs it, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from .backend import SYSTEM_WORLD
+from .commands import Command, ExitCommand, SleepCommand, SpawnCommand
+from .event_loop import current_event_loop
+from .selectors import SocketHandle
+from .tasks import coroutine_of
+
+if TYPE_CHECKING:
+    import ssl
+    from typing import NoReturn
+
+    from .selectors import Address
+    from .tasks import TaskHandle
+    from .tls import TLSSocketHandle
+
+__all__ = ["azip", "connect", "exit", "sleep", "socket", "spawn"]
+
+T = TypeVar("T")
+
+
+@coroutine
+def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
+    """Start a task that runs beside this one. It runs to its first wait before this one goes on.
+
+    The child runs in a copy of the parent's context variables. It is not cancelled with its parent.
+
+    Args:
+        coroutine: What the task runs.
+
+    Returns:
+        The handle by which it can be joined and cancelled.
+
+    Raises:
+        TypeError: That is no coroutine.
+
+    Cancellation: spawning is no wait; it always happens.
+    """
+    handle: TaskHandle[T] = yield SpawnCommand(coroutine_of(coroutine, "spawn()"))
+    return handle
+
+
+@coroutine
+def sleep(seconds: float) -> Generator[Command, Any, float]:
+    """Wait for some time.
+
+    Args:
+        seconds: How long; may be infinite. 0 and less let the other ready tasks run once.
+
+    Returns:
+        The seconds that it took, by the loop's clock; 0.0 where there was nothing to wait for.
+
+    Raises:
+        TypeError: ``seconds`` is no number.
+        ValueError: ``seconds`` is NaN.
+
+    Cancellation: the wait ends at once, and no timer is left.
+    """
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"seconds must be a number, not {seconds!r}")
+    slept: float = yield SleepCommand(seconds)
+    return slept
+
+
+@coroutine
+def exit(return_value: object = None, exception: BaseException | None = None) -> Generator[Command, Any, NoReturn]:
+    """End the run of the loop now. The other tasks are cancelled and run until they have ended; so is this one.
+
+    Args:
+        return_value: What ``run_until_complete(join=True)`` and :func:`flowno.run` return.
+        exception: What they raise instead, where it is given.
+
+    Raises:
+        TypeError: ``exception`` is no exception.
+    """
+    if exception is not None and not isinstance(exception, BaseException):
+        raise TypeError(f"exception must be an exception, not {exception!r}")
+    yield ExitCommand(return_value, exception)
+    raise RuntimeError("unreachable: the loop cancels the task that called exit()")
+
+
+async def connect(handle: SocketHandle, address: Address) -> None:
+    """Connect a handle to a peer while the other tasks run; with TLS the handshake is part of it.
+
+    A name is resolved in a worker thread, a numeric address needs none.
+
+    Args:
+        handle: A handle that is not connected yet.
+        address: As the socket's family has it: ``(host, port)`` for IPv4 and IPv6, a path for a Unix socket.
+
+    Raises:
+        OSError: What the system says of the attempt, with the address.
+        ssl.SSLError: The handshake failed. The handle is closed then.
+        TimeoutError: The peer took longer than ``handshake_timeout`` over the handshake. The handle is closed then.
+        BusyResourceError: Another task uses the handle.
+        ClosedResourceError: The handle is closed.
+
+    Cancellation: the handle is closed, as an attempt that is half done can be neither used nor repeated.
+    """
+    await handle._connect(address)
+
+
+@overload
+def socket(
+    family: int = ...,
+    type: int = ...,
+    proto: int = ...,
+    fileno: int | None = ...,
+    use_tls: Literal[False] = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    server_hostname: str | None = ...,
+) -> SocketHandle: ...
+
+
+@overload
+def socket(
+    family: int = ...,
+    type: int = ...,
+    proto: int = ...,
+    fileno: int | None = ...,
+    *,
+    use_tls: Literal[True],
+    ssl_context: ssl.SSLContext | None = ...,
+    server_hostname: str | None = ...,
+) -> TLSSocketHandle: ...
+
+
+@overload
+def socket(
+    family: int = ...,
+    type: int = ...,
+    proto: int = ...,
+    fileno: int | None = ...,
+    use_tls: bool = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    server_hostname: str | None = ...,
+) -> SocketHandle: ...
+
+
+def socket(
+    family: int = -1,
+    type: int = -1,
+    proto: int = -1,
+    fileno: int | None = None,
+    use_tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+) -> SocketHandle:
+    """A new socket, as ``socket.socket`` makes it, with the handle that tasks use it by.
+
+    Args:
+        family: Such as ``socket.AF_INET``, which is the default.
+        type: Such as ``socket.SOCK_STREAM``, which is the default.
+        proto: The protocol number, usually left out.
+        fileno: An open socket fd to take over, whose family, type and protocol are then found out.
+        use_tls: Whether the bytes go through TLS.
+        ssl_context: The TLS settings; by default those of ``ssl.create_default_context()``, which verify the peer.
+        server_hostname: The name that the peer's certificate must be for.
+
+    Returns:
+        A :class:`SocketHandle`, or with ``use_tls`` a :class:`TLSSocketHandle`.
+
+    Raises:
+        OSError: The system has no such socket to give.
+        ValueError: TLS settings without ``use_tls``.
+    """
+    if not use_tls and (ssl_context is not None or server_hostname is not None):
+        raise ValueError("ssl_context and server_hostname need use_tls=True")
+    loop = current_event_loop()
+    world = SYSTEM_WORLD if loop is None else loop.world
+    sock = world.socket(family, type, proto, fileno)
+    try:
+        if not use_tls:
+            return SocketHandle(sock)
+        import ssl  # noqa: PLC0415 - takes longer to import than all of flowno
+
+        from .tls import TLSSocketHandle  # noqa: PLC0415
+
+        return TLSSocketHandle(sock, ssl_context or ssl.create_default_context(), server_hostname)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...], None]:
+    """Step through asynchronous iterables side by side, as ``zip`` does; ends with the shortest.
+
+    Args:
+        *iterables: What to step through. Each is asked for its next item in turn.
+
+    Yields:
+        A tuple with one item of each.
+    """
+    iterators = [aiter(iterable) for iterable in iterables]
+    while iterators:
+        items = []
+        for iterator in iterators:
+            try:
+                items.append(await anext(iterator))
+            except StopAsyncIteration:
+                return
+        yield tuple(items)

@@ -1,0 +1,699 @@
+"""Sockets that tasks can wait for without holding up the event loop.
+
+A :class:`SocketHandle` wraps a socket; its coroutines yield commands, and the loop resumes them when the socket is ready.
+:class:`TLSSocketHandle` does the same through TLS. Any selector can stand behind the loop, see :data:`sel`.
+
+Example:
+    >>> from flowno import socket, spawn, sleep, EventLoop
+    >>> async def echo_server(server_sock):
+    ...     client_sock, addr = await server_sock.accept()
+    ...     print(f"Server: Client connected from {addr[0]}")
+    ...     data = await client_sock.recv(1024)
+    ...     await client_sock.sendAll(b"Echo: " + data)
+    ...     client_sock.close()
+    >>> async def echo_client(address):
+    ...     client_sock = socket()
+    ...     client_sock.connect(address)
+    ...     await client_sock.sendAll(b"Hello, world!")
+    ...     response = await client_sock.recv(1024)
+    ...     print(f"Client: Received: {response.decode()}")
+    ...     client_sock.close()
+    >>> async def main():
+    ...     with socket() as server_sock:
+    ...         server_sock.bind(("localhost", 0))
+    ...         server_sock.listen(1)
+    ...         server_task = await spawn(echo_server(server_sock))
+    ...         client_task = await spawn(echo_client(server_sock.getsockname()))
+    ...         await server_task.join()
+    ...         await client_task.join()
+    >>> with EventLoop() as event_loop:
+    ...     event_loop.run_until_complete(main(), join=True)
+    Server: Client connected from 127.0.0.1
+    Client: Received: Echo: Hello, world!
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _socket
+from collections.abc import Generator
+from types import coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .backend import default_selector_name
+from .commands import (
+    Command,
+    SleepCommand,
+    SocketAcceptCommand,
+    SocketConnectCommand,
+    SocketRecvCommand,
+    SocketSendCommand,
+    ThreadCommand,
+)
+from .errors import BusyResourceError, ClosedResourceError, EventLoopError
+from .event_loop import current_event_loop
+from .fd_table import FdRecord
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+    from .event_loop import EventLoop
+    from .tls import TLSSocketHandle
+
+__all__ = ["Address", "SocketHandle", "TLSSocketHandle", "sel"]
+
+Address: TypeAlias = Any
+"""An address as the socket's family has it: ``(host, port)`` for IPv4 and IPv6, a path for a Unix socket."""
+
+# Two records that are always dead: the one of a handle that no loop knows yet, and the one of a handle that is closed.
+_UNBOUND = FdRecord(-1, bool, None)
+_CLOSED = FdRecord(-1, bool, None)
+
+#: A connection that failed before it was accepted says nothing about the listening socket, accept(2): the next one is
+#: awaited. EPERM is a firewall's refusal; the network errors are pending on the new socket, and passed on by Linux.
+_CONNECTION_FAILED = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
+        "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT", "ECONNRESET",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+
+#: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
+_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
+
+
+class SocketHandle:
+    """A socket that tasks use without blocking the event loop.
+
+    One task at a time may receive (or accept) and one may send: both directions at once are fine, a second task in the
+    same direction gets BusyResourceError before a byte moves. Any operation on a closed handle raises
+    ClosedResourceError. A handle belongs to the loop that waits for it; once that loop has ended, another may have it.
+    A context manager: leaving it closes the handle.
+
+    Args:
+        socket: Any socket, or an object that is like one. It is made non-blocking.
+
+    Attributes:
+        socket: The socket.
+        connect_timeout: How many seconds the blocking :meth:`connect` may take.
+        bytes_sent: How many bytes the last :meth:`sendAll` has handed over; after a cancellation, how far it came.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_drained",  # the last receive took all that was there: wait before the next try
+        "_fileno",  # these three are bound methods of the socket
+        "_record",
+        "_recv_command",
+        "_send_command",
+        "_sock_recv",
+        "_sock_send",
+        "bytes_sent",
+        "connect_timeout",
+        "socket",
+    )
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self._record = _UNBOUND
+        socket.setblocking(False)
+        self.socket = socket
+        self.connect_timeout = 30.0
+        self.bytes_sent = 0
+        self._drained = False
+        self._fileno = socket.fileno
+        self._sock_recv = socket.recv
+        self._sock_send = socket.send
+
+    # --- to begin and to end -----------------------------------------------------------------------------------------
+
+    def bind(self, address: Address, /) -> None:
+        """Give the socket its own address. A name is resolved while the loop waits; a number is at once.
+
+        A TCP socket can take the address of a server that has just ended (SO_REUSEADDR; on Windows, where that would
+        let two servers share one, SO_EXCLUSIVEADDRUSE).
+
+        Args:
+            address: ``(host, port)``; port 0 has the system choose one.
+
+        Raises:
+            OSError: The address is taken, or not this machine's; it is named.
+            ClosedResourceError: The handle is closed.
+        """
+        try:
+            if self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM:
+                option = _socket.SO_REUSEADDR if os.name == "posix" else _socket.SO_EXCLUSIVEADDRUSE
+                self.socket.setsockopt(_socket.SOL_SOCKET, option, 1)
+            self.socket.bind(address)
+        except OSError as error:
+            raise self._failure(error, address) from None
+
+    def listen(self, backlog: int | None = None, /) -> None:
+        """Let peers connect.
+
+        Args:
+            backlog: How many connections may wait to be accepted; None takes Python's default.
+
+        Raises:
+            OSError: The system refuses.
+            ClosedResourceError: The handle is closed.
+        """
+        try:
+            if backlog is None:
+                self.socket.listen()
+            else:
+                self.socket.listen(backlog)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def connect(self, address: Address, /) -> None:
+        """Connect to a peer. This blocks, and the whole event loop with it; ``await flowno.connect(...)`` does not.
+
+        Args:
+            address: ``(host, port)``, or what else the socket's family takes.
+
+        Raises:
+            OSError: What the system says of the attempt, with the address.
+            TimeoutError: It took longer than ``connect_timeout`` seconds.
+            ClosedResourceError: The handle is closed.
+        """
+        self._connect_blocking(address, self.connect_timeout)
+
+    def close(self) -> None:
+        """Close the handle and its socket. Idempotent, at once, and it never waits.
+
+        Tasks that wait for it get ClosedResourceError. From another thread than the loop's, the loop closes it with its
+        next batch.
+        """
+        record, self._record = self._record, _CLOSED
+        if record.table is None or record.dead:
+            self.socket.close()
+        elif record.table.owned_by_this_thread:
+            record.table.retire(record, f"{self!r} was closed")
+            self.socket.close()
+        else:
+            record.table.post(_close_in_loop, (record, self.socket))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        record = self._record
+        if record.table is not None and not record.dead:
+            record.table.post(record.table.detach, record)
+
+    # --- coroutines --------------------------------------------------------------------------------------------------
+
+    @coroutine
+    def accept(self) -> Generator[Command, Any, tuple[SocketHandle, Address]]:
+        """Wait for a connection. Those that failed before they could be accepted are passed over.
+
+        Returns:
+            A handle for the connection, and the address of the peer.
+
+        Raises:
+            OSError: The system has no room (EMFILE, ENFILE, ENOBUFS, ENOMEM), or the socket does not listen.
+            BusyResourceError: Another task accepts or receives.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: no connection is lost; one that is there stays for the next accept.
+        """
+        record = self._record
+        if record.reading:
+            record = yield from self._claim(reading=True)
+        budget = record.budget
+        if budget.left > 0:
+            budget.left -= 1
+            accepted = self._accept_now()
+            if accepted is not None:
+                return accepted
+        record.reading = True
+        command = SocketAcceptCommand(self, record)
+        try:
+            while True:
+                yield command
+                accepted = self._accept_now()
+                if accepted is not None:
+                    return accepted
+        finally:
+            record.reading = record.dead
+
+    @coroutine
+    def recv(self, bufsize: int) -> Generator[Command, Any, bytes]:
+        """Wait for data.
+
+        Args:
+            bufsize: How many bytes to take at most.
+
+        Returns:
+            What has come; ``b""`` at the end of the stream.
+
+        Raises:
+            OSError: What the system says; ConnectionResetError where the peer broke off.
+            ValueError: ``bufsize`` is negative.
+            BusyResourceError: Another task receives.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: no data is lost.
+        """
+        record = self._record
+        if record.reading:
+            record = yield from self._claim(reading=True)
+        budget = record.budget
+        if self._drained:
+            if bufsize <= 0 or self._fileno() < 0:
+                self._drained = False  # nothing to wait for; let the socket say so
+        if not self._drained and budget.left > 0:
+            budget.left -= 1
+            try:
+                data = self._sock_recv(bufsize)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error) from None
+            else:
+                self._drained = 0 < len(data) < bufsize  # b"" is the end of the stream, and comes again
+                return data
+        record.reading = True
+        try:
+            while True:
+                yield self._recv_command
+                try:
+                    data = self._sock_recv(bufsize)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._failure(error) from None
+                self._drained = 0 < len(data) < bufsize
+                return data
+        finally:
+            record.reading = record.dead
+
+    @coroutine
+    def recv_into(self, buffer: Buffer, nbytes: int = 0) -> Generator[Command, Any, int]:
+        """Wait for data, and put it into a buffer.
+
+        Args:
+            buffer: A writable buffer.
+            nbytes: How many bytes to take at most; 0 fills the buffer.
+
+        Returns:
+            How many bytes have come; 0 at the end of the stream.
+
+        Raises:
+            As :meth:`recv`, and TypeError where the buffer is not writable.
+
+        Cancellation: no data is lost.
+        """
+        record = self._record
+        if record.reading:
+            record = yield from self._claim(reading=True)
+        if record.budget.left > 0:
+            record.budget.left -= 1
+            received = self._recv_into_now(buffer, nbytes)
+            if received is not None:
+                return received
+        record.reading = True
+        try:
+            while True:
+                yield self._recv_command
+                received = self._recv_into_now(buffer, nbytes)
+                if received is not None:
+                    return received
+        finally:
+            record.reading = record.dead
+
+    @coroutine
+    def send(self, data: Buffer) -> Generator[Command, Any, int]:
+        """Send some of the data: what the socket takes at once, else what it takes when it is ready.
+
+        Args:
+            data: Bytes, or any contiguous buffer.
+
+        Returns:
+            How many bytes were taken.
+
+        Raises:
+            OSError: What the system says; BrokenPipeError where the peer is gone.
+            BusyResourceError: Another task sends.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: nothing was sent.
+        """
+        record = self._record
+        if record.writing:
+            record = yield from self._claim(writing=True)
+        budget = record.budget
+        if budget.left > 0:
+            budget.left -= 1
+            try:
+                return self._sock_send(data)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error) from None
+        record.writing = True
+        try:
+            while True:
+                yield self._send_command
+                try:
+                    return self._sock_send(data)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._failure(error) from None
+        finally:
+            record.writing = record.dead
+
+    @coroutine
+    def sendAll(self, data: Buffer) -> Generator[Command, Any, None]:
+        """Send all of the data, without copying it.
+
+        Args:
+            data: Bytes, or any contiguous buffer, which must not change until this returns.
+
+        Raises:
+            OSError: What the system says; BrokenPipeError where the peer is gone.
+            BusyResourceError: Another task sends. None of this data was sent.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: some of it may have been sent; ``bytes_sent`` says how much.
+        """
+        record = self._record
+        if record.writing:
+            record = yield from self._claim(writing=True)
+        if data.__class__ is not bytes:
+            data = _bytes_of(data)
+        size = len(data)  # type: ignore[arg-type]
+        sent = 0
+        self.bytes_sent = 0
+        budget = record.budget
+        if budget.left > 0:
+            budget.left -= 1
+            try:
+                sent = self._sock_send(data)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error) from None
+            else:
+                self.bytes_sent = sent
+                if sent == size:
+                    return
+        rest = memoryview(data)[sent:]
+        record.writing = True
+        try:
+            while True:
+                yield self._send_command
+                try:
+                    sent = self._sock_send(rest)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._failure(error) from None
+                self.bytes_sent += sent
+                rest = rest[sent:]
+                if not rest:
+                    return
+        finally:
+            record.writing = record.dead
+
+    sendall = sendAll
+
+    # --- what a socket has besides -----------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The fd of the socket, or -1 once it is closed."""
+        return self.socket.fileno()
+
+    def getsockname(self) -> Address:
+        """The socket's own address. OSError, as of the system; ClosedResourceError where the handle is closed."""
+        try:
+            return self.socket.getsockname()
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def getpeername(self) -> Address:
+        """The address of the peer. OSError where there is none; ClosedResourceError where the handle is closed."""
+        try:
+            return self.socket.getpeername()
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def setsockopt(self, level: int, option: int, value: int | Buffer) -> None:
+        """Set an option of the socket, as ``socket.setsockopt`` does."""
+        try:
+            self.socket.setsockopt(level, option, value)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> int | bytes:
+        """An option of the socket, as ``socket.getsockopt`` gives it: a number, or ``buflen`` bytes at most."""
+        try:
+            return self.socket.getsockopt(level, option, buflen) if buflen else self.socket.getsockopt(level, option)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def shutdown(self, how: int, /) -> None:
+        """End one direction of the connection, or both; the peer sees the end of the stream.
+
+        Args:
+            how: ``socket.SHUT_RD``, ``SHUT_WR`` or ``SHUT_RDWR``.
+
+        Raises:
+            OSError: The socket is not connected.
+            ClosedResourceError: The handle is closed.
+        """
+        try:
+            self.socket.shutdown(how)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def __repr__(self) -> str:
+        fd = self._fileno()
+        if fd < 0 or self._record is _CLOSED:
+            return f"<{type(self).__name__} closed>"
+        name = _address_text(self.socket, "getsockname")
+        peer = _address_text(self.socket, "getpeername")
+        return f"<{type(self).__name__} fd={fd}{name and f' {name}'}{peer and f' -> {peer}'}>"
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _claim(self, *, reading: bool = False, writing: bool = False) -> Generator[Command, Any, FdRecord]:
+        """The way into an operation on a record that looks owned: bind the handle to the loop, or say what is wrong.
+
+        Returns:
+            The record, free in the directions that are asked for.
+        """
+        loop = _running_loop(self)
+        record = self._record
+        if record.dead and record is not _CLOSED and self._fileno() >= 0:
+            self._record = record = loop._fds.attach(self.socket)
+            self._recv_command = SocketRecvCommand(self, record)
+            self._send_command = SocketSendCommand(self, record)
+        if not (reading and record.reading or writing and record.writing):
+            return record
+        if loop.budget.left <= 0:  # a failure, too, must not keep the other tasks from running
+            yield SleepCommand(0)
+        loop.budget.left -= 1
+        if record is _CLOSED or self._fileno() < 0:
+            raise ClosedResourceError(f"{self!r}: the operation came after close()")
+        direction = "receiving from" if reading and record.reading else "sending to"
+        raise BusyResourceError(
+            f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
+        )
+
+    def _failure(self, error: OSError, address: Address = None) -> OSError:
+        """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
+        if self._fileno() < 0:
+            return ClosedResourceError(f"{self!r}: {'it' if self._record is _CLOSED else 'its socket'} was closed")
+        if address is not None:
+            error.filename = address  # str() shows it behind the reason
+        return error
+
+    def _accept_now(self) -> tuple[SocketHandle, Address] | None:
+        """The next connection, or None where there is none."""
+        while True:
+            try:
+                connection, address = self.socket.accept()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno not in _CONNECTION_FAILED or self._fileno() < 0:
+                    raise self._failure(error) from None
+            else:
+                return self._accepted(connection), address
+
+    def _accepted(self, connection: _socket.socket) -> SocketHandle:
+        """The handle for an accepted connection."""
+        return SocketHandle(connection)
+
+    def _recv_into_now(self, buffer: Buffer, nbytes: int) -> int | None:
+        """The number of bytes received, or None where there are none."""
+        try:
+            return self.socket.recv_into(buffer, nbytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _connect_blocking(self, address: Address, seconds: float) -> None:
+        try:
+            self.socket.settimeout(seconds)
+            try:
+                self.socket.connect(address)
+            finally:
+                self.socket.setblocking(False)
+        except TimeoutError:
+            raise TimeoutError(
+                f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
+                "if the server runs in this loop, use await flowno.connect"
+            ) from None
+        except OSError as error:
+            raise self._failure(error, address) from None
+
+    async def _connect(self, address: Address) -> None:
+        """Connect while the other tasks run."""
+        try:
+            await self._connect_resolved(await self._resolve(address), address)
+        except OSError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    @coroutine
+    def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
+        """The address with its name replaced by the number that stands for it, found out in a worker thread."""
+        family = self.socket.family
+        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or _is_number(address[0]):
+            return address
+        host, port, *rest = address
+        query = (host, port, family, self.socket.type, self.socket.proto)
+        try:
+            found = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
+        except OSError as error:
+            raise self._failure(error, address) from None
+        resolved: Address = (*found[0][4][:2], *rest)
+        return resolved if rest else found[0][4]
+
+    @coroutine
+    def _connect_resolved(self, address: Address, asked: Address) -> Generator[Command, Any, None]:
+        record = self._record
+        if record.reading or record.writing:
+            record = yield from self._claim(reading=True, writing=True)
+        record.reading = record.writing = True
+        try:
+            code = self.socket.connect_ex(address)
+            if code in _IN_PROGRESS:
+                command = SocketConnectCommand(self, record)
+                while True:
+                    yield command
+                    code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+                    if code or self._is_connected():
+                        break
+            if code:
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
+            raise self._failure(error, asked) from None
+        finally:
+            record.reading = record.writing = record.dead
+
+    def _is_connected(self) -> bool:
+        """Whether there is a peer; without one, the readiness that was reported meant nothing."""
+        try:
+            self.socket.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            return False
+        return True
+
+
+def _running_loop(handle: SocketHandle) -> EventLoop:
+    loop = current_event_loop()
+    if loop is None:
+        raise EventLoopError(f"{handle!r} was awaited outside of an event loop; run the coroutine with flowno.run()")
+    return loop
+
+
+def _close_in_loop(argument: tuple[FdRecord, _socket.socket]) -> None:
+    """What close() leaves to the loop when another thread calls it."""
+    record, socket = argument
+    if record.table is not None and not record.dead:
+        record.table.retire(record, f"the handle on fd {record.fd} was closed from another thread")
+    socket.close()
+
+
+def _bytes_of(data: Buffer) -> memoryview:
+    """Any contiguous buffer as bytes, without copying it."""
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _is_number(host: object) -> bool:
+    """Whether a host needs no resolver: an IP address, or the empty name, which is any of this machine's."""
+    if not host or not isinstance(host, str):
+        return True  # not ours to judge: the socket says what is wrong
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _address_text(socket: Any, method: str) -> str:
+    """An address in the usual notation, empty where there is none."""
+    try:
+        address = getattr(socket, method)()
+    except (OSError, AttributeError):
+        return ""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address) if address else ""
+
+
+class _RunningSelector:
+    """The selector of the event loop that runs in this thread; see :data:`sel`."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # tools look for these on any object
+        loop = current_event_loop()
+        if loop is None:
+            raise EventLoopError(
+                f"sel.{name}: sel stands for the selector of the running event loop, and none runs in this thread"
+            )
+        return getattr(loop.selector, name)
+
+    def __repr__(self) -> str:
+        loop = current_event_loop()
+        if loop is None:
+            return f"<sel: no event loop runs in this thread; a new one would get {default_selector_name()}>"
+        return f"<sel: {loop.selector!r}>"
+
+
+#: The selector of the event loop that runs in this thread. It holds nothing itself; with no loop running, any use of it
+#: is an EventLoopError, and its repr names the backend that a new loop would get.
+sel = _RunningSelector()
+
+
+def __getattr__(name: str) -> Any:
+    """TLSSocketHandle, from the moment it is asked for: importing ``ssl`` takes longer than all of flowno."""
+    if name == "TLSSocketHandle":
+        from .tls import TLSSocketHandle  # noqa: PLC0415
+
+        return TLSSocketHandle
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

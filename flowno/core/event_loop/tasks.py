@@ -1,0 +1,255 @@
+"""The task record, its handle, and the exception that cancels it."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from inspect import CO_ITERABLE_COROUTINE
+from types import CoroutineType, GeneratorType, coroutine
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from .commands import CancelCommand, Command, JoinCommand, SleepCommand
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from .event_loop import EventLoop
+
+__all__ = ["TaskCancelled", "TaskHandle"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+logger = logging.getLogger("flowno")
+
+#: How many operations in a row may succeed or fail without suspending their task, before it gives way to the others.
+OPERATIONS_PER_STEP = 64
+
+#: States of a task. The first is the only false one: "has it ended" is one truth test on the hot path.
+ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
+
+_STATE_NAMES = ("alive", "finished", "failed", "cancelled")
+
+
+class Budget:
+    """How many operations the running step may still complete without suspending; shared by all tasks of a loop."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = OPERATIONS_PER_STEP
+
+
+class TaskCancelled(BaseException):
+    """Thrown into a task that is cancelled, at its current or next wait; and raised by a join of such a task.
+
+    It is no ``Exception``, so that ``except Exception`` does not swallow it. A task that catches it should clean up and
+    either re-raise it or return a value, which the canceller then gets.
+
+    Attributes:
+        by: The handle of the task that is, or was, cancelled.
+    """
+
+    def __init__(self, by: TaskHandle[Any]) -> None:
+        super().__init__(by)
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"{self.by!r} was cancelled"
+
+
+class TaskHandle(Generic[T_co]):
+    """A task: a coroutine that an event loop runs, seen by those who wait for it or cancel it.
+
+    Handles are made by :func:`~flowno.spawn` and :meth:`EventLoop.create_task`, not by calling this class.
+
+    Attributes:
+        event_loop: The loop that runs the task.
+        raw_task: Its coroutine.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        # The rest is the loop's side of the task, for the modules beside this one.
+        "_cancel_pending",  # a cancellation to deliver at the next wait
+        "_context",  # the contextvars.Context that its steps run in
+        "_delivered",  # weak reference to the last TaskCancelled thrown in, or None
+        "_error",  # what to throw in at the next step, or None
+        "_joiners",  # the tasks that wait for its end, in order, or None
+        "_result",  # its value, or its error, once it has ended
+        "_run",  # context.run, bound
+        "_send",  # coroutine.send, bound
+        "_state",
+        "_swallowed",  # how many cancellations it has swallowed at the end of a run
+        "_timer",  # the timer of its last sleep; not set before the first
+        "_unjoined",  # logs its error unless somebody asks for it
+        "_value",  # what to send in at the next step
+        "_waiting",  # the command that it waits in, None while it is ready or runs
+        "event_loop",
+        "raw_task",
+    )
+
+    def __init__(self, event_loop: EventLoop, raw_task: Coroutine[Any, Any, T_co], context: Context) -> None:
+        self.event_loop = event_loop
+        self.raw_task = raw_task
+        self._context = context
+        self._run = context.run
+        self._send: Callable[[Any], Command] = raw_task.send
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiting: Command | None = None
+        self._state = ALIVE
+        self._joiners: dict[TaskHandle[Any], None] | None = None
+        self._cancel_pending = False
+        self._delivered: weakref.ref[TaskCancelled] | None = None
+        self._swallowed = 0
+        self._unjoined: UnjoinedError | None = None
+
+    # --- for users ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the task has returned a value."""
+        return self._state == RETURNED
+
+    @property
+    def is_error(self) -> bool:
+        """True once the task has ended with an error other than its own cancellation."""
+        return self._state == FAILED
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once the task has ended because it was cancelled; one that caught that and returned is finished."""
+        return self._state == CANCELLED
+
+    @coroutine
+    def join(self) -> Generator[Command, Any, T_co]:
+        """Wait until the task has ended.
+
+        Returns:
+            What the task returned.
+
+        Raises:
+            Exception: The error that the task ended with.
+            TaskCancelled: The task was cancelled; ``by`` is its handle.
+            EventLoopError: A task joins itself, or a task of another event loop.
+
+        Cancellation: the task that waits stops waiting; the one that is waited for goes on.
+        """
+        if self._state:
+            budget = self.event_loop.budget
+            if budget.left <= 0:
+                yield _GIVE_WAY
+            budget.left -= 1
+            return self._outcome()
+        yield JoinCommand(self)
+        return self._outcome()
+
+    def cancel(self) -> Cancellation[T_co]:
+        """Cancel the task: at once, whether or not the answer is awaited.
+
+        :class:`TaskCancelled` is thrown in where the task waits; a task that is ready or runs keeps what it was given
+        and gets it at its next wait, one that was not started yet at its first. It can be repeated. A task that has ended
+        is left as it is. From another thread the loop is told, and acts with its next batch.
+
+        Returns:
+            An awaitable that waits for the task's end and gives its value (which may come from an ``except`` or
+            ``finally``), or None where the cancellation went through; it raises the error of a task that ended with one.
+        """
+        self.event_loop._request_cancel(self)
+        return Cancellation(self)
+
+    def __repr__(self) -> str:
+        name = getattr(self.raw_task, "__qualname__", None) or type(self.raw_task).__name__
+        return f"<TaskHandle {name} {_STATE_NAMES[self._state]}>"
+
+    # --- for the loop ------------------------------------------------------------------------------------------------
+
+    def _deliver_cancellation(self, ready: list[TaskHandle[Any]]) -> None:
+        """Have the next step of a task that is at a wait raise TaskCancelled."""
+        self._cancel_pending = False
+        error = TaskCancelled(self)
+        self._delivered = weakref.ref(error)
+        self._waiting = None
+        self._error = error
+        ready.append(self)
+
+    def _outcome(self) -> T_co:
+        """The value of an ended task, or its error raised; now somebody knows of it."""
+        state = self._state
+        if state == RETURNED:
+            return cast(T_co, self._result)
+        if state == CANCELLED:
+            raise TaskCancelled(self)
+        raise self._failure()
+
+    def _outcome_of_cancel(self) -> T_co | None:
+        """As :meth:`_outcome`, but None for a task that was cancelled."""
+        return None if self._state == CANCELLED else self._outcome()
+
+    def _failure(self) -> BaseException:
+        """The error of a failed task. Every joiner raises the same object, from the traceback that the task left."""
+        if self._unjoined is not None:
+            self._unjoined.is_known = True
+            self._unjoined = None
+        error, traceback = self._result
+        return cast(BaseException, error.with_traceback(traceback))
+
+
+class Cancellation(Generic[T_co]):
+    """What :meth:`TaskHandle.cancel` returns: await it to see the cancelled task to its end."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: TaskHandle[T_co]) -> None:
+        self._handle = handle
+
+    def __await__(self) -> Generator[Command, Any, T_co | None]:
+        handle = self._handle
+        if handle._state:
+            budget = handle.event_loop.budget
+            if budget.left <= 0:
+                yield _GIVE_WAY
+            budget.left -= 1
+            return handle._outcome_of_cancel()
+        yield CancelCommand(handle, requested=True)
+        return handle._outcome_of_cancel()
+
+
+class UnjoinedError:
+    """Logs the error of a task when the task is dropped, unless somebody has asked for the error by then.
+
+    An object of its own, so that tasks which end well pay for no finalizer.
+    """
+
+    __slots__ = ("__weakref__", "_error", "_name", "is_known")
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self.is_known = False
+        self._name = name
+        self._error = error
+
+    def report(self) -> None:
+        """Log it now, rather than when the task is dropped."""
+        if not self.is_known:
+            self.is_known = True
+            logger.error("%s ended with an error that nobody joined", self._name, exc_info=self._error)
+
+    __del__ = report
+
+
+_GIVE_WAY = SleepCommand(0)
+
+
+def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]:
+    """The argument of ``caller`` as a coroutine; TypeError where it is none, saying what it is instead."""
+    if type(awaitable) is CoroutineType:
+        return awaitable
+    if isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & CO_ITERABLE_COROUTINE:
+        return cast("Coroutine[Any, Any, T]", awaitable)
+    if isinstance(awaitable, Coroutine):
+        return awaitable
+    what = f"{type(awaitable).__name__} {awaitable!r}"
+    hint = "; call the function to get its coroutine" if callable(awaitable) else ""
+    raise TypeError(f"{caller} takes a coroutine, not {what}{hint}")
