@@ -1,8 +1,8 @@
 """The selectors that the contract is tested on: the four of flowno, and the standard library's beside them.
 
 A test that takes ``selector`` or ``make_selector`` runs on each. Where the standard library is known not to keep the
-rule, the test says so, and why, with ``@pytest.mark.stdlib_differs(reason)``; ``only("...")`` and ``no_kernel("...")``
-name backends. With ``FLOWNO_SELECTOR`` set, only the cases of that backend run.
+rule, the test says so, and why, with ``@pytest.mark.stdlib_differs(reason)``; ``only("...")`` names
+the backends that have a rule of their own. With ``FLOWNO_SELECTOR`` set, only the cases of that backend run.
 """
 
 import os
@@ -20,6 +20,10 @@ import pytest
 from flowno_backends import EpollSelector, KqueueSelector, PollSelector, SelectSelector
 
 SelectorFactory = Callable[[], Any]
+MakePair = Callable[[], tuple[socket.socket, socket.socket]]
+Pair = tuple[socket.socket, socket.socket]
+
+posix = pytest.mark.skipif(os.name != "posix", reason="on Windows only sockets can be waited for, and not duplicated by number")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,18 @@ def _kqueue() -> SelectorFactory | None:
     return FakeKqueueSelector
 
 
+#: What flowno ships, whether this machine has the system call or not: with a ``select`` module of the test's own.
+CLASSES = {"epoll": EpollSelector, "kqueue": KqueueSelector, "poll": PollSelector, "select": SelectSelector}
+
+
+def _chosen() -> set[str]:
+    """The backends that ``FLOWNO_SELECTOR`` names, else all."""
+    names = os.environ.get("FLOWNO_SELECTOR", "").lower()
+    if "kqueueselector" in names:  # the fake, by its dotted name
+        names = "kqueue"
+    return {name.strip() for name in names.split(",")} & CLASSES.keys() or set(CLASSES)
+
+
 def _all_cases() -> list[Case]:
     ours = {
         "epoll": EpollSelector if hasattr(select, "epoll") else None,
@@ -57,11 +73,7 @@ def _all_cases() -> list[Case]:
         theirs = getattr(selectors, f"{call.capitalize()}Selector", None)
         if theirs is not None:
             cases.append(Case(f"stdlib-{call}", call, theirs))
-    chosen = os.environ.get("FLOWNO_SELECTOR", "").lower()
-    if "kqueueselector" in chosen:
-        chosen = "kqueue"
-    wanted = {name.strip() for name in chosen.split(",")} & ours.keys()
-    return [case for case in cases if not wanted or case.call in wanted]
+    return [case for case in cases if case.call in _chosen()]
 
 
 CASES = _all_cases()
@@ -76,16 +88,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" not in metafunc.fixturenames:
-        return
     ours_alone = metafunc.definition.get_closest_marker("stdlib_differs")
     only = metafunc.definition.get_closest_marker("only")
-    cases = [
-        case
-        for case in CASES
-        if (case.is_ours or not ours_alone) and (only is None or case.call in only.args)
-    ]
-    metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+    calls = _chosen().intersection(only.args) if only else _chosen()
+    if "case" in metafunc.fixturenames:
+        cases = [case for case in CASES if (case.is_ours or not ours_alone) and case.call in calls]
+        metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+    if "backend_class" in metafunc.fixturenames:
+        metafunc.parametrize("backend_class", [CLASSES[call] for call in CLASSES if call in calls])
 
 
 @pytest.fixture
@@ -107,11 +117,11 @@ def selector(make_selector: SelectorFactory) -> Any:
 
 
 @pytest.fixture
-def make_pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
+def make_pair() -> Iterator[MakePair]:
     """Makes connected, non-blocking socket pairs that are closed after the test."""
     with ExitStack() as stack:
 
-        def make() -> tuple[socket.socket, socket.socket]:
+        def make() -> Pair:
             pair = socket.socketpair()
             for sock in pair:
                 sock.setblocking(False)
@@ -122,12 +132,12 @@ def make_pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 
 
 @pytest.fixture
-def pair(make_pair: Callable[[], tuple[socket.socket, socket.socket]]) -> tuple[socket.socket, socket.socket]:
+def pair(make_pair: MakePair) -> Pair:
     return make_pair()
 
 
 @pytest.fixture
-def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def tcp_pair() -> Iterator[Pair]:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         peer, _ = server.accept()
         with peer:

@@ -5,19 +5,15 @@ import errno
 import gc
 import os
 import selectors
-import socket
 import weakref
-from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
 import pytest
 
-from tests.backends.conftest import SelectorFactory, ready_fds
+from tests.backends.conftest import MakePair, Pair, SelectorFactory, posix, ready_fds
 
 BOTH = EVENT_READ | EVENT_WRITE
-MakePair = Callable[[], tuple[socket.socket, socket.socket]]
-Pair = tuple[socket.socket, socket.socket]
 
 
 class Box:
@@ -226,6 +222,7 @@ def test_what_was_registered_before_is_not_reported_for_what_is_now(selector: An
     assert selector.select(0) == []
 
 
+@posix
 @pytest.mark.stdlib_differs("select of the standard library learns about a closed descriptor in the wait")
 def test_a_closed_descriptor_cannot_be_registered_and_leaves_no_trace(selector: Any, make_pair: MakePair) -> None:
     sock, _ = make_pair()
