@@ -4,8 +4,10 @@ Facts that shape the code:
 
 a) There is one filter a direction, EVFILT_READ and EVFILT_WRITE, and an event for each: an fd may be reported twice,
    and room for events is counted in filters. With room for 0 events kevent returns at once, whatever the timeout.
-b) A change that fails is reported as an event with EV_ERROR and the errno in ``data`` if there is room for it; without
-   room kevent fails and the changes after it are not made. Changes that fail take the place of ready events.
+   Adding a filter that is there changes nothing but its ``udata``.
+b) A change that fails is an event with EV_ERROR and the errno in ``data`` if there is room for it; without room kevent
+   fails with that errno and the changes after it are not made. With room, kevent goes on to look for what is ready,
+   only to have it thrown away: so no room is given, and after a failure the changes are made one by one.
 c) EV_DELETE says ENOENT where the filter is absent, and EBADF where the fd is closed: a close removes its filters.
 d) EVFILT_WRITE on a pipe whose reader is gone says EPIPE (FreeBSD, macOS), and EBADF on an open fd (NetBSD). Both mean
    that a write would fail, which is the writer's to find out: the fd is reported as ready from then on.
@@ -58,12 +60,13 @@ class KqueueSelector(BackendSelector):
 
     def _change(self, fd: int, old: int, new: int) -> None:
         module = self._module
+        # What stays is added again, which changes nothing unless the number is another file by now: fact c.
         changes = [
             module.kevent(fd, filter_, module.KQ_EV_ADD if new & event else module.KQ_EV_DELETE, 0, 0, fd << 1 | bit)
             for event, filter_, bit in self._filters
-            if (old ^ new) & event
+            if (old | new) & event
         ]
-        broken = self._broken.pop(fd, 0) & new
+        broken = 0
         for filter_, number in self._submit(changes):
             event = EVENT_READ if filter_ == module.KQ_FILTER_READ else EVENT_WRITE
             if new & event:
@@ -73,20 +76,19 @@ class KqueueSelector(BackendSelector):
                 broken |= event  # fact d
             elif number not in (errno.ENOENT, errno.EBADF):  # fact c: it is gone already
                 raise OSError(number, os.strerror(number))
+        self._broken.pop(fd, None)
         if broken:
             self._broken[fd] = broken
 
     def _submit(self, changes: list[Any]) -> list[tuple[int, int]]:
         """Make the changes, each whatever becomes of the others; the filter and the errno of those that failed."""
         try:
-            answers = self._kernel.control(changes, len(changes), 0)
-        except OSError as error:  # fact b, where there is no room after all
-            if len(changes) > 1:
+            self._kernel.control(changes, 0, 0)
+        except OSError as error:
+            if len(changes) > 1:  # fact b: those after the one that failed were not made
                 return [failure for change in changes for failure in self._submit([change])]
-            if error.errno not in (errno.EPIPE, errno.ENOENT):
-                raise
-            return [(changes[0].filter, error.errno)]
-        return [(answer.filter, answer.data) for answer in answers if answer.flags & self._module.KQ_EV_ERROR]
+            return [(changes[0].filter, error.errno or 0)]
+        return []
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         if timeout is not None and not 0 <= timeout <= LONGEST:

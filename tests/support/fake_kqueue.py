@@ -10,7 +10,7 @@ It keeps the rules of kqueue(2) (FreeBSD 14, macOS 14) as far as sockets, pipes 
 * EV_EOF is reported as long as the filter is there, also while data is left, whose amount is in ``data``;
 * closing the descriptor removes its filters, whatever duplicates of it are open;
 * with room for 0 events the call returns at once, whatever the timeout;
-* what finds no room is reported before the others by the next call;
+* what finds no room is reported by the next call, before what had its turn;
 * a forked child does not inherit the queue: the number is closed there.
 
 The arguments are checked as CPython's ``selectmodule.c`` checks them.
@@ -22,14 +22,12 @@ of a socket would clear it. The room to write, ``data`` of EVFILT_WRITE, is 1.
 
 import errno
 import fcntl
-import itertools
 import os
 import select
 import stat
 import sys
 import termios
 import time
-import weakref
 from collections.abc import Iterable
 from typing import Final
 
@@ -83,14 +81,13 @@ class kevent:  # noqa: N801 - the name in select
 
 
 class _Filter:
-    """A filter that is in the queue: the open file it was added for, and when it was reported last."""
+    """A filter that is in the queue, and the open file that it was added for."""
 
-    __slots__ = ("file", "reported", "udata")
+    __slots__ = ("file", "udata")
 
     def __init__(self, file: tuple[int, int], udata: int) -> None:
         self.file = file
         self.udata = udata
-        self.reported = 0
 
 
 class kqueue:  # noqa: N801 - the name in select
@@ -101,17 +98,17 @@ class kqueue:  # noqa: N801 - the name in select
         self._pid = os.getpid()
         self._poll = select.poll()
         self._filters: dict[int, dict[int, _Filter]] = {}
-        self._turn = itertools.count(1)
+        self._skipped = 0
         self.closed = False
-        _queues.add(self)
+        _descriptors.add(self._fd)
 
     def close(self) -> None:
         if not self.closed:
             self.closed = True
             if self._pid != os.getpid():
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            _descriptors.remove(self._fd)
             os.close(self._fd)
-            self._fd = -1
 
     def __del__(self) -> None:
         if not self.closed and self._pid == os.getpid():
@@ -200,9 +197,9 @@ class kqueue:  # noqa: N801 - the name in select
             left = None if deadline is None else deadline - time.monotonic()
             # poll waits for whole milliseconds, kevent does not: the last one is waited for in slices.
             reports = self._poll.poll(None if left is None else int(max(left, 0) * 1e3))
-            events = [event for report in reports for event in self._events(*report)]
+            events = self._in_turn(reports, room)
             if events:
-                return self._in_turn(events, room)
+                return events
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -225,15 +222,16 @@ class kqueue:  # noqa: N801 - the name in select
                 events.append(kevent(fd, filter_, KQ_EV_ADD | (KQ_EV_EOF if gone else 0), 0, data, known.udata))
         return events
 
-    def _in_turn(self, events: list[kevent], room: int) -> list[kevent]:
-        """As many events as there is room for, those first that were reported least recently."""
-        filters = self._filters
-        if len(events) > room:
-            events = sorted(events, key=lambda event: filters[event.ident][event.filter].reported)[:room]
-        turn = next(self._turn)
-        for event in events:
-            filters[event.ident][event.filter].reported = turn
-        return events
+    def _in_turn(self, reports: list[tuple[int, int]], room: int) -> list[kevent]:
+        """As many events as there is room for, beginning with those that found none the last time."""
+        start = self._skipped % len(reports) if reports else 0
+        events: list[kevent] = []
+        for count, report in enumerate(reports[start:] + reports[:start]):
+            if len(events) >= room:
+                self._skipped = start + count
+                break
+            events += self._events(*report)
+        return events[:room]
 
 
 def _has_no_reader(fd: int) -> bool:
@@ -250,18 +248,16 @@ def _waiting(fd: int) -> int:
         return 1
 
 
-_queues: Final[weakref.WeakSet[kqueue]] = weakref.WeakSet()
+_descriptors: Final[set[int]] = set()
 
 
-def _take_from_child() -> None:
-    for queue in list(_queues):
-        # Closed by now where a selector of this process did so first, but only in name: see kqueue.close.
-        if queue._pid != os.getpid() and queue._fd >= 0:
-            os.close(queue._fd)
-            queue._fd = -1
+def _close_in_child() -> None:
+    for fd in _descriptors:
+        os.close(fd)
+    _descriptors.clear()
 
 
-os.register_at_fork(after_in_child=_take_from_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class FakeKqueueSelector(KqueueSelector):

@@ -1,0 +1,190 @@
+"""A forked child: what it does to its selector is its own affair, and the parent's goes on as before."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any
+
+import pytest
+
+from tests.backends.conftest import Pair, SelectorFactory, drain, ready_fds
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
+    pytest.mark.stdlib_differs("a child of the standard library's epoll changes the parent's registrations"),
+]
+
+
+def in_child(body: Callable[[], None]) -> None:
+    """Run ``body`` in a forked child, and fail here if it fails there."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads, which xdist's workers have; the child neither takes a lock nor returns.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            body()
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed: see stderr"
+
+
+def test_unregister_in_the_child_leaves_the_parent_s_registration(selector: Any, pair: Pair) -> None:
+    ours, peer = pair
+    selector.register(ours, EVENT_READ, "data")
+    in_child(lambda: selector.unregister(ours))
+    peer.send(b"x")
+    assert ready_fds(selector.select(0)) == {ours.fileno(): EVENT_READ}
+
+
+def test_close_in_the_child_leaves_the_parent_s_selector(selector: Any, pair: Pair) -> None:
+    ours, peer = pair
+    selector.register(ours, EVENT_READ)
+    in_child(selector.close)
+    peer.send(b"x")
+    assert ready_fds(selector.select(0)) == {ours.fileno(): EVENT_READ}
+
+
+def test_the_child_sees_the_same_registrations(selector: Any, pair: Pair) -> None:
+    ours, peer = pair
+    selector.register(ours, EVENT_READ, "data")
+    selector.register(peer, EVENT_WRITE)
+
+    def body() -> None:
+        assert ready_fds(selector.select(0)) == {peer.fileno(): EVENT_WRITE}
+        peer.send(b"x")
+        assert ready_fds(selector.select(0)) == {ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE}
+        assert selector.get_key(ours).data == "data"
+
+    in_child(body)
+
+
+def test_a_bound_method_from_before_the_fork_works(selector: Any, pair: Pair) -> None:
+    selector.register(pair[0], EVENT_WRITE)
+    select = selector.select
+    assert len(select(0)) == 1
+
+    def body() -> None:
+        assert len(select(0)) == 1
+
+    in_child(body)
+
+
+@pytest.mark.parametrize("first", ["register", "modify", "unregister", "select", "after_fork"])
+def test_any_first_use_re_opens(selector: Any, make_pair: Any, first: str) -> None:
+    (ours, peer), (other, _) = make_pair(), make_pair()
+    selector.register(ours, EVENT_WRITE)
+    expected = {ours.fileno(): EVENT_WRITE}
+
+    def body() -> None:
+        nonlocal expected
+        if first == "register":
+            selector.register(other, EVENT_WRITE)
+            expected |= {other.fileno(): EVENT_WRITE}
+        elif first == "modify":
+            peer.send(b"x")
+            selector.modify(ours, EVENT_READ)
+            expected = {ours.fileno(): EVENT_READ}
+        elif first == "unregister":
+            selector.unregister(ours)
+            expected = {}
+        elif first == "select":
+            assert ready_fds(selector.select(0)) == expected
+        else:
+            selector.after_fork()
+        for _ in range(2):
+            assert ready_fds(selector.select(0)) == expected
+        assert "forked" not in repr(selector)
+
+    in_child(body)
+    drain(ours)
+    assert ready_fds(selector.select(0)) == {ours.fileno(): EVENT_WRITE}
+
+
+def test_after_fork_can_be_repeated_and_does_nothing_in_the_parent(selector: Any, pair: Pair) -> None:
+    selector.register(pair[0], EVENT_WRITE)
+    kernel = selector._kernel
+    selector.after_fork()
+    selector.after_fork()
+    assert selector._kernel is kernel
+
+    def body() -> None:
+        selector.after_fork()
+        kernel = selector._kernel
+        selector.after_fork()
+        assert selector._kernel is kernel
+        assert len(selector.select(0)) == 1
+
+    in_child(body)
+
+
+def test_a_descriptor_that_the_child_closed_is_left_out(selector: Any, make_pair: Any) -> None:
+    (bad, _), (good, _) = make_pair(), make_pair()
+    bad_fd = bad.fileno()
+    selector.register(bad_fd, EVENT_READ)
+    selector.register(good, EVENT_WRITE)
+
+    def body() -> None:
+        bad.close()
+        selector.after_fork()
+        assert ready_fds(selector.select(0))[good.fileno()] == EVENT_WRITE
+        selector.unregister(bad_fd)
+        assert ready_fds(selector.select(0)) == {good.fileno(): EVENT_WRITE}
+
+    in_child(body)
+
+
+@pytest.mark.only("epoll", "kqueue")
+def test_the_child_does_not_keep_the_parent_s_kernel_object(make_selector: SelectorFactory) -> None:
+    selector = make_selector()
+    fd = selector.fileno()
+
+    def body() -> None:
+        with pytest.raises(OSError):
+            os.fstat(fd)
+        assert repr(selector).endswith("0 registered, forked>")
+        assert os.fstat(selector.fileno())
+
+    in_child(body)
+    assert selector.fileno() == fd
+
+
+@pytest.mark.only("epoll", "kqueue")
+def test_where_no_new_object_can_be_had_the_next_use_tries_again(
+    selector: Any, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selector.register(pair[0], EVENT_WRITE)
+    really = selector._open
+
+    def body() -> None:
+        def refuse() -> None:
+            raise OSError(24, "too many")
+
+        selector._open = refuse
+        with pytest.raises(OSError, match="too many"):
+            selector.select(0)
+        selector._open = really
+        assert len(selector.select(0)) == 1
+
+    in_child(body)
+
+
+def test_a_grandchild_is_as_free_as_a_child(selector: Any, pair: Pair) -> None:
+    selector.register(pair[0], EVENT_WRITE)
+
+    def body() -> None:
+        assert len(selector.select(0)) == 1
+        in_child(lambda: selector.unregister(pair[0]))
+        assert len(selector.select(0)) == 1
+        in_child(selector.close)
+        assert len(selector.select(0)) == 1
+
+    in_child(body)
+    assert len(selector.select(0)) == 1
