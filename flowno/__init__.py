@@ -4,6 +4,7 @@ from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
     BusyResourceError,
     ClosedResourceError,
+    DeadlockError,
     EventLoopError,
     FlownoError,
     SelectorUnavailableError,
@@ -17,6 +18,7 @@ from .core.event_loop.tasks import TaskCancelled, TaskHandle
 __all__ = [
     "BusyResourceError",
     "ClosedResourceError",
+    "DeadlockError",
     "EventLoop",
     "EventLoopError",
     "FlownoError",

@@ -11,6 +11,7 @@ import os
 __all__ = [
     "BusyResourceError",
     "ClosedResourceError",
+    "DeadlockError",
     "EventLoopError",
     "FlownoError",
     "SelectorUnavailableError",
@@ -41,6 +42,10 @@ class ClosedResourceError(FlownoError, OSError):
 
     def __init__(self, message: str = os.strerror(errno.EBADF)) -> None:
         super().__init__(errno.EBADF, message)
+
+
+class DeadlockError(FlownoError, RuntimeError):
+    """Every task waits for another one, and nothing outside of the loop could ever end that."""
 
 
 class UnknownSelectorError(FlownoError, ValueError):

@@ -13,24 +13,24 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from .backend import Selector, SelectorChoice, World, open_selector, world_of
+from .backend import SYSTEM_WORLD, Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
     CancelCommand,
     ExitCommand,
     JoinCommand,
     SleepCommand,
     SocketAcceptCommand,
-    SocketCommand,
     SocketConnectCommand,
     SocketRecvCommand,
     SocketSendCommand,
     SpawnCommand,
     ThreadCommand,
 )
-from .errors import BusyResourceError, EventLoopError
+from .deadlock import somebody_could_call_in, who_waits_for_what
+from .errors import BusyResourceError, DeadlockError, EventLoopError
 from .fd_table import FdTable
 from .inbox import Inbox
 from .tasks import (
@@ -50,8 +50,7 @@ from .timers import Timers
 if TYPE_CHECKING:
     from selectors import SelectorKey
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 
@@ -59,11 +58,14 @@ T = TypeVar("T")
 
 logger = logging.getLogger("flowno")
 
-#: Seconds. Longer waits are cut into pieces of this length: no backend has to hold a number that overflows its system's.
+#: Seconds. Longer waits are cut into pieces of this length, which every system's call can hold.
 LONGEST_WAIT = 86_400.0
 
-#: Seconds of quiet after which the loop looks, once, whether a socket that somebody waits for was closed behind its back.
+#: Seconds of quiet after which the loop looks, once, whether a socket that is waited for was closed behind its back.
 QUIET_BEFORE_AUDIT = 1.0
+
+#: Seconds in which somebody outside of the loop may end a deadlock of its tasks before it is logged.
+PATIENCE_WITH_DEADLOCK = 5.0
 
 #: How often a task may swallow its cancellation at the end of a run before its coroutine is closed.
 SWALLOWS_AT_THE_END = 3
@@ -107,6 +109,12 @@ def current_task() -> Coroutine[Any, Any, Any] | None:
     return None if task is None else task.raw_task
 
 
+def current_world() -> World:
+    """Where to take time and sockets from: the world of the event loop that runs in this thread, else the system's."""
+    loop = _running.loop
+    return SYSTEM_WORLD if loop is None else loop.world
+
+
 class _Exit(BaseException):
     """Ends a run; see :func:`~flowno.exit`."""
 
@@ -115,10 +123,13 @@ class _Exit(BaseException):
         self.command = command
 
 
-class _Table(dict[type, Callable[[TaskHandle[Any], Any], None]]):
+_Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
+
+
+class _Table(dict[type, _Handler]):
     """What to do for a command, by its class. A derived class is looked up once, and then stands here itself."""
 
-    def __missing__(self, command_class: type) -> Callable[[TaskHandle[Any], Any], None]:
+    def __missing__(self, command_class: type) -> _Handler:
         for base in command_class.__mro__:
             if base in self:
                 self[command_class] = self[base]
@@ -145,12 +156,16 @@ class EventLoop:
             ``"package.module:factory"``, a factory, or a selector. None takes what the environment variable
             ``FLOWNO_SELECTOR`` says, and where that is empty, too, the best that this machine has. A selector that was
             passed in is not closed with the loop, and serves one loop at a time.
+        deadlock: What happens when every task waits for another one: "raise" ends the run with DeadlockError, unless
+            another thread or a signal handler of the program could still call in; then, and with "log", who waits for
+            what is logged once, after 5 seconds. "off" just waits.
 
     Raises:
         UnknownSelectorError: Nothing is known by that name.
         SelectorUnavailableError: It is known, but not to be had on this machine.
         BusyResourceError: Another loop uses the selector that was passed in.
         TypeError: ``selector`` is none of these.
+        ValueError: ``deadlock`` is none of these.
 
     Example:
         >>> async def main():
@@ -160,8 +175,12 @@ class EventLoop:
         'done'
     """
 
-    def __init__(self, selector: SelectorChoice | None = None) -> None:
+    def __init__(
+        self, selector: SelectorChoice | None = None, *, deadlock: Literal["raise", "log", "off"] = "raise"
+    ) -> None:
         self._closed = True  # until everything below is there
+        if deadlock not in ("raise", "log", "off"):
+            raise ValueError(f"deadlock must be 'raise', 'log' or 'off', not {deadlock!r}")
         opened = open_selector(selector)
         self._selector = opened.selector
         self._selector_name = opened.name
@@ -187,6 +206,9 @@ class EventLoop:
         self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
         self._audited = True
+        self._ending = False
+        self._deadlock = deadlock
+        self._deadlock_logged = False
         self._forks = _Forks.count
         # Made for each run, and dropped with it: bound methods would tie the loop to itself.
         self._handlers = self._forgetters = _Table()
@@ -270,6 +292,7 @@ class EventLoop:
         try:
             task = TaskHandle(self, raw_task, copy_context())
             self._start(task)
+            command: ExitCommand | None = None
             try:
                 self._run(None if wait_for_spawned_tasks else task)
             except _Exit as ended:
@@ -278,8 +301,8 @@ class EventLoop:
             except BaseException:
                 self._cancel_all()
                 raise
-            else:
-                command = None
+            if join and task._unjoined is not None:
+                task._unjoined.is_known = True  # it is raised below
         finally:
             self._leave()
         if command is None:
@@ -336,7 +359,9 @@ class EventLoop:
         if self._fds.thread_id is not None:
             raise EventLoopError(f"{self!r} cannot be entered twice; it runs already")
         if _running.loop is not None:
-            raise EventLoopError(f"{self!r} cannot run inside of {_running.loop!r}; await or spawn the coroutine instead")
+            raise EventLoopError(
+                f"{self!r} cannot run inside of {_running.loop!r}; await or spawn the coroutine instead"
+            )
         if self._forks != _Forks.count:
             self._after_fork()
         self._fds.add_waker(self._inbox.open(self._world), self._inbox.drain)
@@ -365,10 +390,9 @@ class EventLoop:
             _holders.pop(id(self._selector), None)
 
     def _run(self, until: TaskHandle[Any] | None) -> None:
-        """Run until this task has ended; None: until every task has. Long and flat: all the time of a loop goes here."""
-        tasks, ready, timers, fds, inbox, budget = (
-            self._tasks, self._ready, self._timers, self._fds, self._inbox, self.budget,
-        )  # fmt: skip
+        """Run until this task has ended; None: until every task has. Long and flat: a loop's time is spent here."""
+        tasks, ready, budget = self._tasks, self._ready, self.budget
+        timers, fds, inbox = self._timers, self._fds, self._inbox
         deadlines, posted, handlers = timers.heap, inbox.items, self._handlers
         while tasks or posted:
             if until is not None and until._state:
@@ -411,9 +435,16 @@ class EventLoop:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
         deadline = self._timers.next_deadline()
         timeout = None if deadline is None else min(max(deadline - self._clock(), 0), LONGEST_WAIT)
-        audit = not self._audited and self._fds.registered and (timeout is None or timeout > QUIET_BEFORE_AUDIT)
-        if audit:
-            timeout = QUIET_BEFORE_AUDIT
+        audit = stuck = False
+        if timeout is None or timeout > QUIET_BEFORE_AUDIT:
+            if self._fds.registered and not self._audited:
+                audit = True
+                timeout = QUIET_BEFORE_AUDIT
+            elif timeout is None and self._deadlock != "off" and not (self._jobs or self._fds.has_waiters):
+                if self._check_deadlock():
+                    return
+                stuck = not self._deadlock_logged
+                timeout = PATIENCE_WITH_DEADLOCK if stuck else None
         inbox = self._inbox
         inbox.sleeping = True
         try:
@@ -424,6 +455,27 @@ class EventLoop:
         self._audited = audit and not events
         if self._audited:
             self._fds.audit()
+        if stuck and not events and not inbox.items:
+            self._deadlock_logged = True
+            logger.warning(
+                "only a call from outside of %r can go on with it:\n%s", self, who_waits_for_what(self._tasks)
+            )
+
+    def _check_deadlock(self) -> bool:
+        """Nothing in this loop can ever make a task ready again.
+
+        Returns:
+            Whether something was done about it; otherwise somebody outside of the loop may call in.
+        """
+        if self._inbox.items:
+            return False
+        if self._ending:  # a clean-up waits for what will not come
+            for task in list(self._tasks):
+                self._cancel_again(task)
+            return True
+        if self._deadlock == "raise" and not somebody_could_call_in():
+            raise DeadlockError(f"no task can ever go on:\n{who_waits_for_what(self._tasks)}")
+        return False
 
     def _select(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
         """Ask the selector. One that refuses because of a dead fd is asked again without it."""
@@ -502,20 +554,37 @@ class EventLoop:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
         if task._state:
             return
-        command = task._waiting
-        if command is not None:
-            forgetters = self._forgetters or self._tables()[1]  # the loop may be between two runs
-            forgetters[command.__class__](task, command)
+        if self._take_out_of_wait(task):
             task._deliver_cancellation(self._ready)
         elif task._error is None or task._delivered is None or task._delivered() is not task._error:
             task._cancel_pending = True
+
+    def _interrupt(self, argument: tuple[TaskHandle[Any], BaseException]) -> None:
+        """Raise an error in a task that waits; one that does not is left alone. A timer calls this."""
+        task, error = argument
+        if self._take_out_of_wait(task):
+            task._error = error
+            self._ready.append(task)
+
+    def _take_out_of_wait(self, task: TaskHandle[Any]) -> bool:
+        """Leave nothing of a task's wait behind; the caller says how the task goes on.
+
+        Returns:
+            Whether it was waiting.
+        """
+        command, task._waiting = task._waiting, None
+        if command is None:
+            return False
+        forgetters = self._forgetters or self._tables()[1]  # the loop may be between two runs
+        forgetters[command.__class__](task, command)
+        return True
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def _tables(self) -> tuple[_Table, _Table]:
         """What carries out a command, and what takes a task out of the wait that a command has put it into."""
         fds = self._fds
-        handlers = {
+        handlers: dict[type, _Handler] = {
             SpawnCommand: self._spawn,
             ExitCommand: self._exit,
             SleepCommand: self._sleep,
@@ -527,7 +596,7 @@ class EventLoop:
             SocketSendCommand: fds.wait_writable,
             SocketConnectCommand: fds.wait_writable,
         }
-        forgetters = {
+        forgetters: dict[type, _Handler] = {
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
             ThreadCommand: self._forget_thread,
@@ -630,6 +699,7 @@ class EventLoop:
         current, self._current = self._current, None
         tasks, ready = self._tasks, self._ready
         try:
+            self._ending = True
             self._inbox.run()
             ready[:] = [task for task in tasks if task._waiting is None and task is not current]
             for task in list(tasks):
@@ -637,18 +707,18 @@ class EventLoop:
                     task._deliver_cancellation(ready)  # it is in the middle of a command, exit() for one
                 else:
                     self._cancel_now(task)
+            self._handlers[ExitCommand] = self._go_on_ending
             for command_class, handler in list(self._handlers.items()):
-                if issubclass(command_class, ExitCommand):
-                    handler = self._go_on_ending
                 if not issubclass(command_class, SpawnCommand):
                     self._handlers[command_class] = self._last_waits(handler)
             self._run(None)
         finally:
+            self._ending = False
             for task in list(tasks):
                 self._abandon(task)
             ready.clear()
 
-    def _last_waits(self, handler: Callable[[TaskHandle[Any], Any], None]) -> Callable[[TaskHandle[Any], Any], None]:
+    def _last_waits(self, handler: _Handler) -> _Handler:
         """A handler of waits for the end of a run."""
 
         def handle(task: TaskHandle[Any], command: Any) -> None:
@@ -656,15 +726,20 @@ class EventLoop:
             if delivered is not None and delivered() is not None:
                 handler(task, command)  # it is still being handled: the exception is alive
                 return
-            if delivered is not None:
-                task._swallowed += 1
-            if task._swallowed < SWALLOWS_AT_THE_END:
-                task._deliver_cancellation(self._ready)
-            else:
-                logger.error("%r has swallowed its cancellation %d times; it is closed", task, task._swallowed)
-                self._abandon(task)
+            self._cancel_again(task)
 
         return handle
+
+    def _cancel_again(self, task: TaskHandle[Any]) -> None:
+        """A task that was told to end waits, and not because it cleans up."""
+        if task._delivered is not None:
+            task._swallowed += 1
+        if task._swallowed < SWALLOWS_AT_THE_END:
+            self._take_out_of_wait(task)
+            task._deliver_cancellation(self._ready)
+        else:
+            logger.error("%r has swallowed its cancellation %d times; it is closed", task, task._swallowed)
+            self._abandon(task)
 
     def _go_on_ending(self, task: TaskHandle[Any], command: ExitCommand) -> None:
         """exit() while the run ends already."""
@@ -672,10 +747,7 @@ class EventLoop:
 
     def _abandon(self, task: TaskHandle[Any]) -> None:
         """End a task without its consent."""
-        command = task._waiting
-        if command is not None:
-            self._forgetters[command.__class__](task, command)
-            task._waiting = None
+        self._take_out_of_wait(task)
         _close_coroutine(task)
         self._end(task, CANCELLED, None)
 
@@ -710,8 +782,7 @@ def run(main: Awaitable[T], selector: SelectorChoice | None = None) -> T:
         raw_task.close()  # else Python adds to the error that main was never awaited
         raise
     with loop:
-        value: T = loop.run_until_complete(raw_task, join=True, wait_for_spawned_tasks=False)
-        return value
+        return cast(T, loop.run_until_complete(raw_task, join=True, wait_for_spawned_tasks=False))
 
 
 def _throw(task: TaskHandle[Any]) -> Any:
@@ -719,7 +790,7 @@ def _throw(task: TaskHandle[Any]) -> Any:
     error = task._error
     task._error = task._value = None
     try:
-        return task._run(task.raw_task.throw, error)
+        return task._run(task.raw_task.throw, cast(BaseException, error))
     finally:
         del error
 

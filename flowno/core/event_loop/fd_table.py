@@ -181,11 +181,11 @@ class FdTable:
         record.writer = task
         task._waiting = command
 
-    def forget_reader(self, command: SocketCommand) -> None:
+    def forget_reader(self, task: TaskHandle[Any], command: SocketCommand) -> None:
         """A task that waited for readability was cancelled."""
         _record_of(command).reader = None
 
-    def forget_writer(self, command: SocketCommand) -> None:
+    def forget_writer(self, task: TaskHandle[Any], command: SocketCommand) -> None:
         """A task that waited for writability was cancelled."""
         record = _record_of(command)
         record.writer = None

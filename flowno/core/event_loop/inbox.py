@@ -30,7 +30,7 @@ class Inbox:
         self._writer: socket.socket | None = None
 
     def post(self, call: Callable[[Any], object], argument: Any) -> None:
-        """Have the loop's thread call ``call(argument)`` before its next batch. From any thread, and from a finalizer."""
+        """Have the loop's thread call ``call(argument)`` before its next batch; from any thread or finalizer."""
         self.items.append((call, argument))
         if self.sleeping:  # also in the loop's own thread: a signal handler runs there, and the wait then goes on
             self.wake()

@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from .backend import SYSTEM_WORLD
 from .commands import Command, ExitCommand, SleepCommand, SpawnCommand
-from .event_loop import current_event_loop
+from .event_loop import current_world
 from .selectors import SocketHandle
 from .tasks import coroutine_of
 
@@ -172,15 +171,13 @@ def socket(
     """
     if not use_tls and (ssl_context is not None or server_hostname is not None):
         raise ValueError("ssl_context and server_hostname need use_tls=True")
-    loop = current_event_loop()
-    world = SYSTEM_WORLD if loop is None else loop.world
-    sock = world.socket(family, type, proto, fileno)
+    sock = current_world().socket(family, type, proto, fileno)
     try:
         if not use_tls:
             return SocketHandle(sock)
-        import ssl  # noqa: PLC0415 - takes longer to import than all of flowno
+        import ssl
 
-        from .tls import TLSSocketHandle  # noqa: PLC0415
+        from .tls import TLSSocketHandle
 
         return TLSSocketHandle(sock, ssl_context or ssl.create_default_context(), server_hostname)
     except BaseException:

@@ -1,7 +1,7 @@
 """Sockets that tasks can wait for without holding up the event loop.
 
-A :class:`SocketHandle` wraps a socket; its coroutines yield commands, and the loop resumes them when the socket is ready.
-:class:`TLSSocketHandle` does the same through TLS. Any selector can stand behind the loop, see :data:`sel`.
+A :class:`SocketHandle` wraps a socket; its coroutines yield commands, and the loop resumes them when the socket is
+ready. :class:`TLSSocketHandle` does the same through TLS. Any selector can stand behind the loop, see :data:`sel`.
 
 Example:
     >>> from flowno import socket, spawn, sleep, EventLoop
@@ -57,8 +57,9 @@ from .fd_table import FdRecord
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
     from .event_loop import EventLoop
     from .tls import TLSSocketHandle
@@ -82,6 +83,10 @@ _CONNECTION_FAILED = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
+
+#: Lets a server restart while old connections linger, socket(7). Windows allows that anyway; its SO_REUSEADDR would let
+#: two programs have one address.
+_REBIND_OPTION: int = getattr(_socket, "SO_EXCLUSIVEADDRUSE", _socket.SO_REUSEADDR)
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
@@ -146,8 +151,7 @@ class SocketHandle:
         """
         try:
             if self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM:
-                option = _socket.SO_REUSEADDR if os.name == "posix" else _socket.SO_EXCLUSIVEADDRUSE
-                self.socket.setsockopt(_socket.SOL_SOCKET, option, 1)
+                self.socket.setsockopt(_socket.SOL_SOCKET, _REBIND_OPTION, 1)
             self.socket.bind(address)
         except OSError as error:
             raise self._failure(error, address) from None
@@ -205,7 +209,7 @@ class SocketHandle:
         self.close()
 
     def __del__(self) -> None:
-        record = self._record
+        record = getattr(self, "_record", _UNBOUND)  # there is none where a subclass failed before __init__
         if record.table is not None and not record.dead:
             record.table.post(record.table.detach, record)
 
@@ -267,9 +271,8 @@ class SocketHandle:
         if record.reading:
             record = yield from self._claim(reading=True)
         budget = record.budget
-        if self._drained:
-            if bufsize <= 0 or self._fileno() < 0:
-                self._drained = False  # nothing to wait for; let the socket say so
+        if self._drained and (bufsize <= 0 or self._fileno() < 0):
+            self._drained = False  # nothing to wait for; let the socket say so
         if not self._drained and budget.left > 0:
             budget.left -= 1
             try:
@@ -391,7 +394,7 @@ class SocketHandle:
             record = yield from self._claim(writing=True)
         if data.__class__ is not bytes:
             data = _bytes_of(data)
-        size = len(data)  # type: ignore[arg-type]
+        size = len(data)
         sent = 0
         self.bytes_sent = 0
         budget = record.budget
@@ -498,7 +501,7 @@ class SocketHandle:
             self._record = record = loop._fds.attach(self.socket)
             self._recv_command = SocketRecvCommand(self, record)
             self._send_command = SocketSendCommand(self, record)
-        if not (reading and record.reading or writing and record.writing):
+        if not ((reading and record.reading) or (writing and record.writing)):
             return record
         if loop.budget.left <= 0:  # a failure, too, must not keep the other tasks from running
             yield SleepCommand(0)
@@ -573,7 +576,8 @@ class SocketHandle:
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
         family = self.socket.family
-        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or _is_number(address[0]):
+        is_ip = family in (_socket.AF_INET, _socket.AF_INET6) and isinstance(address, tuple) and len(address) >= 2
+        if not is_ip or _is_number(address[0]):
             return address
         host, port, *rest = address
         query = (host, port, family, self.socket.type, self.socket.proto)
@@ -693,7 +697,7 @@ sel = _RunningSelector()
 def __getattr__(name: str) -> Any:
     """TLSSocketHandle, from the moment it is asked for: importing ``ssl`` takes longer than all of flowno."""
     if name == "TLSSocketHandle":
-        from .tls import TLSSocketHandle  # noqa: PLC0415
+        from .tls import TLSSocketHandle
 
         return TLSSocketHandle
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from .event_loop import EventLoop
+    from .timers import Timer
 
 __all__ = ["TaskCancelled", "TaskHandle"]
 
@@ -28,6 +29,9 @@ OPERATIONS_PER_STEP = 64
 
 #: States of a task. The first is the only false one: "has it ended" is one truth test on the hot path.
 ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
+
+#: What an operation yields that has done enough without suspending its task.
+GIVE_WAY = SleepCommand(0)
 
 _STATE_NAMES = ("alive", "finished", "failed", "cancelled")
 
@@ -106,6 +110,10 @@ class TaskHandle(Generic[T_co]):
         self._swallowed = 0
         self._unjoined: UnjoinedError | None = None
 
+    if TYPE_CHECKING:
+        _result: Any
+        _timer: Timer
+
     # --- for users ---------------------------------------------------------------------------------------------------
 
     @property
@@ -140,7 +148,7 @@ class TaskHandle(Generic[T_co]):
         if self._state:
             budget = self.event_loop.budget
             if budget.left <= 0:
-                yield _GIVE_WAY
+                yield GIVE_WAY
             budget.left -= 1
             return self._outcome()
         yield JoinCommand(self)
@@ -150,12 +158,13 @@ class TaskHandle(Generic[T_co]):
         """Cancel the task: at once, whether or not the answer is awaited.
 
         :class:`TaskCancelled` is thrown in where the task waits; a task that is ready or runs keeps what it was given
-        and gets it at its next wait, one that was not started yet at its first. It can be repeated. A task that has ended
-        is left as it is. From another thread the loop is told, and acts with its next batch.
+        and gets it at its next wait, one that was not started yet at its first. It can be repeated. A task that has
+        ended is left as it is. From another thread the loop is told, and acts with its next batch.
 
         Returns:
             An awaitable that waits for the task's end and gives its value (which may come from an ``except`` or
-            ``finally``), or None where the cancellation went through; it raises the error of a task that ended with one.
+            ``finally``), or None where the cancellation went through. It raises the error of a task that ended with
+            one.
         """
         self.event_loop._request_cancel(self)
         return Cancellation(self)
@@ -210,7 +219,7 @@ class Cancellation(Generic[T_co]):
         if handle._state:
             budget = handle.event_loop.budget
             if budget.left <= 0:
-                yield _GIVE_WAY
+                yield GIVE_WAY
             budget.left -= 1
             return handle._outcome_of_cancel()
         yield CancelCommand(handle, requested=True)
@@ -237,9 +246,6 @@ class UnjoinedError:
             logger.error("%s ended with an error that nobody joined", self._name, exc_info=self._error)
 
     __del__ = report
-
-
-_GIVE_WAY = SleepCommand(0)
 
 
 def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,7 +12,11 @@ if TYPE_CHECKING:
     from .commands import ThreadCommand
     from .inbox import Inbox
 
-__all__ = ["ThreadJob"]
+__all__ = ["WORKERS", "ThreadJob"]
+
+
+#: The threads that are ours: they post the outcome of their call, and nothing else.
+WORKERS: WeakSet[Thread] = WeakSet()
 
 
 class ThreadJob:
@@ -34,6 +39,7 @@ class ThreadJob:
         self._done = done
         # A daemon: a resolver that hangs does not keep the process from ending.
         self._thread = Thread(target=self._work, name=f"flowno worker: {command.function!r}", daemon=True)
+        WORKERS.add(self._thread)
         self._thread.start()
 
     def _work(self) -> None:

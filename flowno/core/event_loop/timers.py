@@ -34,7 +34,7 @@ class Timers:
     __slots__ = ("_cancelled", "_sequence", "heap")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Timer]] = []  # always this list: the loop tests whether there is anything in it
+        self.heap: list[tuple[float, int, Timer]] = []  # this list for good: the loop looks into it
         self._sequence = 0  # breaks ties, so that timers are never compared
         self._cancelled = 0
 

@@ -1,0 +1,363 @@
+"""Sockets whose bytes go through TLS, the same on every selector.
+
+TLS runs between two memory buffers (``ssl.MemoryBIO``); this module carries what is in them to and from the socket. So
+the loop never waits for OpenSSL, and OpenSSL never for a socket. Records leave in the order in which TLS made them,
+whoever sends them: a reader sends at once what its reading has made TLS say, if the socket takes it, and else leaves it
+to the next writer, because a reader that waits to write can wait for ever for a peer that does the same.
+"""
+
+from __future__ import annotations
+
+import socket as _socket
+import ssl
+from collections.abc import Generator
+from types import coroutine
+from typing import TYPE_CHECKING, Any
+
+from .commands import Command
+from .errors import BusyResourceError
+from .event_loop import current_world
+from .selectors import Address, SocketHandle, _bytes_of, _running_loop
+from .tasks import GIVE_WAY
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .fd_table import FdRecord
+
+__all__ = ["TLSSocketHandle"]
+
+#: Bytes that one receive takes from the socket: a few records of at most 16 KiB each, RFC 8446 section 5.1.
+_CHUNK = 65_536
+
+
+class TLSSocketHandle(SocketHandle):
+    """A :class:`SocketHandle` whose bytes go through TLS.
+
+    :meth:`connect` and ``await flowno.connect(handle, address)`` include the handshake. On a socket that is connected
+    already, and on one that was accepted, it is made by the first operation that needs it, and never blocks the loop. A
+    stream that ends without the peer's close_notify was cut off and is an error (``ssl.SSLEOFError``), not an end.
+
+    Args:
+        socket: A stream socket.
+        ssl_context: The TLS settings.
+        server_hostname: The name that the peer's certificate must be for, also sent to the peer (SNI); None takes the
+            host that the handle is connected to.
+
+    Attributes:
+        ssl_context: The TLS settings.
+        server_hostname: The name of the peer.
+        handshake_timeout: How many seconds the handshake may take.
+    """
+
+    __slots__ = (
+        "_established",  # the handshake is done
+        "_handshaking",  # a task is making it
+        "_incoming",  # ciphertext from the socket, for TLS to read
+        "_outgoing",  # ciphertext that TLS has written
+        "_server_side",
+        "_tls",  # the SSLObject, None before the handshake begins
+        "_unsent",  # ciphertext taken out of _outgoing that the socket has not taken yet
+        "handshake_timeout",
+        "server_hostname",
+        "ssl_context",
+    )
+
+    def __init__(self, socket: _socket.socket, ssl_context: ssl.SSLContext, server_hostname: str | None) -> None:
+        super().__init__(socket)
+        self.ssl_context = ssl_context
+        self.server_hostname = server_hostname
+        self.handshake_timeout = 30.0
+        self._server_side = False
+        self._established = False
+        self._handshaking = False
+        self._tls: ssl.SSLObject | None = None
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._unsent = memoryview(b"")
+
+    # --- coroutines --------------------------------------------------------------------------------------------------
+
+    @coroutine
+    def recv(self, bufsize: int) -> Generator[Command, Any, bytes]:
+        """Wait for data; what is decrypted already comes without waiting.
+
+        Args:
+            bufsize: How many bytes to take at most; one TLS record is what comes at a time.
+
+        Returns:
+            What has come; ``b""`` once the peer has ended the stream by its close_notify.
+
+        Raises:
+            ssl.SSLEOFError: The stream was cut off.
+            ssl.SSLError: The peer broke the rules of TLS.
+            TimeoutError: The handshake took longer than ``handshake_timeout``. The handle is closed then.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`SocketHandle.recv`.
+
+        Cancellation: no data is lost, unless the handshake was going on: then the handle is closed.
+        """
+        received: bytes = yield from self._read(bufsize, None)
+        return received
+
+    @coroutine
+    def recv_into(self, buffer: Buffer, nbytes: int = 0) -> Generator[Command, Any, int]:
+        """Wait for data, and put it into a buffer; as :meth:`recv` and :meth:`SocketHandle.recv_into`."""
+        view = memoryview(buffer).cast("B")
+        received: int = yield from self._read(min(nbytes, len(view)) if nbytes else len(view), view)
+        return received
+
+    @coroutine
+    def send(self, data: Buffer) -> Generator[Command, Any, int]:
+        """Send some of the data: up to 64 KiB of it, as a whole.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            As :meth:`sendAll`.
+
+        Cancellation: the bytes count as sent; what the socket has not taken of them goes out before the next ones.
+        """
+        view = _bytes_of(data)[:_CHUNK]
+        yield from self._write(view)
+        return len(view)
+
+    @coroutine
+    def sendAll(self, data: Buffer) -> Generator[Command, Any, None]:
+        """Send all of the data.
+
+        Args:
+            data: Bytes, or any contiguous buffer.
+
+        Raises:
+            ssl.SSLError: TLS is at its end, or broken.
+            TimeoutError: The handshake took longer than ``handshake_timeout``. The handle is closed then.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`SocketHandle.sendAll`.
+
+        Cancellation: ``bytes_sent`` says how much was handed to TLS; what the socket has not taken of that goes out
+        before what is sent next.
+        """
+        yield from self._write(_bytes_of(data))
+
+    sendall = sendAll
+
+    # --- to begin and to end -----------------------------------------------------------------------------------------
+
+    def shutdown(self, how: int, /) -> None:
+        """As :meth:`SocketHandle.shutdown`; the end of sending is told to the peer by a close_notify first."""
+        if how != _socket.SHUT_RD:
+            self._send_close_notify()
+        super().shutdown(how)
+
+    def close(self) -> None:
+        """As :meth:`SocketHandle.close`; a close_notify is sent if the socket takes it at once."""
+        if self._fileno() >= 0:
+            self._send_close_notify()
+        super().close()
+
+    # --- inside: bytes -----------------------------------------------------------------------------------------------
+
+    @coroutine
+    def _read(self, size: int, into: memoryview | None) -> Generator[Command, Any, Any]:
+        record = self._record
+        if record.reading:
+            record = yield from self._claim(reading=True)
+        if not self._established:
+            yield from self._handshake(record)
+        record.reading = True
+        budget = record.budget
+        try:
+            if budget.left <= 0:
+                yield GIVE_WAY  # also where there is plaintext for ever
+            budget.left -= 1
+            tls: Any = self._tls
+            while True:
+                try:
+                    return tls.read(size) if into is None else tls.read(size, into)
+                except ssl.SSLWantReadError:
+                    pass
+                except ssl.SSLZeroReturnError:
+                    return b"" if into is None else 0
+                finally:
+                    if self._outgoing.pending:
+                        self._flush_quietly()
+                if self._drained or budget.left <= 0:
+                    yield self._recv_command
+                budget.left -= 1
+                while not self._receive():
+                    yield self._recv_command
+        finally:
+            record.reading = record.dead
+
+    @coroutine
+    def _write(self, view: memoryview) -> Generator[Command, Any, None]:
+        record = self._record
+        if record.writing:
+            record = yield from self._claim(writing=True)
+        if not self._established:
+            yield from self._handshake(record)
+        record.writing = True
+        budget = record.budget
+        self.bytes_sent = 0
+        try:
+            tls: Any = self._tls
+            if budget.left <= 0:
+                yield self._send_command
+            budget.left -= 1
+            while not self._flush():  # the records of an operation that was cancelled
+                yield self._send_command
+            while self.bytes_sent < len(view):
+                self.bytes_sent += tls.write(view[self.bytes_sent : self.bytes_sent + _CHUNK])
+                while not self._flush():
+                    yield self._send_command
+        finally:
+            record.writing = record.dead
+
+    def _receive(self) -> bool:
+        """Give TLS what the socket has; False where it has nothing."""
+        try:
+            data = self._sock_recv(_CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._failure(error) from None
+        if data:
+            self._incoming.write(data)
+            self._drained = len(data) < _CHUNK
+        else:
+            self._incoming.write_eof()
+        return True
+
+    def _flush(self) -> bool:
+        """Give the socket what TLS has written; False where it does not take everything."""
+        while True:
+            if not self._unsent:
+                if not self._outgoing.pending:
+                    return True
+                self._unsent = memoryview(self._outgoing.read())
+            try:
+                sent = self._sock_send(self._unsent)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise self._failure(error) from None
+            self._unsent = self._unsent[sent:]
+
+    def _flush_quietly(self) -> None:
+        """As :meth:`_flush`, for those who do not send: an error is the next writer's, or the next reader's."""
+        try:
+            self._flush()
+        except OSError:
+            pass
+
+    # --- inside: the beginning and the end of TLS --------------------------------------------------------------------
+
+    @coroutine
+    def _handshake(self, record: FdRecord) -> Generator[Command, Any, None]:
+        """Make the handshake, within its time limit. It needs both directions; failing, it closes the handle."""
+        if self._handshaking or record.reading or record.writing:
+            raise BusyResourceError(f"another task is making the TLS handshake of {self!r}")
+        loop = _running_loop(self)
+        task = loop._current
+        seconds = self.handshake_timeout
+        expired = TimeoutError(f"the TLS handshake of {self!r} took longer than handshake_timeout, {seconds:g} s")
+        timer = loop._timers.add(loop._clock() + seconds, loop._interrupt, (task, expired))
+        record.reading = record.writing = self._handshaking = True
+        try:
+            while True:
+                done = self._step_handshake()
+                while not self._flush():
+                    yield self._send_command
+                if done:
+                    break
+                while not self._receive():
+                    if timer.fire is None:  # it found this task awake, and could not interrupt it
+                        raise expired
+                    yield self._recv_command
+            self._established = True
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            loop._timers.cancel(timer)
+            record.reading = record.writing = record.dead
+            self._handshaking = False
+            del expired
+
+    def _step_handshake(self) -> bool:
+        """Go on with the handshake as far as what has come allows; True once it is done."""
+        if self._tls is None:
+            self._tls = self.ssl_context.wrap_bio(
+                self._incoming,
+                self._outgoing,
+                server_side=self._server_side,
+                server_hostname=None if self._server_side else self.server_hostname,
+            )
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            self._flush_quietly()  # the alert that tells the peer why
+            raise
+        return True
+
+    def _accepted(self, connection: _socket.socket) -> SocketHandle:
+        handle = TLSSocketHandle(connection, self.ssl_context, None)
+        handle.handshake_timeout = self.handshake_timeout
+        handle._server_side = True
+        return handle
+
+    def _connect_blocking(self, address: Address, seconds: float) -> None:
+        clock = current_world().clock
+        deadline = clock() + seconds
+        super()._connect_blocking(address, seconds)
+        self._take_hostname(address)
+        try:
+            while True:
+                done = self._step_handshake()
+                self.socket.settimeout(max(deadline - clock(), 1e-3))
+                self.socket.sendall(self._outgoing.read())
+                if done:
+                    break
+                data = self.socket.recv(_CHUNK)
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            self.socket.setblocking(False)
+        except TimeoutError:
+            self.close()
+            raise TimeoutError(
+                f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
+                "if the server runs in this loop, use await flowno.connect"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        self._established = True
+
+    async def _connect(self, address: Address) -> None:
+        await super()._connect(address)
+        self._take_hostname(address)
+        await self._handshake_after_connect()
+
+    @coroutine
+    def _handshake_after_connect(self) -> Generator[Command, Any, None]:
+        record = self._record
+        if record.reading or record.writing:
+            record = yield from self._claim(reading=True, writing=True)
+        yield from self._handshake(record)
+
+    def _take_hostname(self, address: Address) -> None:
+        if self.server_hostname is None and isinstance(address, tuple):
+            self.server_hostname = address[0]
+
+    def _send_close_notify(self) -> None:
+        """Say that no more will be sent, RFC 8446 section 6.1, as far as the socket takes it without waiting."""
+        if self._established and self._tls is not None:
+            try:
+                self._tls.unwrap()
+            except (ssl.SSLError, ValueError):
+                pass  # the peer's own close_notify is not there yet, or TLS is broken anyway
+            self._flush_quietly()
