@@ -21,7 +21,7 @@ from functools import partial
 from selectors import SelectorKey
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
-from flowno.core.event_loop.errors import SelectorUnavailableError, UnknownSelectorError
+from .errors import SelectorUnavailableError, UnknownSelectorError
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -287,7 +287,8 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
             or empty the best that this machine has, as ``"auto"`` does.
 
     Raises:
-        UnknownSelectorError: Nothing is known by that name. In a list this is an error wherever the name stands.
+        UnknownSelectorError: Nothing is known by that name. In a list this is an error wherever the name stands; only a
+            ``package.module:factory`` is not looked at before its turn comes.
         SelectorUnavailableError: It is known, but cannot be had; of a list, none can. Its ``__cause__`` says why.
         TypeError: ``choice`` is none of these, or its factory made something that is no selector.
     """
