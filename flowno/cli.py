@@ -1,0 +1,305 @@
+"""The command line, ``flowno`` and ``python -m flowno``: what backends there are, and a demonstration of each.
+
+Exit codes: 0; 1 where something failed, the environment variable ``FLOWNO_SELECTOR`` and a backend that this machine
+lacks included; 2 where the command line itself is wrong; 130 after Ctrl-C. A failure is one message on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Final, NoReturn
+
+from . import SelectorInfo, SocketHandle, available_selectors, connect, run, sleep, socket, spawn
+from . import exit as end_the_run
+from .core.event_loop.backend import ENVIRONMENT_VARIABLE, OpenedSelector, open_selector
+from .core.event_loop.errors import UnknownSelectorError
+
+__all__ = ["main"]
+
+#: Seconds that the demonstration of one backend may take.
+LIMIT: Final = 10
+
+#: The short echo run at its end.
+SECONDS: Final = 0.3
+CONNECTIONS: Final = 10
+MESSAGE: Final = b"x" * 1024
+
+
+class _Failure(Exception):
+    """The end of a command, with what to say about it."""
+
+
+class _UsageError(Exception):
+    """As :class:`_Failure`, where the command line is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the name of the program; None takes it from ``sys.argv``.
+
+    Returns:
+        The exit code.
+    """
+    if sys.stdout is None:  # the shell's >&-
+        return _fail("flowno", "standard output is closed")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # of standard output; every other one is a _Failure by now
+        # What is still in the buffer has nowhere to go, and the interpreter would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if isinstance(error, BrokenPipeError) else _fail("flowno", f"standard output: {error.strerror}")
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as ended:  # after --help and --version, or an error that argparse has printed
+        return int(ended.code or 0)
+    try:
+        options.run(options)
+    except _Failure as failure:
+        return _fail(f"flowno {options.command}", str(failure))
+    except _UsageError as mistake:
+        options.parser.print_usage(sys.stderr)
+        _fail(f"flowno {options.command}: error", str(mistake))
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowno",
+        description="A reactor framework in pure Python, with exchangeable selectors.",
+        epilog=f"{ENVIRONMENT_VARIABLE} in the environment names the backend of each event loop that is not given one.",
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+
+    selectors = commands.add_parser(
+        "selectors",
+        help="list the backends, and which of them work here",
+        description="List the backends: whether each works here or why not, where it comes from, and what is "
+        "particular about it.",
+    )
+    selectors.add_argument("--json", action="store_true", help="as JSON, for programs")
+    selectors.set_defaults(run=_selectors, parser=selectors)
+
+    demo = commands.add_parser(
+        "demo",
+        help="run an echo server and its clients on each backend",
+        description="Run an echo server and a client over real sockets, then measure messages per second: without "
+        f"--selector, on the backend that {ENVIRONMENT_VARIABLE} names; where that is unset, on each that works here.",
+    )
+    demo.add_argument(
+        "--selector",
+        metavar="NAME",
+        help="the backend: a name, several in order of preference (kqueue,poll), auto, or package.module:factory",
+    )
+    demo.set_defaults(run=_demo, parser=demo)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version. Not argparse's own action, which would have it looked up for every command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("flowno")
+        except PackageNotFoundError:
+            number = "(a checkout that is not installed)"
+        print(f"flowno {number}")
+        parser.exit()
+
+
+# ------------------------------------------------------------------------------------------------------------ selectors
+
+
+def _selectors(options: argparse.Namespace) -> None:
+    rows = available_selectors()
+    if options.json:
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        _print_table([("name", "usable", "default", "source, obstacle, facts"), *_cells(rows)])
+    if not any(row.default for row in rows):  # FLOWNO_SELECTOR asks for what cannot be had; this says why
+        _open(None).selector.close()
+
+
+def _cells(rows: Sequence[SelectorInfo]) -> list[tuple[str, str, str, str]]:
+    """The rows as text: a line for each backend, and below it one for why it is not usable and one for its facts."""
+    cells = []
+    for row in rows:
+        cells.append((row.name, "yes" if row.usable else "no", "yes" if row.default else "", row.source))
+        cells += [("", "", "", line) for line in (row.reason, row.facts) if line]
+    return cells
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+def _demo(options: argparse.Namespace) -> None:
+    rates = []
+    failures = []
+    for opened in _chosen(options):
+        print(opened.name, flush=True)
+        transcript: list[str] = []
+        try:
+            with closing(opened.selector):
+                rate = run(_show(transcript.append), opened.selector)
+        except Exception as error:  # somebody else's backend may fail in any way, and the next one is to be shown, too
+            failures.append(f"{opened.name}: {type(error).__name__}: {error}")
+        else:
+            rates.append((opened.name, f"{rate:,.0f}"))
+        print(*(f"  {line}" for line in transcript), "", sep="\n", flush=True)
+    if rates:
+        print(f"{CONNECTIONS} connections, {len(MESSAGE)} bytes a message, both ends in one event loop:\n")
+        _print_table([("backend", "messages/s"), *rates], numbers=True)
+    if failures:
+        raise _Failure("\n".join(failures))
+
+
+def _chosen(options: argparse.Namespace) -> Iterator[OpenedSelector]:
+    """The backends to show: the one that was asked for, else each that works here."""
+    if options.selector is not None:
+        asked_by = f"EventLoop(selector={options.selector!r}): "
+        try:
+            yield open_selector(options.selector)
+        except (UnknownSelectorError, TypeError) as error:
+            raise _UsageError(f"argument --selector: {str(error).removeprefix(asked_by)}") from error
+        except OSError as error:
+            raise _Failure(f"--selector {options.selector}: {str(error).removeprefix(asked_by)}") from error
+    elif os.environ.get(ENVIRONMENT_VARIABLE, "").strip(", "):
+        yield _open(None)
+    else:
+        yield from (_open(row.name) for row in available_selectors() if row.usable)
+
+
+def _open(choice: str | None) -> OpenedSelector:
+    try:
+        return open_selector(choice)
+    except (OSError, UnknownSelectorError, TypeError) as error:
+        raise _Failure(str(error)) from error
+
+
+async def _show(say: Callable[[str], object]) -> float:
+    await spawn(_limit())
+    await _echo(say)
+    return await _measure()
+
+
+async def _limit() -> None:
+    """A backend that loses readiness would keep the demonstration waiting for ever."""
+    await sleep(LIMIT)
+    await end_the_run(exception=TimeoutError(f"the demonstration did not come to its end within {LIMIT} s"))
+
+
+async def _echo(say: Callable[[str], object]) -> None:
+    """The example of the README, on a free port, with every socket closed; ``say`` takes its lines."""
+
+    async def echo_server(server_sock: SocketHandle) -> None:
+        client_sock, address = await server_sock.accept()
+        with client_sock:
+            say(f"Server: Client connected from {address}")
+            data = await client_sock.recv(1024)
+            say(f"Server: Received: {data.decode()}")
+            await client_sock.sendAll(b"Echo: " + data)
+            say("Server: Response sent")
+
+    async def echo_client(port: int) -> None:
+        await sleep(0.1)
+        with socket() as client_sock:
+            client_sock.connect(("localhost", port))
+            say("Client: Connected to server")
+            message = b"Hello, world!"
+            await client_sock.sendAll(message)
+            say(f"Client: Sent: {message.decode()}")
+            response = await client_sock.recv(1024)
+            say(f"Client: Received: {response.decode()}")
+
+    with socket() as server_sock:
+        server_sock.bind(("localhost", 0))
+        server_sock.listen(1)
+        port = server_sock.getsockname()[1]
+        say(f"Server: Listening on port {port}")
+        server_task = await spawn(echo_server(server_sock))
+        client_task = await spawn(echo_client(port))
+        await server_task.join()
+        await client_task.join()
+        say("Main: All tasks completed")
+
+
+async def _measure() -> float:
+    """How many messages a second come back from an echo server that runs in the same loop."""
+
+    async def answer(sock: SocketHandle) -> None:
+        with sock:
+            while data := await sock.recv(len(MESSAGE)):
+                await sock.sendAll(data)
+
+    async def serve(server_sock: SocketHandle) -> None:
+        for _ in range(CONNECTIONS):
+            sock, _address = await server_sock.accept()
+            await spawn(answer(sock))
+
+    async def ask(address: tuple[str, int], end: float) -> int:
+        messages = 0
+        with socket() as sock:
+            await connect(sock, address)
+            while time.perf_counter() < end:
+                await sock.sendAll(MESSAGE)
+                missing = len(MESSAGE)
+                while missing:
+                    data = await sock.recv(missing)
+                    if not data:
+                        raise ConnectionError("the connection ended in the middle of a message")
+                    missing -= len(data)
+                messages += 1
+        return messages
+
+    with socket() as server_sock:
+        server_sock.bind(("127.0.0.1", 0))
+        server_sock.listen(CONNECTIONS)
+        await spawn(serve(server_sock))
+        start = time.perf_counter()
+        clients = [await spawn(ask(server_sock.getsockname(), start + SECONDS)) for _ in range(CONNECTIONS)]
+        messages = sum([await client.join() for client in clients])
+        return messages / (time.perf_counter() - start)
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def _print_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> None:
+    """Print rows with their columns aligned; ``numbers`` aligns all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if numbers and position else cell.ljust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _fail(program: str, message: str) -> int:
+    """Say what is wrong; the exit code for it."""
+    for line in message.splitlines():
+        print(f"{program}: {line}", file=sys.stderr)
+    return 1
