@@ -66,6 +66,7 @@ class KqueueSelector(BackendSelector):
             for event, filter_, bit in self._filters
             if (old | new) & event
         ]
+        self._broken.pop(fd, None)
         broken = 0
         for filter_, number in self._submit(changes):
             event = EVENT_READ if filter_ == module.KQ_FILTER_READ else EVENT_WRITE
@@ -76,7 +77,6 @@ class KqueueSelector(BackendSelector):
                 broken |= event  # fact d
             elif number not in (errno.ENOENT, errno.EBADF):  # fact c: it is gone already
                 raise OSError(number, os.strerror(number))
-        self._broken.pop(fd, None)
         if broken:
             self._broken[fd] = broken
 

@@ -23,7 +23,7 @@ SelectorFactory = Callable[[], Any]
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 Pair = tuple[socket.socket, socket.socket]
 
-posix = pytest.mark.skipif(os.name != "posix", reason="on Windows only sockets can be waited for, and not duplicated by number")
+posix = pytest.mark.skipif(os.name != "posix", reason="on Windows only sockets are waited for")
 
 
 @dataclass(frozen=True)

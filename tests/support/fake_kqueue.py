@@ -22,6 +22,7 @@ of a socket would clear it. The room to write, ``data`` of EVFILT_WRITE, is 1.
 
 import errno
 import fcntl
+import math
 import os
 import select
 import stat
@@ -52,7 +53,7 @@ _READY: Final = {KQ_FILTER_READ: select.POLLIN, KQ_FILTER_WRITE: select.POLLOUT}
 _ASKED: Final = {KQ_FILTER_READ: select.POLLIN | select.POLLRDHUP, KQ_FILTER_WRITE: select.POLLOUT}
 
 
-class kevent:  # noqa: N801 - the name in select
+class kevent:
     """One change or one event, with the fields and the defaults of ``select.kevent``."""
 
     __slots__ = ("data", "fflags", "filter", "flags", "ident", "udata")
@@ -60,7 +61,7 @@ class kevent:  # noqa: N801 - the name in select
     def __init__(
         self,
         ident: int,
-        filter: int = KQ_FILTER_READ,  # noqa: A002 - the name in select
+        filter: int = KQ_FILTER_READ,
         flags: int = KQ_EV_ADD,
         fflags: int = 0,
         data: int = 0,
@@ -90,7 +91,7 @@ class _Filter:
         self.udata = udata
 
 
-class kqueue:  # noqa: N801 - the name in select
+class kqueue:
     """A queue of kernel events that is none: it asks poll(2), which goes by the number as kqueue does."""
 
     def __init__(self) -> None:
@@ -127,7 +128,7 @@ class kqueue:  # noqa: N801 - the name in select
         if timeout is not None:
             if not isinstance(timeout, int | float):
                 raise TypeError(f"timeout must be a real number or None, got {type(timeout).__name__}")
-            if timeout != timeout:  # noqa: PLR0124
+            if math.isnan(timeout):
                 raise ValueError("Invalid value NaN (not a number)")
             if timeout < 0:
                 raise ValueError("timeout must be positive or None")
@@ -261,7 +262,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 class FakeKqueueSelector(KqueueSelector):
-    """The kqueue backend on the queue of this module: ``FLOWNO_SELECTOR=tests.support.fake_kqueue:FakeKqueueSelector``."""
+    """The kqueue backend on this queue: ``FLOWNO_SELECTOR=tests.support.fake_kqueue:FakeKqueueSelector``."""
 
     def __init__(self) -> None:
         super().__init__(select_module=sys.modules[__name__])
