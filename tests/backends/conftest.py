@@ -50,7 +50,12 @@ def _kqueue() -> SelectorFactory | None:
 
 
 #: What flowno ships, whether this machine has the system call or not: with a ``select`` module of the test's own.
-CLASSES = {"epoll": EpollSelector, "kqueue": KqueueSelector, "poll": PollSelector, "select": SelectSelector}
+CLASSES: dict[str, Any] = {
+    "epoll": EpollSelector,
+    "kqueue": KqueueSelector,
+    "poll": PollSelector,
+    "select": SelectSelector,
+}
 
 
 def _chosen() -> set[str]:

@@ -73,7 +73,7 @@ def test_the_writer_of_a_pipe_learns_that_its_reader_is_gone(make_selector: Sele
         lost: asyncio.Future[str] = loop.create_future()
 
         class Protocol(asyncio.BaseProtocol):
-            def connection_lost(self, error: Exception | None) -> None:
+            def connection_lost(self, exc: Exception | None) -> None:
                 lost.set_result("lost")
 
         await loop.connect_write_pipe(Protocol, open(writer, "wb", buffering=0))  # noqa: SIM115

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 try:
-    from test import test_selectors as cpython
+    from test import test_selectors as cpython  # type: ignore[import-not-found]
 except ImportError as error:  # many distributions leave the package out
     pytest.skip(f"CPython's test package is not installed: {error}", allow_module_level=True)
 
@@ -24,7 +24,7 @@ SUITES = {
 
 
 def _names(suite: type[unittest.TestCase]) -> list[str]:
-    return unittest.defaultTestLoader.getTestCaseNames(suite)
+    return [*unittest.defaultTestLoader.getTestCaseNames(suite)]
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,12 @@ def _names(suite: type[unittest.TestCase]) -> list[str]:
     ],
 )
 def test_cpython(ours: Any, name: str) -> None:
-    class Subclass(ours.make):  # type: ignore[misc, name-defined]
+    suite: Any = SUITES[ours.call]
+
+    class Subclass(ours.make):  # type: ignore[misc]
         pass
 
-    class Suite(SUITES[ours.call]):  # type: ignore[misc, name-defined]
+    class Suite(suite):  # type: ignore[misc]
         SELECTOR = Subclass
         __unittest_skip__ = False  # of the kqueue tests, where the standard library has no KqueueSelector
 
@@ -49,5 +51,5 @@ def test_cpython(ours: Any, name: str) -> None:
     for _, problem in [*result.errors, *result.failures]:
         pytest.fail(problem, pytrace=False)
     for _, reason in result.skipped:
-        pytest.skip(f"CPython's test skips itself: {reason or 'no reason given'}")
+        pytest.skip(f"CPython's test skips itself: {reason or 'it patches the standard library by class name'}")
     assert result.testsRun == 1

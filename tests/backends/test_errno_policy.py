@@ -217,9 +217,7 @@ class TestKqueue:
 
     @pytest.mark.parametrize("failing", ["addR", "addW"])
     @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EINVAL])
-    def test_where_one_filter_fails_the_other_is_undone(
-        self, kqueue: Any, fd: int, failing: str, number: int
-    ) -> None:
+    def test_where_one_filter_fails_the_other_is_undone(self, kqueue: Any, fd: int, failing: str, number: int) -> None:
         selector, module = kqueue
         module.errors = {failing: [number]}
         with pytest.raises(OSError, match=os.strerror(number)):
@@ -317,10 +315,13 @@ class TestSelect:
 
     def test_the_lists_are_made_once_for_one_set_of_registrations(self) -> None:
         lists: list[Any] = []
-        module = SelectModule()
-        really = module.select
-        module.select = lambda *args: lists.append(args[:2]) or really(*args)  # type: ignore[method-assign]
-        selector = SelectSelector(select_module=module)
+
+        class Noting(SelectModule):
+            def select(self, *sets_and_timeout: Any) -> Any:
+                lists.append(sets_and_timeout[:2])
+                return super().select(*sets_and_timeout)
+
+        selector = SelectSelector(select_module=Noting())
         selector.register(5, BOTH)
         lists.clear()
         for _ in range(2):

@@ -275,7 +275,7 @@ def test_two_thousand_descriptors(selector: Any, make_pair: MakePair) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
     try:
         pairs = [make_pair() for _ in range(1000)]
-        expected = {}
+        expected: dict[int, int] = {}
         for ours, peer in pairs:
             peer.send(b"x")
             selector.register(ours, BOTH)

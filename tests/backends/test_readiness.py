@@ -205,7 +205,7 @@ def test_a_terminal_is_readable(selector: Any) -> None:
 
 
 def test_all_that_is_ready_comes_in_one_call(selector: Any, make_pair: MakePair) -> None:
-    expected = {}
+    expected: dict[int, int] = {}
     for _ in range(100):
         ours, peer = make_pair()
         peer.send(b"x")
@@ -250,7 +250,7 @@ class TestSignals:
     def test_a_handler_that_returns_does_not(self, selector: Any, pair: Pair) -> None:
         ours, peer = pair
         selector.register(ours, EVENT_READ)
-        calls = []
+        calls: list[None] = []
 
         def handler(*_: object) -> None:
             calls.append(None)

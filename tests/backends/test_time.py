@@ -21,7 +21,7 @@ def test_no_time_is_no_wait(selector: Any, pair: Pair, timeout: float) -> None:
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("timeout", [1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0505])
+@pytest.mark.parametrize("timeout", [1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0205])
 @pytest.mark.parametrize("registered", [True, False])
 def test_a_wait_is_never_shorter_than_asked_for(selector: Any, pair: Pair, timeout: float, registered: bool) -> None:
     if registered:
