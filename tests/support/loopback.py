@@ -1,0 +1,60 @@
+"""Connections that stay on this machine, for tests on both ends of them."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import flowno
+from flowno import SocketHandle
+
+#: More than any pair of socket buffers takes.
+LARGE = 8 << 20
+
+
+@contextmanager
+def pair(buffer: int | None = None) -> Iterator[tuple[SocketHandle, SocketHandle]]:
+    """Two connected handles, closed at the end. ``buffer``: bytes of room, about, in each direction."""
+    sockets = socket.socketpair()
+    if buffer is not None:
+        for end in sockets:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    with SocketHandle(sockets[0]) as one, SocketHandle(sockets[1]) as other:
+        yield one, other
+
+
+@contextmanager
+def listening(backlog: int | None = None) -> Iterator[SocketHandle]:
+    """A TCP handle that listens on a free port of 127.0.0.1."""
+    with flowno.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(backlog)
+        yield listener
+
+
+@contextmanager
+def tcp_pair() -> Iterator[tuple[SocketHandle, SocketHandle]]:
+    """Two handles connected by TCP: the one that connected, and the one that was accepted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with SocketHandle(client) as one, SocketHandle(server) as other:
+        yield one, other
+
+
+def fill(handle: SocketHandle) -> int:
+    """Send behind the handle's back until its socket takes no more; the number of bytes."""
+    sent = 0
+    while True:
+        try:
+            sent += handle.socket.send(bytes(65536))
+        except BlockingIOError:
+            return sent
+
+
+async def receive(handle: SocketHandle, size: int) -> bytes:
+    """Exactly so many bytes, or what came before the end of the stream."""
+    data = bytearray()
+    while len(data) < size and (some := await handle.recv(min(size - len(data), 1 << 20))):
+        data += some
+    return bytes(data)
