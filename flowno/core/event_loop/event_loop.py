@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from .backend import SYSTEM_WORLD, Selector, SelectorChoice, World, open_selector, world_of
@@ -70,6 +71,9 @@ PATIENCE_WITH_DEADLOCK = 5.0
 #: How often a task may swallow its cancellation at the end of a run before its coroutine is closed.
 SWALLOWS_AT_THE_END = 3
 
+#: How often the end of a run cancels what there is; later rounds are for the tasks that clean-ups have started.
+ROUNDS_AT_THE_END = 3
+
 
 class _Running(threading.local):
     """The event loop that runs in this thread."""
@@ -124,6 +128,21 @@ class _Exit(BaseException):
 
 
 _Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
+
+
+class _Round:
+    """Tasks that are to end before the run goes on; in the place of one task for :meth:`EventLoop._run`."""
+
+    def __init__(self, tasks: list[TaskHandle[Any]]) -> None:
+        self._left = tasks
+
+    @property
+    def _state(self) -> bool:
+        """Whether all of them have ended."""
+        left = self._left
+        while left and left[-1]._state:
+            left.pop()
+        return not left
 
 
 class _Table(dict[type, _Handler]):
@@ -205,7 +224,8 @@ class EventLoop:
         self._fds = FdTable(opened.selector, self._ready, self.budget, self._inbox.post)
         self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
-        self._audited = True
+        self._audited = False
+        self._next_audit = 0.0
         self._ending = False
         self._deadlock = deadlock
         self._deadlock_logged = False
@@ -255,7 +275,7 @@ class EventLoop:
         Returns:
             Whether there is such a task, and it has not ended.
         """
-        for task in list(self._tasks):
+        for task in self._living_tasks():
             if task.raw_task is raw_task:
                 self._request_cancel(task)
                 return True
@@ -263,7 +283,7 @@ class EventLoop:
 
     def has_living_tasks(self) -> bool:
         """Whether any task has not ended."""
-        return bool(self._tasks) or any(isinstance(argument, TaskHandle) for _, argument in self._inbox.items)
+        return bool(self._living_tasks())
 
     def run_until_complete(
         self, root: Awaitable[T], join: bool = False, wait_for_spawned_tasks: bool = True
@@ -297,7 +317,9 @@ class EventLoop:
                 self._run(None if wait_for_spawned_tasks else task)
             except _Exit as ended:
                 command = ended.command
-                self._cancel_all()
+                late = self._cancel_all()
+                if late is not None and command.exception is None:
+                    raise late from None
             except BaseException:
                 self._cancel_all()
                 raise
@@ -325,9 +347,11 @@ class EventLoop:
             if self._tasks or self._inbox.items:
                 self._enter()
                 try:
-                    self._cancel_all()
+                    late = self._cancel_all()
                 finally:
                     self._leave()
+                if late is not None:
+                    raise late
         finally:
             self._closed = True
             self._release()
@@ -342,9 +366,8 @@ class EventLoop:
     def __del__(self) -> None:
         if not self._closed:
             self._closed = True
-            for task in [*self._tasks, *(argument for _, argument in self._inbox.items)]:
-                if isinstance(task, TaskHandle):
-                    _close_coroutine(task)
+            for task in self._living_tasks():
+                _close_coroutine(task)
             self._release()
 
     def __repr__(self) -> str:
@@ -364,10 +387,17 @@ class EventLoop:
             )
         if self._forks != _Forks.count:
             self._after_fork()
-        self._fds.add_waker(self._inbox.open(self._world), self._inbox.drain)
+        self._open_waker()
         self._fds.thread_id = threading.get_ident()
         self._handlers, self._forgetters = self._tables()
         _running.loop = self
+
+    def _open_waker(self) -> None:
+        try:
+            self._fds.add_waker(self._inbox.open(self._world), self._inbox.drain)
+        except BaseException:  # the selector has no room for it
+            self._inbox.close()
+            raise
 
     def _leave(self) -> None:
         """Undo :meth:`_enter`; registrations that no task waits for go, too, so that the selector is left empty."""
@@ -389,8 +419,8 @@ class EventLoop:
         else:
             _holders.pop(id(self._selector), None)
 
-    def _run(self, until: TaskHandle[Any] | None) -> None:
-        """Run until this task has ended; None: until every task has. Long and flat: a loop's time is spent here."""
+    def _run(self, until: TaskHandle[Any] | _Round | None) -> None:
+        """Run until this has ended; None: until every task has. Long and flat: a loop's time is spent here."""
         tasks, ready, budget = self._tasks, self._ready, self.budget
         timers, fds, inbox = self._timers, self._fds, self._inbox
         deadlines, posted, handlers = timers.heap, inbox.items, self._handlers
@@ -434,14 +464,22 @@ class EventLoop:
     def _wait(self) -> None:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
         deadline = self._timers.next_deadline()
-        timeout = None if deadline is None else min(max(deadline - self._clock(), 0), LONGEST_WAIT)
+        timeout = None
         audit = stuck = False
+        if deadline is not None:
+            now = self._clock()
+            timeout = min(max(deadline - now, 0), LONGEST_WAIT)
+            if now >= self._next_audit:  # somebody sleeps for short times again and again
+                self._next_audit = now + QUIET_BEFORE_AUDIT
+                self._fds.audit()
+                if self._ready:
+                    return
         if timeout is None or timeout > QUIET_BEFORE_AUDIT:
             if self._fds.registered and not self._audited:
                 audit = True
                 timeout = QUIET_BEFORE_AUDIT
-            elif timeout is None and self._deadlock != "off" and not (self._jobs or self._fds.has_waiters):
-                if self._check_deadlock():
+            elif self._is_deadlocked(deadline):
+                if self._break_deadlock():
                     return
                 stuck = not self._deadlock_logged
                 timeout = PATIENCE_WITH_DEADLOCK if stuck else None
@@ -457,19 +495,19 @@ class EventLoop:
             self._fds.audit()
         if stuck and not events and not inbox.items:
             self._deadlock_logged = True
-            logger.warning(
-                "only a call from outside of %r can go on with it:\n%s", self, who_waits_for_what(self._tasks)
-            )
+            logger.warning("only a call from outside can go on with %r:\n%s", self, who_waits_for_what(self._tasks))
 
-    def _check_deadlock(self) -> bool:
-        """Nothing in this loop can ever make a task ready again.
-
-        Returns:
-            Whether something was done about it; otherwise somebody outside of the loop may call in.
-        """
-        if self._inbox.items:
+    def _is_deadlocked(self, deadline: float | None) -> bool:
+        """Whether nothing in this loop can ever make a task ready again."""
+        if self._inbox.items or self._jobs or self._fds.has_waiters:
             return False
-        if self._ending:  # a clean-up waits for what will not come
+        if self._ending:
+            return deadline in (None, inf)  # to sleep for ever is no clean-up
+        return deadline is None and self._deadlock != "off"
+
+    def _break_deadlock(self) -> bool:
+        """Do something about a deadlock; False where it is left to somebody outside of the loop, who may call in."""
+        if self._ending:
             for task in list(self._tasks):
                 self._cancel_again(task)
             return True
@@ -481,6 +519,7 @@ class EventLoop:
         """Ask the selector. One that refuses because of a dead fd is asked again without it."""
         if self._forks != _Forks.count:
             self._after_fork()
+            timeout = 0  # it may have made tasks ready
         try:
             return self._selector.select(timeout)
         except InterruptedError:
@@ -507,12 +546,16 @@ class EventLoop:
         self._inbox.close()
         if running:
             self._fds.thread_id = threading.get_ident()
-            self._fds.add_waker(self._inbox.open(self._world), self._inbox.drain)
+            self._open_waker()
         for job in list(self._jobs.values()):
             job.error = EventLoopError("the worker thread did not come along when the process forked")
             self._job_done(job)
 
     # --- tasks -------------------------------------------------------------------------------------------------------
+
+    def _living_tasks(self) -> list[TaskHandle[Any]]:
+        """The tasks that have not ended, those included that were posted and are to start."""
+        return [*self._tasks, *(task for call, task in list(self._inbox.items) if call == self._start)]
 
     def _start(self, task: TaskHandle[Any]) -> None:
         self._tasks[task] = None
@@ -533,7 +576,7 @@ class EventLoop:
 
     def _fail(self, task: TaskHandle[Any], error: BaseException) -> None:
         """A task has ended with an exception; one that is no outcome of a task ends the run."""
-        if isinstance(error, TaskCancelled) and task._delivered is not None and task._delivered() is error:
+        if isinstance(error, TaskCancelled) and error._was_thrown_in and error.by is task:
             self._end(task, CANCELLED, None)
             return
         traceback = _without_loop(error.__traceback__)
@@ -689,51 +732,72 @@ class EventLoop:
 
     # --- the end of a run --------------------------------------------------------------------------------------------
 
-    def _cancel_all(self) -> None:
+    def _cancel_all(self) -> BaseException | None:
         """Cancel every task and run them until they have ended.
 
         A task that comes to a wait while it handles its cancellation, in an ``except`` or a ``finally``, may wait. One
-        that has swallowed it is cancelled again; after the third time its coroutine is closed. The run may have ended
-        anywhere, so what is ready is worked out anew.
+        that has swallowed it is cancelled again; after the third time its coroutine is closed. Tasks that a clean-up
+        starts run until all those before them have ended, and are cancelled then. The run may have ended anywhere, so
+        what is ready is worked out anew.
+
+        Returns:
+            The KeyboardInterrupt that cut this short, or the error of the selector: the tasks left were closed then.
         """
-        current, self._current = self._current, None
-        tasks, ready = self._tasks, self._ready
+        self._ending = True
+        current = self._current
+        self._requeue()
+        if current in self._tasks and current._waiting is None:
+            self._ready.remove(current)
+            current._deliver_cancellation(self._ready)  # it is in the middle of a command, exit() for one
+        self._handlers[ExitCommand] = self._go_on_ending
+        for command_class, handler in list(self._handlers.items()):
+            if not issubclass(command_class, SpawnCommand):
+                self._handlers[command_class] = self._last_waits(handler)
         try:
-            self._ending = True
-            self._inbox.run()
-            ready[:] = [task for task in tasks if task._waiting is None and task is not current]
-            for task in list(tasks):
-                if task is current and task._waiting is None:
-                    task._deliver_cancellation(ready)  # it is in the middle of a command, exit() for one
-                else:
+            for _ in range(ROUNDS_AT_THE_END):
+                self._inbox.run()
+                told = list(self._tasks)
+                for task in told:
+                    if task._error is None:
+                        task._delivered = None
                     self._cancel_now(task)
-            self._handlers[ExitCommand] = self._go_on_ending
-            for command_class, handler in list(self._handlers.items()):
-                if not issubclass(command_class, SpawnCommand):
-                    self._handlers[command_class] = self._last_waits(handler)
-            self._run(None)
+                round_of_tasks = _Round(told)
+                while not round_of_tasks._state:
+                    try:
+                        self._run(round_of_tasks)
+                    except (KeyboardInterrupt, Exception) as error:
+                        return error
+                    except BaseException:  # what a clean-up raises does not replace what ended the run
+                        logger.exception("a task of %r ended with this while it was cancelled", self)
+                        self._requeue()
+            return None
         finally:
             self._ending = False
-            for task in list(tasks):
+            for task in list(self._tasks):
+                logger.error("%r was closed where it stood, as the end of the run was cut short", task)
                 self._abandon(task)
-            ready.clear()
+            self._ready.clear()
+
+    def _requeue(self) -> None:
+        """Make ready just the tasks that do not wait; a run that was broken off may have left some of them nowhere."""
+        self._current = None
+        self._ready[:] = [task for task in self._tasks if task._waiting is None]
 
     def _last_waits(self, handler: _Handler) -> _Handler:
         """A handler of waits for the end of a run."""
 
         def handle(task: TaskHandle[Any], command: Any) -> None:
             delivered = task._delivered
-            if delivered is not None and delivered() is not None:
-                handler(task, command)  # it is still being handled: the exception is alive
-                return
-            self._cancel_again(task)
+            if delivered is None or delivered() is not None:
+                handler(task, command)  # not told yet; or the exception is alive, so it is still being handled
+            else:
+                self._cancel_again(task)
 
         return handle
 
     def _cancel_again(self, task: TaskHandle[Any]) -> None:
         """A task that was told to end waits, and not because it cleans up."""
-        if task._delivered is not None:
-            task._swallowed += 1
+        task._swallowed += 1
         if task._swallowed < SWALLOWS_AT_THE_END:
             self._take_out_of_wait(task)
             task._deliver_cancellation(self._ready)

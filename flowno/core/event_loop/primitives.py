@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator
+from math import inf
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 @coroutine
 def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
-    """Start a task that runs beside this one. It runs to its first wait before this one goes on.
+    """Start a task that runs beside this one. Its first step is made before this one goes on.
 
     The child runs in a copy of the parent's context variables. It is not cancelled with its parent.
 
@@ -63,6 +64,10 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
     """
     if not isinstance(seconds, (int, float)):
         raise TypeError(f"seconds must be a number, not {seconds!r}")
+    try:
+        seconds = float(seconds)
+    except OverflowError:  # an int beyond any float
+        seconds = inf if seconds > 0 else 0.0
     slept: float = yield SleepCommand(seconds)
     return slept
 

@@ -44,7 +44,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .backend import default_selector_name
 from .commands import (
     Command,
-    SleepCommand,
     SocketAcceptCommand,
     SocketConnectCommand,
     SocketRecvCommand,
@@ -54,6 +53,7 @@ from .commands import (
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .event_loop import current_event_loop
 from .fd_table import FdRecord
+from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,12 +74,13 @@ _UNBOUND = FdRecord(-1, bool, None)
 _CLOSED = FdRecord(-1, bool, None)
 
 #: A connection that failed before it was accepted says nothing about the listening socket, accept(2): the next one is
-#: awaited. EPERM is a firewall's refusal; the network errors are pending on the new socket, and passed on by Linux.
+#: awaited. EPERM is a firewall's refusal; the network errors were pending on the new socket, and Linux passes them on.
+#: EOPNOTSUPP, which the manual has among them, is not here: it is also what a socket says that cannot listen at all.
 _CONNECTION_FAILED = frozenset(
     getattr(errno, name)
     for name in (
         "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
-        "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT", "ECONNRESET",
+        "ENETUNREACH", "ETIMEDOUT", "ECONNRESET",
     )
     if hasattr(errno, name)
 )  # fmt: skip
@@ -232,20 +233,23 @@ class SocketHandle:
         record = self._record
         if record.reading:
             record = yield from self._claim(reading=True)
-        budget = record.budget
-        if budget.left > 0:
-            budget.left -= 1
+        command: Command = SocketAcceptCommand(self, record)
+        first = command
+        if record.budget.left > 0:
+            record.budget.left -= 1
             accepted = self._accept_now()
             if accepted is not None:
                 return accepted
+        else:
+            first = GIVE_WAY
         record.reading = True
-        command = SocketAcceptCommand(self, record)
         try:
+            yield first
             while True:
-                yield command
                 accepted = self._accept_now()
                 if accepted is not None:
                     return accepted
+                yield command
         finally:
             record.reading = record.dead
 
@@ -271,9 +275,10 @@ class SocketHandle:
         if record.reading:
             record = yield from self._claim(reading=True)
         budget = record.budget
-        if self._drained and (bufsize <= 0 or self._fileno() < 0):
-            self._drained = False  # nothing to wait for; let the socket say so
-        if not self._drained and budget.left > 0:
+        command: Command = self._recv_command
+        if self._drained and bufsize > 0 and self._fileno() >= 0:
+            pass  # wait first
+        elif budget.left > 0:
             budget.left -= 1
             try:
                 data = self._sock_recv(bufsize)
@@ -284,13 +289,16 @@ class SocketHandle:
             else:
                 self._drained = 0 < len(data) < bufsize  # b"" is the end of the stream, and comes again
                 return data
+        else:
+            command = GIVE_WAY
         record.reading = True
         try:
             while True:
-                yield self._recv_command
+                yield command
                 try:
                     data = self._sock_recv(bufsize)
                 except BlockingIOError:
+                    command = self._recv_command
                     continue
                 except OSError as error:
                     raise self._failure(error) from None
@@ -318,18 +326,22 @@ class SocketHandle:
         record = self._record
         if record.reading:
             record = yield from self._claim(reading=True)
+        command: Command = self._recv_command
         if record.budget.left > 0:
             record.budget.left -= 1
             received = self._recv_into_now(buffer, nbytes)
             if received is not None:
                 return received
+        else:
+            command = GIVE_WAY
         record.reading = True
         try:
             while True:
-                yield self._recv_command
+                yield command
                 received = self._recv_into_now(buffer, nbytes)
                 if received is not None:
                     return received
+                command = self._recv_command
         finally:
             record.reading = record.dead
 
@@ -354,6 +366,7 @@ class SocketHandle:
         if record.writing:
             record = yield from self._claim(writing=True)
         budget = record.budget
+        command: Command = self._send_command
         if budget.left > 0:
             budget.left -= 1
             try:
@@ -362,14 +375,16 @@ class SocketHandle:
                 pass
             except OSError as error:
                 raise self._failure(error) from None
+        else:
+            command = GIVE_WAY
         record.writing = True
         try:
             while True:
-                yield self._send_command
+                yield command
                 try:
                     return self._sock_send(data)
                 except BlockingIOError:
-                    continue
+                    command = self._send_command
                 except OSError as error:
                     raise self._failure(error) from None
         finally:
@@ -398,6 +413,7 @@ class SocketHandle:
         sent = 0
         self.bytes_sent = 0
         budget = record.budget
+        command: Command = self._send_command
         if budget.left > 0:
             budget.left -= 1
             try:
@@ -410,11 +426,14 @@ class SocketHandle:
                 self.bytes_sent = sent
                 if sent == size:
                     return
+        else:
+            command = GIVE_WAY
         rest = memoryview(data)[sent:]
         record.writing = True
         try:
             while True:
-                yield self._send_command
+                yield command
+                command = self._send_command
                 try:
                     sent = self._sock_send(rest)
                 except BlockingIOError:
@@ -504,7 +523,7 @@ class SocketHandle:
         if not ((reading and record.reading) or (writing and record.writing)):
             return record
         if loop.budget.left <= 0:  # a failure, too, must not keep the other tasks from running
-            yield SleepCommand(0)
+            yield GIVE_WAY
         loop.budget.left -= 1
         if record is _CLOSED or self._fileno() < 0:
             raise ClosedResourceError(f"{self!r}: the operation came after close()")
@@ -522,17 +541,16 @@ class SocketHandle:
         return error
 
     def _accept_now(self) -> tuple[SocketHandle, Address] | None:
-        """The next connection, or None where there is none."""
-        while True:
-            try:
-                connection, address = self.socket.accept()
-            except BlockingIOError:
+        """The next connection, or None where there is none, or it is one that failed: then there may be more."""
+        try:
+            connection, address = self.socket.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _CONNECTION_FAILED and self._fileno() >= 0:
                 return None
-            except OSError as error:
-                if error.errno not in _CONNECTION_FAILED or self._fileno() < 0:
-                    raise self._failure(error) from None
-            else:
-                return self._accepted(connection), address
+            raise self._failure(error) from None
+        return self._accepted(connection), address
 
     def _accepted(self, connection: _socket.socket) -> SocketHandle:
         """The handle for an accepted connection."""
@@ -566,9 +584,9 @@ class SocketHandle:
         """Connect while the other tasks run."""
         try:
             await self._connect_resolved(await self._resolve(address), address)
-        except OSError:
+        except Exception:
             raise
-        except BaseException:
+        except BaseException:  # cancelled
             self.close()
             raise
 

@@ -58,6 +58,7 @@ class TaskCancelled(BaseException):
     def __init__(self, by: TaskHandle[Any]) -> None:
         super().__init__(by)
         self.by = by
+        self._was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
 
     def __str__(self) -> str:
         return f"{self.by!r} was cancelled"
@@ -179,6 +180,7 @@ class TaskHandle(Generic[T_co]):
         """Have the next step of a task that is at a wait raise TaskCancelled."""
         self._cancel_pending = False
         error = TaskCancelled(self)
+        error._was_thrown_in = True
         self._delivered = weakref.ref(error)
         self._waiting = None
         self._error = error
