@@ -235,8 +235,6 @@ class BackendSelector(BaseSelector):
                 keys[fd] = _new_key(SelectorKey, (old.fileobj, fd, old.events | events, data))
                 self.unregister(fd)
                 raise
-        elif data is old.data:
-            return old
         key = keys[fd] = _new_key(SelectorKey, (old.fileobj, fd, events, data))
         if fd in self._ready.seen:
             self._ready.purge(fd)

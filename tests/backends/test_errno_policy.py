@@ -143,9 +143,11 @@ class TestEpoll:
         selector, module = epoll
         selector.register(5, EVENT_READ)
         before = selector._kernel
+        module.taken()
         module.ready = [(9, POLLIN)]
         module.errors = {"del": [errno.EBADF], "add": [errno.ENOSPC]}
         assert selector.select(0) == []
+        assert module.taken() == [("del", 9), ("open",), ("add", 5, 1), ("close",)]
         assert selector._kernel is before
 
     @pytest.mark.parametrize("mask", [0x8, 0x10, 0x18, 0x2000, 0x1 | 0x18])  # ERR, HUP, both, RDHUP

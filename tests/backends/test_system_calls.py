@@ -1,5 +1,6 @@
 """How often the kernel is asked: nothing that it knows already, and nothing twice."""
 
+import os
 import select
 from collections import Counter
 from selectors import EVENT_READ, EVENT_WRITE
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.backends.conftest import CLASSES, Pair, ready_fds
+from tests.backends.conftest import CLASSES, MakePair, Pair, ready_fds
 
 BOTH = EVENT_READ | EVENT_WRITE
 
@@ -85,6 +86,27 @@ def test_one_call_to_wait(counted: Any, pair: Pair) -> None:
     for _ in range(3):
         assert ready_fds(selector.select(0)) == {pair[0].fileno(): EVENT_WRITE}
     assert counts.total() == 3
+
+
+@pytest.mark.only("epoll")
+def test_a_number_that_was_in_doubt_costs_no_more_after_a_rebuild(counted: Any, make_pair: MakePair) -> None:
+    selector, counts = counted
+    new, (old, peer) = make_pair(), make_pair()
+    fd = os.dup(old.fileno())
+    selector.register(fd, EVENT_READ)
+    os.dup2(new[0].fileno(), fd, inheritable=False)
+    selector.modify(fd, BOTH)  # the old file is still in epoll, under the number of the new one
+    new[0].send(b"x")
+    peer.send(b"x")
+    counts.clear()
+    assert ready_fds(selector.select(0)) == {fd: EVENT_WRITE}
+    assert counts["epoll"] == 1
+    for _ in range(2):
+        counts.clear()
+        assert ready_fds(selector.select(0)) == {fd: EVENT_WRITE}
+        assert counts == {"poll": 1}
+    selector.unregister(fd)
+    os.close(fd)
 
 
 def test_a_fork_costs_a_child_that_uses_no_selector_nothing(counted: Any, pair: Pair) -> None:
