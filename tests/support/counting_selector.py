@@ -13,7 +13,8 @@ __all__ = ["CountingSelector"]
 class CountingSelector:
     """The five methods of the protocol, counted by name in ``calls``.
 
-    ``fail`` holds an exception by the name of the method that is to raise it; ``before_select`` is called in each select.
+    ``fail`` holds an exception by the name of the method that is to raise it. ``before_select`` is called in each
+    ``select``. ``masks`` is what is registered, ``timeouts`` what ``select`` was asked for.
     """
 
     def __init__(self) -> None:
