@@ -8,7 +8,8 @@ b) One closed fd fails the whole call, with EBADF (WSAENOTSOCK on Windows), and 
 c) Windows reports a refused connect in the exceptional set only, and refuses three empty sets with WSAEINVAL,
    learn.microsoft.com/windows/win32/api/winsock2/nf-winsock2-select. On Unix the exceptional set is urgent data.
 d) CPython makes the sets from any sequence, from lists the fastest; the answers are lists.
-e) Less than 0 is a ValueError and from about 10**12 seconds on an OverflowError. The resolution is a microsecond.
+e) Less than 0 is a ValueError and from about 10**12 seconds on an OverflowError. The resolution is a microsecond; on
+   Windows it is the system's timer.
 """
 
 import errno
@@ -34,7 +35,11 @@ class SelectSelector(BackendSelector):
     """Waits with ``select.select``, which exists everywhere and holds few descriptors."""
 
     name: ClassVar[str] = "select"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"files", "fork_safe", "sees_closed", "submillisecond"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"fork_safe", "sees_closed"}
+        if sys.platform == "win32"
+        else {"files", "fork_safe", "sees_closed", "submillisecond"}
+    )
     facts: ClassVar[str] = "everywhere; descriptors below FD_SETSIZE, on Windows 512 sockets; the cost grows with all"
 
     _on_windows = sys.platform == "win32"
