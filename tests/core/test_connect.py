@@ -1,0 +1,364 @@
+"""Connecting: blocking as documented, or beside the other tasks; and what comes out of it when it fails."""
+
+import errno
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import flowno
+from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHandle, TaskCancelled, sleep, spawn
+from flowno.core.event_loop.backend import SystemWorld
+from flowno.core.event_loop.commands import SocketConnectCommand
+from tests.support.counting_selector import CountingSelector
+from tests.support.loopback import listening, pair
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+@contextmanager
+def full_backlog() -> Iterator[Any]:
+    """The address of a listener that answers nobody: its backlog is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = []
+        try:
+            for _ in range(8):
+                one = socket.socket()
+                waiting.append(one)
+                one.settimeout(0.05)
+                try:
+                    one.connect(address)
+                except TimeoutError:
+                    break
+            else:
+                pytest.skip("this system takes connections beyond the backlog")
+            yield address
+        finally:
+            for one in waiting:
+                one.close()
+
+
+@contextmanager
+def refusing() -> Iterator[Any]:
+    """An address of this machine that nobody listens on, and nobody else gets."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()
+
+
+# ------------------------------------------------------------------------------------------------------------- blocking
+
+
+def test_a_blocking_connect_gives_none_and_leaves_the_socket_non_blocking() -> None:
+    with listening() as listener, flowno.socket() as client:
+        assert client.connect(listener.getsockname()) is None  # type: ignore[func-returns-value]
+        assert not client.socket.getblocking()
+        assert client.getpeername() == listener.getsockname()
+
+
+def test_a_blocking_connect_works_inside_and_outside_of_a_loop() -> None:
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as client:
+            client.connect(listener.getsockname())
+            connection, _ = await listener.accept()
+            connection.close()
+            assert await client.recv(1) == b""
+
+    flowno.run(root())
+
+
+def test_a_blocking_connect_takes_no_longer_than_its_limit_and_says_what_to_do() -> None:
+    with full_backlog() as address, flowno.socket() as client:
+        assert client.connect_timeout == 30
+        client.connect_timeout = 0.05
+        with pytest.raises(TimeoutError, match=re.escape("use await flowno.connect")) as caught:
+            client.connect(address)
+        assert "if the server runs in this loop" in str(caught.value)
+        assert str(address) in str(caught.value)
+        assert "0.05" in str(caught.value)
+        assert not client.socket.getblocking()
+
+
+def test_a_refused_blocking_connect_names_the_address() -> None:
+    with refusing() as address, flowno.socket() as client:
+        with pytest.raises(ConnectionRefusedError, match=re.escape(str(address))) as caught:
+            client.connect(address)
+        assert caught.value.errno == errno.ECONNREFUSED
+        assert not client.socket.getblocking()
+
+
+# --------------------------------------------------------------------------------------------------- beside other tasks
+
+
+def test_await_connect_connects_while_other_tasks_run() -> None:
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            turns = 0
+            connecting = await spawn(flowno.connect(client, address))
+            for _ in range(10):
+                await sleep(0)
+                turns += 1
+            assert not connecting.is_finished
+            await connecting.cancel()
+            assert turns == 10
+        with listening() as listener, flowno.socket() as client:
+            assert await flowno.connect(client, listener.getsockname()) is None  # type: ignore[func-returns-value]
+            connection, address = await listener.accept()
+            with connection:
+                assert address == client.getsockname()
+                await client.sendAll(b"x")
+                assert await connection.recv(9) == b"x"
+
+    flowno.run(root())
+
+
+def test_await_connect_yields_a_connect_command() -> None:
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            coroutine = flowno.connect(client, address)
+            command = coroutine.send(None)
+            assert type(command) is SocketConnectCommand
+            assert command.handle is client
+            coroutine.close()
+
+    flowno.run(root())
+
+
+def test_a_refused_connection_names_the_address_and_leaves_the_handle_open() -> None:
+    async def root() -> None:
+        with refusing() as address, flowno.socket() as client:
+            with pytest.raises(ConnectionRefusedError, match=re.escape(str(address))) as caught:
+                await flowno.connect(client, address)
+            assert caught.value.errno == errno.ECONNREFUSED
+            assert client.fileno() >= 0
+
+    flowno.run(root())
+
+
+def test_a_cancelled_connect_closes_the_handle() -> None:
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, address))
+            await sleep(0)
+            assert await connecting.cancel() is None
+            assert client.fileno() == -1
+            with pytest.raises(ClosedResourceError):
+                await client.send(b"x")
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+        assert counting.masks == {}
+
+
+def test_a_handle_closed_under_a_connect_raises_in_it() -> None:
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, address))
+            await sleep(0)
+            client.close()
+            with pytest.raises(ClosedResourceError):
+                await connecting.join()
+
+    flowno.run(root())
+
+
+def test_a_handle_that_is_connecting_is_busy_in_both_directions() -> None:
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, address))
+            for operation in (client.recv(1), client.send(b"x"), client.sendAll(b"x"), flowno.connect(client, address)):
+                with pytest.raises(BusyResourceError):
+                    await operation
+            assert client.fileno() >= 0
+            assert not connecting.is_finished
+            await connecting.cancel()
+
+    flowno.run(root())
+
+
+def test_connecting_a_handle_that_somebody_receives_from_leaves_that_one_alone() -> None:
+    async def root() -> None:
+        with pair() as (one, other), refusing() as address:
+            reader = await spawn(one.recv(9))
+            with pytest.raises(BusyResourceError):
+                await flowno.connect(one, address)
+            await other.sendAll(b"x")
+            assert await reader.join() == b"x"
+
+    flowno.run(root())
+
+
+def test_connecting_a_connected_handle_leaves_it_open() -> None:
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as client:
+            client.connect(listener.getsockname())
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                await flowno.connect(client, listener.getsockname())
+            assert caught.value.errno == errno.EISCONN
+            connection, _ = await listener.accept()
+            with connection:
+                await client.sendAll(b"x")
+                assert await connection.recv(9) == b"x"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("address", [None, 7, "127.0.0.1", ("127.0.0.1",), ("127.0.0.1", "http", 0, 0, 0)])
+def test_what_is_no_address_is_a_type_error_and_closes_nothing(address: Any) -> None:
+    async def root() -> None:
+        with flowno.socket() as client:
+            with pytest.raises((TypeError, ValueError)):
+                await flowno.connect(client, address)
+            assert client.fileno() >= 0
+
+    flowno.run(root())
+
+
+def test_hundreds_of_connections_one_after_the_other() -> None:
+    async def root() -> None:
+        with listening() as listener:
+            for _ in range(300):
+                with flowno.socket() as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    await flowno.connect(client, listener.getsockname())
+                    (await listener.accept())[0].close()
+
+    flowno.run(root())
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+class Resolver(SystemWorld):
+    """A world whose resolver answers when it is told to."""
+
+    def __init__(self, answer: Any = None) -> None:
+        super().__init__()
+        self.asked: list[tuple[Any, ...]] = []
+        self.threads: list[int] = []
+        self.answer = answer
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+
+    def getaddrinfo(self, *args: Any) -> Any:
+        self.asked.append(args)
+        self.threads.append(threading.get_ident())
+        self.started.set()
+        self.go_on.wait(10)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer or socket.getaddrinfo("127.0.0.1", args[1], *args[2:])
+
+
+@contextmanager
+def resolving(world: Resolver) -> Iterator[EventLoop]:
+    with CountingSelector() as counting:
+        counting.world = world
+        with EventLoop(counting) as loop:
+            try:
+                yield loop
+            finally:
+                world.go_on.set()
+
+
+def test_a_name_is_resolved_off_the_loop() -> None:
+    world = Resolver()
+
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as client:
+            port = listener.getsockname()[1]
+            connecting = await spawn(flowno.connect(client, ("some.name.test", port)))
+            for _ in range(5):
+                await sleep(0)  # the loop goes on while the resolver hangs
+            assert not connecting.is_finished
+            world.go_on.set()
+            await connecting.join()
+            assert client.getpeername() == listener.getsockname()
+            assert world.asked[0][:2] == ("some.name.test", port)
+            assert world.threads != [threading.get_ident()]
+
+    with resolving(world) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_a_numeric_address_asks_no_resolver(host: str) -> None:
+    world = Resolver()
+
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as client:
+            await flowno.connect(client, (host, listener.getsockname()[1]))
+
+    with resolving(world) as loop:
+        loop.run_until_complete(root(), join=True)
+    assert world.asked == []
+
+
+def test_a_name_that_does_not_resolve_is_named() -> None:
+    world = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    world.go_on.set()
+
+    async def root() -> None:
+        with flowno.socket() as client:
+            with pytest.raises(socket.gaierror, match="no-such-host.test"):
+                await flowno.connect(client, ("no-such-host.test", 80))
+            assert client.fileno() >= 0
+
+    with resolving(world) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_refused_connection_names_the_host_that_was_asked_for() -> None:
+    world = Resolver()
+    world.go_on.set()
+
+    async def root() -> None:
+        with refusing() as address, flowno.socket() as client:
+            with pytest.raises(ConnectionRefusedError, match="some.name.test"):
+                await flowno.connect(client, ("some.name.test", address[1]))
+
+    with resolving(world) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_connect_cancelled_while_its_name_is_resolved_does_not_wait_for_the_resolver() -> None:
+    world = Resolver()
+
+    async def root() -> None:
+        with flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, ("some.name.test", 80)))
+            world.started.wait(10)
+            assert await connecting.cancel() is None
+            assert client.fileno() == -1
+            with pytest.raises(TaskCancelled):
+                await connecting.join()
+
+    with resolving(world) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_the_sockets_of_a_loop_come_from_its_world() -> None:
+    made: list[Any] = []
+
+    class World(SystemWorld):
+        def socket(self, *args: Any) -> socket.socket:
+            made.append(args)
+            return super().socket(*args)
+
+    async def root() -> None:
+        with flowno.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+            assert isinstance(handle, SocketHandle)
+
+    with CountingSelector() as counting:
+        counting.world = World()
+        with EventLoop(counting) as loop:
+            loop.run_until_complete(root(), join=True)
+            assert loop.world is counting.world
+    assert made == [(socket.AF_INET, socket.SOCK_DGRAM, -1, None)]
