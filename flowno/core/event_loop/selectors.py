@@ -407,9 +407,8 @@ class SocketHandle:
         record = self._record
         if record.writing:
             record = yield from self._claim(writing=True)
-        if data.__class__ is not bytes:
-            data = _bytes_of(data)
-        size = len(data)
+        octets = data if type(data) is bytes else _bytes_of(data)
+        size = len(octets)
         sent = 0
         self.bytes_sent = 0
         budget = record.budget
@@ -417,7 +416,7 @@ class SocketHandle:
         if budget.left > 0:
             budget.left -= 1
             try:
-                sent = self._sock_send(data)
+                sent = self._sock_send(octets)
             except BlockingIOError:
                 pass
             except OSError as error:
@@ -428,7 +427,7 @@ class SocketHandle:
                     return
         else:
             command = GIVE_WAY
-        rest = memoryview(data)[sent:]
+        rest = memoryview(octets)[sent:]
         record.writing = True
         try:
             while True:
@@ -594,17 +593,17 @@ class SocketHandle:
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
         family = self.socket.family
-        is_ip = family in (_socket.AF_INET, _socket.AF_INET6) and isinstance(address, tuple) and len(address) >= 2
-        if not is_ip or _is_number(address[0]):
+        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
             return address
-        host, port, *rest = address
+        host, port = address[:2]
+        if _is_number(host):
+            return address
         query = (host, port, family, self.socket.type, self.socket.proto)
         try:
-            found = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
+            found: Any = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
         except OSError as error:
             raise self._failure(error, address) from None
-        resolved: Address = (*found[0][4][:2], *rest)
-        return resolved if rest else found[0][4]
+        return (*found[0][4][:2], *address[2:])
 
     @coroutine
     def _connect_resolved(self, address: Address, asked: Address) -> Generator[Command, Any, None]:

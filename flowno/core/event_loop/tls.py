@@ -157,7 +157,6 @@ class TLSSocketHandle(SocketHandle):
 
     # --- inside: bytes -----------------------------------------------------------------------------------------------
 
-    @coroutine
     def _read(self, size: int, into: memoryview | None) -> Generator[Command, Any, Any]:
         record = self._record
         if record.reading:
@@ -189,7 +188,6 @@ class TLSSocketHandle(SocketHandle):
         finally:
             record.reading = record.dead
 
-    @coroutine
     def _write(self, view: memoryview) -> Generator[Command, Any, None]:
         record = self._record
         if record.writing:
@@ -252,7 +250,6 @@ class TLSSocketHandle(SocketHandle):
 
     # --- inside: the beginning and the end of TLS --------------------------------------------------------------------
 
-    @coroutine
     def _handshake(self, record: FdRecord) -> Generator[Command, Any, None]:
         """Make the handshake, within its time limit. It needs both directions; failing, it closes the handle."""
         if self._handshaking or record.reading or record.writing:
