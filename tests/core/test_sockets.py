@@ -20,7 +20,7 @@ from tests.support.loopback import LARGE, fill, listening, pair, receive, tcp_pa
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-# ---------------------------------------------------------------------------------------------------------- the exchange
+# -------------------------------------------------------------------------------------------------------- the exchange
 
 
 def test_a_server_and_a_client_exchange_bytes_in_one_loop() -> None:
@@ -405,7 +405,7 @@ def test_sel_is_the_selector_of_the_running_loop() -> None:
         sel.select(0)
 
 
-# ------------------------------------------------------------------------------------------------------- bind and listen
+# ----------------------------------------------------------------------------------------------------- bind and listen
 
 
 def test_a_taken_address_is_named() -> None:
