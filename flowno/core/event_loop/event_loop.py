@@ -15,9 +15,10 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from math import inf
+from selectors import SelectorKey
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from .backend import SYSTEM_WORLD, Selector, SelectorChoice, World, open_selector, world_of
+from .backend import SYSTEM_WORLD, FileObject, Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
     CancelCommand,
     ExitCommand,
@@ -49,7 +50,6 @@ from .threads import ThreadJob
 from .timers import Timers
 
 if TYPE_CHECKING:
-    from selectors import SelectorKey
     from types import TracebackType
     from typing import Self
 
@@ -143,6 +143,34 @@ class _Round:
         while left and left[-1]._state:
             left.pop()
         return not left
+
+
+class _NoSelector:
+    """Takes the place of a selector that fails, while the run that it ends is cleaned up: nothing ever becomes ready.
+
+    Args:
+        give_up: Called when there is nothing to do but wait.
+    """
+
+    def __init__(self, give_up: Callable[[], object]) -> None:
+        self._give_up = give_up
+
+    def register(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
+        return SelectorKey(fileobj, -1, events, data)
+
+    def modify(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
+        return SelectorKey(fileobj, -1, events, data)
+
+    def unregister(self, fileobj: FileObject, /) -> SelectorKey:
+        return SelectorKey(fileobj, -1, 0, None)
+
+    def select(self, timeout: float | None = None, /) -> list[tuple[SelectorKey, int]]:
+        if timeout != 0:
+            self._give_up()
+        return []
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class _Table(dict[type, _Handler]):
@@ -508,8 +536,7 @@ class EventLoop:
     def _break_deadlock(self) -> bool:
         """Do something about a deadlock; False where it is left to somebody outside of the loop, who may call in."""
         if self._ending:
-            for task in list(self._tasks):
-                self._cancel_again(task)
+            self._cancel_all_again()
             return True
         if self._deadlock == "raise" and not somebody_could_call_in():
             raise DeadlockError(f"no task can ever go on:\n{who_waits_for_what(self._tasks)}")
@@ -741,7 +768,8 @@ class EventLoop:
         what is ready is worked out anew.
 
         Returns:
-            The KeyboardInterrupt that cut this short, or the error of the selector: the tasks left were closed then.
+            The KeyboardInterrupt that cut this short, the tasks that were left being closed; or the error of the
+            selector, without which clean-ups could not wait.
         """
         self._ending = True
         current = self._current
@@ -753,6 +781,8 @@ class EventLoop:
         for command_class, handler in list(self._handlers.items()):
             if not issubclass(command_class, SpawnCommand):
                 self._handlers[command_class] = self._last_waits(handler)
+        selector = self._selector
+        broken: Exception | None = None
         try:
             for _ in range(ROUNDS_AT_THE_END):
                 self._inbox.run()
@@ -765,18 +795,25 @@ class EventLoop:
                 while not round_of_tasks._state:
                     try:
                         self._run(round_of_tasks)
-                    except (KeyboardInterrupt, Exception) as error:
-                        return error
+                    except KeyboardInterrupt as interrupt:
+                        return interrupt
+                    except Exception as error:  # no task's: those are outcomes, so it is the selector's
+                        if broken is not None:
+                            return error
+                        broken = error
+                        self._selector = self._fds.selector = _NoSelector(self._cancel_all_again)
+                        self._requeue()
                     except BaseException:  # what a clean-up raises does not replace what ended the run
                         logger.exception("a task of %r ended with this while it was cancelled", self)
                         self._requeue()
-            return None
+            return broken
         finally:
             self._ending = False
             for task in list(self._tasks):
                 logger.error("%r was closed where it stood, as the end of the run was cut short", task)
                 self._abandon(task)
             self._ready.clear()
+            self._selector = self._fds.selector = selector
 
     def _requeue(self) -> None:
         """Make ready just the tasks that do not wait; a run that was broken off may have left some of them nowhere."""
@@ -794,6 +831,10 @@ class EventLoop:
                 self._cancel_again(task)
 
         return handle
+
+    def _cancel_all_again(self) -> None:
+        for task in list(self._tasks):
+            self._cancel_again(task)
 
     def _cancel_again(self, task: TaskHandle[Any]) -> None:
         """A task that was told to end waits, and not because it cleans up."""

@@ -612,6 +612,8 @@ class SocketHandle:
             record = yield from self._claim(reading=True, writing=True)
         record.reading = record.writing = True
         try:
+            if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
+                raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
             code = self.socket.connect_ex(address)
             if code in _IN_PROGRESS:
                 command = SocketConnectCommand(self, record)
