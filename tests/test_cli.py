@@ -1,0 +1,336 @@
+"""The command line: what it prints, and how it ends."""
+
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from flowno import available_selectors
+from flowno.cli import main
+from tests.conftest import ROOT, RunPython
+
+FLOWNO = "from flowno.cli import main; raise SystemExit(main())"
+PORT = r"\d+"
+NO_KQUEUE = "select.kqueue does not exist on linux; usable here: epoll, poll, select"
+TRANSCRIPT = rf"""
+  Server: Listening on port {PORT}
+  Client: Connected to server
+  Client: Sent: Hello, world!
+  Server: Client connected from \('127\.0\.0\.1', {PORT}\)
+  Server: Received: Hello, world!
+  Server: Response sent
+  Client: Received: Echo: Hello, world!
+  Main: All tasks completed
+"""
+USABLE = [row.name for row in available_selectors() if row.usable]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="kqueue works here, or the reason reads otherwise")
+on_posix = pytest.mark.skipif(os.name != "posix", reason="the shell's redirections")
+
+
+def rates(output: str) -> dict[str, int]:
+    """The table at the end of a demonstration."""
+    head, *rows = output[output.index("backend ") :].splitlines()
+    assert head.split() == ["backend", "messages/s"]
+    assert {len(row) for row in rows} == {len(head)}, "the columns are not aligned"
+    return {name: int(rate.replace(",", "")) for name, rate in map(str.split, rows)}
+
+
+# ------------------------------------------------------------------------------------------------------------ selectors
+
+
+def test_selectors_shows_every_backend_with_its_source_and_facts(
+    run_python: RunPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_python(FLOWNO, "selectors", env={"FLOWNO_SELECTOR": None})
+    assert (result.returncode, result.stderr) == (0, "")
+    head, *lines = result.stdout.splitlines()
+    columns = [match.start() for match in re.finditer(r"\S+(?: \S+)*", head)]
+    assert head.split("  ")[0] == "name"
+    rows = [
+        [line[start:end].strip() for start, end in zip(columns, [*columns[1:], None], strict=True)] for line in lines
+    ]
+    expected = []
+    for row in available_selectors():
+        expected.append([row.name, "yes" if row.usable else "no", "yes" if row.default else "", row.source])
+        expected += [["", "", "", text] for text in (row.reason, row.facts) if text]
+    default = next(row.name for row in available_selectors() if row.usable)
+    assert [row[0] for row in rows if row[2]] == [default]
+    assert [[row[0], row[1], row[3]] for row in rows] == [[row[0], row[1], row[3]] for row in expected]
+
+
+def test_selectors_as_json_is_what_available_selectors_returns(
+    run_python: RunPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWNO_SELECTOR", "select")
+    result = run_python(FLOWNO, "selectors", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = json.loads(result.stdout)
+    assert rows == [asdict(row) for row in available_selectors()]
+    assert [row["name"] for row in rows if row["default"]] == ["select"]
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
+def test_selectors_fails_after_the_list_where_no_loop_could_be_made(run_python: RunPython, option: list[str]) -> None:
+    result = run_python(FLOWNO, "selectors", *option, env={"FLOWNO_SELECTOR": "bogus"})
+    assert result.returncode == 1
+    assert "SelectSelector" in result.stdout
+    assert result.stderr.startswith(
+        "flowno selectors: FLOWNO_SELECTOR=bogus: no selector is named 'bogus'; usable here: "
+    )
+    assert result.stderr.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+def test_demo_shows_the_backend_that_the_environment_chooses_and_no_other(backend: str, run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "demo")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.match(re.escape(backend) + TRANSCRIPT + r"\n", result.stdout)
+    assert result.stdout.count("Listening") == 1
+    assert list(rates(result.stdout)) == [backend]
+    assert rates(result.stdout)[backend] > 0
+
+
+@pytest.mark.parametrize("unset", [None, "", " , "], ids=["unset", "empty", "commas"])
+def test_demo_shows_every_usable_backend_where_none_was_chosen(run_python: RunPython, unset: str | None) -> None:
+    result = run_python(FLOWNO, "demo", env={"FLOWNO_SELECTOR": unset})
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in USABLE:
+        assert re.search(rf"^{re.escape(name)}{TRANSCRIPT}\n", result.stdout, re.MULTILINE)
+    assert list(rates(result.stdout)) == USABLE
+
+
+def test_demo_takes_the_backend_of_its_option_before_that_of_the_environment(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "demo", "--selector", "bsd, SELECT", env={"FLOWNO_SELECTOR": "bogus"})
+    assert result.returncode == 2  # an unknown name in a list is a mistake wherever it stands
+    result = run_python(FLOWNO, "demo", "--selector", "SELECT", env={"FLOWNO_SELECTOR": "bogus"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list(rates(result.stdout)) == ["select"]
+
+
+def test_demo_runs_on_a_selector_of_the_standard_library(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "demo", "--selector", "selectors:SelectSelector")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list(rates(result.stdout)) == ["selectors:SelectSelector"]
+
+
+BROKEN = """
+from flowno_backends import SelectSelector
+
+class Broken(SelectSelector):
+    facts = "for a test"
+
+    def select(self, timeout=None):
+        raise RuntimeError("out of order")
+"""
+
+
+def test_demo_goes_on_after_a_backend_that_fails_and_ends_with_1(tmp_path: Path, run_python: RunPython) -> None:
+    (tmp_path / "broken_backend.py").write_text(BROKEN)
+    metadata = tmp_path / "broken_backend-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-backend\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[flowno.selectors]\nbroken = broken_backend:Broken\n")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {FLOWNO}"
+    result = run_python(program, "demo", env={"FLOWNO_SELECTOR": None})
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "flowno demo: broken: RuntimeError: out of order"
+    assert "Traceback" not in result.stderr
+    assert "\nbroken\n" in result.stdout
+    assert list(rates(result.stdout)) == USABLE
+
+
+def as_main(backend: str) -> str:
+    """A program that demonstrates the ``Backend`` that ``backend`` defines."""
+    return f"""
+import signal, sys
+import flowno.cli
+from flowno_backends import SelectSelector
+{backend}
+sys.modules["this"] = sys.modules["__main__"]
+raise SystemExit(flowno.cli.main(["demo", "--selector", "this:Backend"]))
+"""
+
+
+def test_demo_does_not_wait_for_ever_for_a_backend_that_loses_readiness(run_python: RunPython) -> None:
+    deaf = """
+class Backend(SelectSelector):
+    def select(self, timeout=None):
+        super().select(timeout)
+        return []
+flowno.cli.LIMIT = 0.3
+"""
+    result = run_python(as_main(deaf))
+    message = "flowno demo: this:Backend: TimeoutError: the demonstration did not come to its end within 0.3 s\n"
+    assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(run_python: RunPython) -> None:
+    interrupting = """
+class Backend(SelectSelector):
+    interrupted = False
+    def select(self, timeout=None):
+        if not self.interrupted:
+            self.interrupted = True
+            signal.raise_signal(signal.SIGINT)
+        return super().select(timeout)
+"""
+    result = run_python(as_main(interrupting))
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+# --------------------------------------------------------------------------------------- what is wrong, and who says so
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "message"),
+    [
+        pytest.param(
+            ["demo"],
+            "bogus",
+            1,
+            "flowno demo: FLOWNO_SELECTOR=bogus: no selector is named 'bogus'; usable here: ",
+            id="unknown in the environment",
+        ),
+        pytest.param(
+            ["demo"],
+            "kqueue",
+            1,
+            f"flowno demo: FLOWNO_SELECTOR=kqueue: {NO_KQUEUE}",
+            id="unavailable in the environment",
+            marks=on_linux,
+        ),
+        pytest.param(
+            ["demo", "--selector", "kqueue"],
+            "poll",
+            1,
+            f"flowno demo: --selector kqueue: {NO_KQUEUE}",
+            id="unavailable option",
+            marks=on_linux,
+        ),
+        pytest.param(
+            ["demo", "--selector", "eppol"],
+            None,
+            2,
+            "flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ",
+            id="unknown option",
+        ),
+        pytest.param(
+            ["demo", "--selector", "nowhere:Selector"],
+            None,
+            2,
+            "flowno demo: error: argument --selector: there is no module 'nowhere'; usable here: ",
+            id="no such module",
+        ),
+        pytest.param(
+            ["demo", "--selector", "os:getcwd"],
+            None,
+            2,
+            "flowno demo: error: argument --selector: os:getcwd made ",
+            id="not a selector",
+        ),
+        pytest.param(
+            ["demo"],
+            "os:getcwd",
+            1,
+            "flowno demo: os:getcwd made ",
+            id="not a selector in the environment",
+        ),
+        pytest.param(["demo", "--selector"], None, 2, "flowno demo: error: argument --selector: ", id="no value"),
+        pytest.param([], None, 2, "flowno: error: the following arguments are required: command", id="no command"),
+        pytest.param(["bogus"], None, 2, "flowno: error: argument command: invalid", id="no such command"),
+        pytest.param(["selectors", "--xml"], None, 2, "flowno: error: unrecognized arguments", id="no such option"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    run_python: RunPython, arguments: list[str], environment: str | None, code: int, message: str
+) -> None:
+    result = run_python(FLOWNO, *arguments, env={"FLOWNO_SELECTOR": environment})
+    *usage, said = result.stderr.splitlines()
+    assert (result.returncode, result.stdout) == (code, "")
+    assert said.startswith(message)
+    assert [line.partition(" ")[0] for line in usage] == (["usage:"] if code == 2 else [])
+
+
+def run_with_stdout(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m flowno "$@" {redirection}', sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "backends"), "FLOWNO_SELECTOR": "", "PYTHONUNBUFFERED": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@on_posix
+@pytest.mark.parametrize("arguments", [["selectors"], ["--help"], ["--version"]], ids=" ".join)
+def test_a_closed_standard_output_is_a_failure(arguments: list[str]) -> None:
+    result = run_with_stdout(">&-", *arguments)
+    assert (result.returncode, result.stderr) == (1, "flowno: standard output is closed\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["selectors"], ["demo", "--selector", "select"], ["--help"]], ids=" ".join)
+def test_an_output_that_cannot_be_written_is_a_failure(arguments: list[str]) -> None:
+    result = run_with_stdout(">/dev/full", *arguments)
+    assert (result.returncode, result.stderr) == (1, "flowno: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", [["selectors"], ["demo", "--selector", "select"]], ids=" ".join)
+def test_a_reader_that_has_gone_is_a_failure_without_a_word(arguments: list[str], unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "flowno", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "backends"), "PYTHONUNBUFFERED": unbuffered},
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+# ---------------------------------------------------------------------------------------------------------- the program
+
+
+def test_help_names_the_commands_and_their_options(run_python: RunPython) -> None:
+    top = run_python(FLOWNO, "--help")
+    demo = run_python(FLOWNO, "demo", "--help")
+    assert top.returncode == demo.returncode == 0
+    assert top.stdout.startswith("usage: flowno [-h]")
+    assert {"selectors", "demo", "FLOWNO_SELECTOR"} <= set(top.stdout.split())
+    assert "--selector NAME" in demo.stdout
+
+
+def test_version_is_that_of_the_project(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "--version")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert (result.returncode, result.stdout) == (0, f"flowno {version}\n")
+
+
+def test_python_m_flowno_and_the_script_are_the_same_program(run_python: RunPython) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert pkgutil.resolve_name(scripts["flowno"]) is main
+    as_module = run_python("import runpy; runpy.run_module('flowno', run_name='__main__')", "selectors", "--json")
+    as_script = run_python(FLOWNO, "selectors", "--json")
+    assert as_module.returncode == 0, as_module.stderr
+    assert as_module.stdout == as_script.stdout
