@@ -1,0 +1,163 @@
+"""What the selector is asked: as little as possible, and the interest that it holds is the one that somebody has."""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from selectors import EVENT_READ, EVENT_WRITE
+
+import pytest
+
+from flowno import EventLoop, SocketHandle, sleep, spawn
+from tests.support.counting_selector import CountingSelector
+from tests.support.loopback import fill, pair, receive
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+class CountedSocket(socket.socket):
+    """Counts the system calls of an exchange."""
+
+    calls: Counter[str]
+
+    def recv(self, *args: int) -> bytes:
+        self.calls["recv"] += 1
+        return super().recv(*args)
+
+    def send(self, *args: object) -> int:
+        self.calls["send"] += 1
+        return super().send(*args)  # type: ignore[arg-type]
+
+
+@contextmanager
+def counted_pair() -> Iterator[tuple[SocketHandle, socket.socket, Counter[str]]]:
+    """A handle whose system calls are counted, and a blocking socket for its peer."""
+    mine, peer = socket.socketpair()
+    with peer, CountedSocket(fileno=mine.detach()) as counted:
+        counted.calls = Counter()
+        with SocketHandle(counted) as handle:
+            yield handle, peer, counted.calls
+
+
+def test_a_steady_exchange_costs_one_wait_one_receive_and_one_send() -> None:
+    rounds, warm_up = 200, 5
+    before: Counter[str] = Counter()
+
+    async def serve(handle: SocketHandle) -> None:
+        for number in range(rounds):
+            if number == warm_up:
+                before.update(counting.calls + calls)
+            data = await handle.recv(100)
+            assert data
+            await handle.sendAll(data)
+
+    def ask(peer: socket.socket) -> None:
+        for _ in range(rounds):
+            peer.sendall(b"question")
+            assert peer.recv(100) == b"question"
+
+    with counted_pair() as (handle, peer, calls), CountingSelector() as counting, EventLoop(counting) as loop:
+        client = threading.Thread(target=ask, args=(peer,))
+        client.start()
+        loop.run_until_complete(serve(handle), join=True)
+        client.join()
+        counting.calls["unregister"] -= 2  # at the end: the socket, and the waker of the loop
+        cost = (counting.calls + calls) - before
+    messages = rounds - warm_up
+    assert cost["register"] == cost["modify"] == cost["unregister"] == 0
+    assert cost["recv"] == cost["send"] == messages
+    assert messages - 1 <= cost["select"] <= messages + 2
+
+
+def test_a_message_that_fills_the_buffer_of_the_receiver_is_followed_without_waiting() -> None:
+    async def root() -> None:
+        with pair() as (one, other):
+            await one.sendAll(b"abcdef")
+            registered = counting.calls["register"]
+            assert [await other.recv(2) for _ in range(3)] == [b"ab", b"cd", b"ef"]
+            assert counting.calls["register"] == registered
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_send_that_the_socket_takes_asks_the_selector_nothing() -> None:
+    async def root() -> None:
+        with pair() as (one, _):
+            before = counting.calls.copy()
+            for _ in range(50):
+                await one.sendAll(b"x")
+            assert counting.calls == before
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_socket_is_registered_at_its_first_wait_and_stays_so() -> None:
+    async def root() -> None:
+        with pair() as (one, other):
+            fd = one.fileno()
+            assert fd not in counting.masks
+            for _ in range(5):
+                reader = await spawn(one.recv(9))
+                await sleep(0)
+                assert counting.masks[fd] == EVENT_READ
+                await other.sendAll(b"x")
+                await reader.join()
+                assert counting.masks[fd] == EVENT_READ
+            assert counting.calls["register"] == 2  # this one, and the loop's own waker
+            one.close()
+            assert fd not in counting.masks
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_write_interest_goes_at_once_and_read_interest_when_it_is_reported_in_vain() -> None:
+    async def root() -> None:
+        with pair(4096) as (one, other):
+            fd = one.fileno()
+            filled = fill(one)
+            reader = await spawn(one.recv(9))
+            writer = await spawn(one.sendAll(b"end"))
+            await sleep(0)
+            assert counting.masks[fd] == EVENT_READ | EVENT_WRITE
+            assert len(await receive(other, filled + 3)) == filled + 3
+            await writer.join()
+            assert counting.masks[fd] == EVENT_READ
+            await reader.cancel()
+            assert counting.masks[fd] == EVENT_READ  # it may be wanted again
+            await other.sendAll(b"in vain")
+            for _ in range(3):
+                await sleep(0)
+            assert fd not in counting.masks
+            assert await one.recv(9) == b"in vain"
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_cancelled_writer_takes_its_interest_with_it() -> None:
+    async def root() -> None:
+        with pair(4096) as (one, _):
+            fill(one)
+            writer = await spawn(one.send(b"x"))
+            await sleep(0)
+            assert counting.masks[one.fileno()] == EVENT_WRITE
+            await writer.cancel()
+            assert one.fileno() not in counting.masks
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_the_waker_is_the_only_thing_that_a_run_without_sockets_registers() -> None:
+    async def root() -> None:
+        assert list(counting.masks.values()) == [EVENT_READ]
+        await sleep(0.001)
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        for _ in range(3):
+            loop.run_until_complete(root(), join=True)
+            assert counting.masks == {}
