@@ -111,6 +111,11 @@ class FdTable:
         record.handles += 1
         return record
 
+    def find(self, socket: Any) -> FdRecord | None:
+        """The record of a socket, where there is one."""
+        record = self._records.get(socket.fileno())
+        return record if record is not None and record.socket() is socket else None
+
     def detach(self, record: FdRecord) -> None:
         """A handle that was dropped unclosed does not use the record any more."""
         record.handles -= 1

@@ -195,6 +195,9 @@ class SocketHandle:
         next batch.
         """
         record, self._record = self._record, _CLOSED
+        loop = current_event_loop() if record.dead else None
+        if loop is not None:  # not used by this handle yet, but maybe by another one on the same socket
+            record = loop._fds.find(self.socket) or record
         if record.table is None or record.dead:
             self.socket.close()
         elif record.table.owned_by_this_thread:
