@@ -278,6 +278,7 @@ def test_a_closed_standard_output_is_a_failure(arguments: list[str]) -> None:
     assert (result.returncode, result.stderr) == (1, "flowno: standard output is closed\n")
 
 
+@on_posix
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("arguments", [["selectors"], ["demo", "--selector", "select"], ["--help"]], ids=" ".join)
 def test_an_output_that_cannot_be_written_is_a_failure(arguments: list[str]) -> None:
@@ -285,6 +286,7 @@ def test_an_output_that_cannot_be_written_is_a_failure(arguments: list[str]) -> 
     assert (result.returncode, result.stderr) == (1, "flowno: standard output: No space left on device\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows says EINVAL of a broken pipe")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("arguments", [["selectors"], ["demo", "--selector", "select"]], ids=" ".join)
 def test_a_reader_that_has_gone_is_a_failure_without_a_word(arguments: list[str], unbuffered: str) -> None:

@@ -246,8 +246,8 @@ class TestMinimalSelector:
             for mask in (0, 4, EVENT_READ | 4):
                 with pytest.raises(ValueError, match="events must be"):
                     selector.register(sock, mask)
-        with pytest.raises(ValueError, match="negative"):
-            selector.register(sock, EVENT_READ)
+        with pytest.raises((ValueError, OSError)):
+            selector.register(sock, EVENT_READ)  # it is closed
         assert selector.select(0) == []
 
     def test_an_fd_is_registered_once(self, selector: Selector, pair: tuple[socket.socket, socket.socket]) -> None:
