@@ -420,17 +420,22 @@ class LateSelector(CountingSelector):
 
 
 def test_an_event_that_comes_late_does_not_reach_the_new_handle_of_its_number() -> None:
+    async def write(handle: SocketHandle) -> None:
+        await sleep(0)
+        await handle.sendAll(b"data")
+
     async def root() -> None:
         with pair() as (one, other):
-            reader = await spawn(one.recv(9))
-            await other.sendAll(b"data")
-            assert await reader.join() == b"data"
+            await spawn(write(other))
+            assert await one.recv(9) == b"data"
             number = one.fileno()
             one.close()
             with pair_with_number(number) as (fresh, peer):
                 late = await spawn(fresh.recv(9))
-                for _ in range(5):
-                    await sleep(0)  # the late event comes
+                assert [key.fd for key, _ in selector.late] == [number]
+                for _ in range(3):
+                    await sleep(0)
+                assert not late.is_finished
                 await peer.sendAll(b"new data")
                 assert await late.join() == b"new data"
 
