@@ -5,6 +5,7 @@ import contextvars
 import gc
 import itertools
 import logging
+import os
 import types
 import weakref
 from collections.abc import Generator
@@ -15,6 +16,7 @@ import pytest
 import flowno
 from flowno import EventLoop, EventLoopError, TaskCancelled, TaskHandle, current_event_loop, current_task, sleep, spawn
 from flowno.core.event_loop.commands import Command, SleepCommand, SocketRecvCommand
+from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import listening, pair
 
@@ -660,12 +662,45 @@ def test_what_is_no_exception_ends_the_run_after_the_others_have_cleaned_up(erro
 
 def test_a_group_of_exceptions_is_an_outcome_like_any_other() -> None:
     async def root() -> str:
-        handle = await spawn(fail(ExceptionGroup("group", [ValueError()])))
-        with pytest.raises(ExceptionGroup):
-            await handle.join()
+        cancelled = await spawn(sleep(FOREVER))
+        await cancelled.cancel()
+        for group in (
+            ExceptionGroup("group", [ValueError()]),
+            BaseExceptionGroup("group", [ValueError(), BaseExceptionGroup("inner", [TaskCancelled(cancelled)])]),
+        ):
+            handle = await spawn(fail(group))
+            with pytest.raises(type(group)):
+                await handle.join()
         return "goes on"
 
     assert flowno.run(root()) == "goes on"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="os.kill ends the process there")
+def test_an_interrupt_while_the_loop_waits_ends_the_run_after_a_clean_up(run_python: RunPython) -> None:
+    program = """
+import os, signal, threading
+import flowno
+async def reader(handle):
+    try:
+        await handle.recv(1)
+    finally:
+        await flowno.sleep(0.001)
+        print("cleaned up", flush=True)
+async def root():
+    import socket
+    ends = socket.socketpair()
+    with flowno.SocketHandle(ends[0]) as one, flowno.SocketHandle(ends[1]):
+        task = await flowno.spawn(reader(one))
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        await task.join()
+try:
+    flowno.run(root())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    result = run_python(program)
+    assert (result.stdout.split("\n"), result.stderr) == (["cleaned up", "interrupted", ""], "")
 
 
 @pytest.mark.parametrize("where", ["root", "child"])

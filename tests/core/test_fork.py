@@ -205,6 +205,55 @@ selector.close()
     assert lines[1:] == ["1", "data"]
 
 
+@pytest.mark.parametrize("when", ["between two runs", "during a run"])
+def test_a_foreign_selector_with_after_fork_is_told_before_its_first_use_in_the_child(
+    when: str, run_python: RunPython
+) -> None:
+    program = (
+        PRELUDE
+        + f"""
+class Told(selectors.SelectSelector):
+    forks = 0
+    pid = os.getpid()
+    def after_fork(self):
+        self.forks += 1
+        self.pid = os.getpid()
+    def select(self, timeout=None):
+        assert self.pid == os.getpid()
+        return super().select(timeout)
+
+async def exchange():
+    one, other = pair()
+    reader = await spawn(one.recv(9))
+    await sleep(0)
+    child = {when == "during a run"} and os.fork() == 0
+    if {when == "during a run"} and not child:
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+    if child:
+        await reader.cancel()
+        one.close(); other.close()
+        one, other = pair()
+        reader = await spawn(one.recv(9))
+    await other.sendAll(b"data")
+    print((await reader.join()).decode(), selector.forks, flush=True)
+    one.close(); other.close()
+    if child:
+        os._exit(0)
+
+selector = Told()
+with EventLoop(selector) as loop:
+    run = lambda: loop.run_until_complete(exchange(), join=True)
+    loop.run_until_complete(sleep(0))
+    if {when == "between two runs"}:
+        print(in_child(run))
+    run()
+selector.close()
+"""
+    )
+    result = run_python(program, options=())
+    assert (result.stdout.splitlines(), result.stderr) == (["data 1", "0", "data 0"], "")
+
+
 def test_a_new_loop_in_the_child_needs_nothing(backend: str, run_python: RunPython) -> None:
     program = (
         PRELUDE

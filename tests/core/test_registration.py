@@ -82,6 +82,26 @@ def test_a_message_that_fills_the_buffer_of_the_receiver_is_followed_without_wai
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.parametrize("waited", [False, True], ids=["was there at once", "was waited for"])
+def test_after_a_receive_that_took_all_there_was_the_next_waits_before_it_tries(waited: bool) -> None:
+    async def root() -> None:
+        for number in range(1, 4):
+            if waited or number > 1:
+                before = calls["recv"]
+                reader = await spawn(handle.recv(9))
+                await sleep(0)
+                assert calls["recv"] - before == (number == 1)  # nobody knew that there was nothing
+                peer.send(b"short")
+                assert await reader.join() == b"short"
+                assert calls["recv"] - before == 1 + (number == 1)
+            else:
+                peer.send(b"short")
+                assert await handle.recv(9) == b"short"
+
+    with counted_pair() as (handle, peer, calls), EventLoop() as loop:
+        loop.run_until_complete(root(), join=True)
+
+
 def test_a_send_that_the_socket_takes_asks_the_selector_nothing() -> None:
     async def root() -> None:
         with pair() as (one, _):
@@ -120,12 +140,16 @@ def test_write_interest_goes_at_once_and_read_interest_when_it_is_reported_in_va
             fd = one.fileno()
             filled = fill(one)
             reader = await spawn(one.recv(9))
-            writer = await spawn(one.sendAll(b"end"))
+
+            async def write() -> int:
+                await one.sendAll(b"end")
+                return counting.masks[fd]  # as soon as it has sent
+
+            writer = await spawn(write())
             await sleep(0)
             assert counting.masks[fd] == EVENT_READ | EVENT_WRITE
             assert len(await receive(other, filled + 3)) == filled + 3
-            await writer.join()
-            assert counting.masks[fd] == EVENT_READ
+            assert await writer.join() == EVENT_READ
             await reader.cancel()
             assert counting.masks[fd] == EVENT_READ  # it may be wanted again
             await other.sendAll(b"in vain")

@@ -95,6 +95,7 @@ class StoppedTime(CountingSelector):
 
     def select(self, timeout: float | None = None, /) -> list[tuple[SelectorKey, int]]:
         events = super().select(0)
+        self.timeouts[-1] = timeout
         if not events and timeout is not None:
             self.world.now += timeout
         return events

@@ -617,6 +617,23 @@ def test_a_handle_that_waits_in_one_loop_is_refused_in_another() -> None:
         assert first.run_until_complete(reader.join(), join=True) == b"data"
 
 
+def test_a_handle_whose_other_direction_waits_in_a_living_loop_is_refused_too() -> None:
+    with pair(4096) as (one, other), EventLoop() as first, EventLoop() as second:
+
+        async def begin() -> TaskHandle[int]:
+            return await spawn(one.send(b"x"))
+
+        async def intrude() -> None:
+            with pytest.raises(BusyResourceError, match="another event loop"):
+                await one.recv(9)
+
+        filled = fill(one)
+        writer = first.run_until_complete(begin(), join=True, wait_for_spawned_tasks=False)
+        second.run_until_complete(intrude(), join=True)
+        assert len(second.run_until_complete(receive(other, filled), join=True)) == filled
+        assert first.run_until_complete(writer.join(), join=True) == 1
+
+
 def test_a_handle_goes_to_another_loop_once_nobody_waits_for_it() -> None:
     async def exchange(text: bytes) -> bytes:
         reader = await spawn(one.recv(9))
