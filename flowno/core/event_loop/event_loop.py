@@ -145,32 +145,27 @@ class _Round:
         return not left
 
 
-class _NoSelector:
-    """Takes the place of a selector that fails, while the run that it ends is cleaned up: nothing ever becomes ready.
+class _FailedSelector:
+    """Takes the place of a selector that cannot wait, while the run that it ends is cleaned up: nothing becomes ready.
 
     Args:
+        selector: The one that failed. What it still holds is taken out of it.
         give_up: Called when there is nothing to do but wait.
     """
 
-    def __init__(self, give_up: Callable[[], object]) -> None:
+    def __init__(self, selector: Selector, give_up: Callable[[], object]) -> None:
+        self.modify = selector.modify
+        self.unregister = selector.unregister
+        self.close = selector.close
         self._give_up = give_up
 
     def register(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
         return SelectorKey(fileobj, -1, events, data)
 
-    def modify(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
-        return SelectorKey(fileobj, -1, events, data)
-
-    def unregister(self, fileobj: FileObject, /) -> SelectorKey:
-        return SelectorKey(fileobj, -1, 0, None)
-
     def select(self, timeout: float | None = None, /) -> list[tuple[SelectorKey, int]]:
         if timeout != 0:
             self._give_up()
         return []
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 class _Table(dict[type, _Handler]):
@@ -801,7 +796,7 @@ class EventLoop:
                         if broken is not None:
                             return error
                         broken = error
-                        self._selector = self._fds.selector = _NoSelector(self._cancel_all_again)
+                        self._selector = self._fds.selector = _FailedSelector(selector, self._cancel_all_again)
                         self._requeue()
                     except BaseException:  # what a clean-up raises does not replace what ended the run
                         logger.exception("a task of %r ended with this while it was cancelled", self)

@@ -88,6 +88,7 @@ class FdTable:
         self.registered = 0  # how many fds the selector holds, the waker not counted
         self._ready = ready
         self._records: dict[int, FdRecord] = {}
+        self._disowned: set[int] = set()  # the numbers of foreign keys that were logged
         self._waker: FdRecord | None = None
         self._drain_waker: Callable[[], object] = bool
 
@@ -251,9 +252,15 @@ class FdTable:
 
     def _disown(self, key: SelectorKey) -> None:
         """A key that this loop did not register, or not any more."""
-        logger.error("%r reported a key that this event loop did not register: %r", self.selector, key)
+        fd = key.fd
+        record = self._waker if self._waker is not None and self._waker.fd == fd else self._records.get(fd)
+        if record is not None and record.armed:
+            return  # an event that was in flight when the number was given to another: there is nothing to take out
+        if fd not in self._disowned:
+            self._disowned.add(fd)
+            logger.error("%r reported a key that this event loop did not register: %r", self.selector, key)
         try:
-            self.selector.unregister(key.fd)
+            self.selector.unregister(fd)
         except (KeyError, ValueError, OSError):
             pass  # it does not know the key itself; there is nothing to take out
 
@@ -356,6 +363,7 @@ class FdTable:
         self._waker = FdRecord(fd, bool, self)
         self._drain_waker = drain
         self.selector.register(fd, EVENT_READ, self._waker)
+        self._waker.armed = EVENT_READ
 
     def remove_waker(self) -> None:
         """Take the waker's fd out again; harmless where there is none."""
