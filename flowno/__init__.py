@@ -1,4 +1,9 @@
-"""flowno: a reactor framework in pure Python, with exchangeable selectors."""
+"""flowno: a reactor framework in pure Python, with exchangeable selectors.
+
+To begin with: :func:`run` runs a coroutine, :func:`spawn` starts others beside it, :func:`socket` makes the sockets
+that they talk through, and :func:`connect` connects one. :class:`EventLoop` is what :func:`run` uses, for those who
+want to keep it or choose its selector; :func:`available_selectors` lists the choices.
+"""
 
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (

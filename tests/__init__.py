@@ -1,1 +1,1 @@
-"""flowno's tests. They mirror the source tree: ``core`` for the loop and the handles, ``backends`` for the selectors."""
+"""flowno's tests. They mirror the source tree: ``core`` for the loop, ``backends`` for the selectors."""

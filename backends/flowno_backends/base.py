@@ -1,6 +1,6 @@
 """What every backend shares: who is registered, what a readiness report means, and what a fork does to it.
 
-A backend subclasses :class:`BackendSelector` and supplies ``name``, ``capabilities``, ``_open``, ``_decode``,
+A backend subclasses :class:`BackendSelector` and supplies ``name``, ``capabilities``, ``_open``, ``_decoder``,
 ``_change``, ``select`` and, where the kernel object has to be closed, ``_close``. Everything else is here, once.
 """
 

@@ -594,3 +594,56 @@ def test_a_timer_that_fires_with_the_cancellation_resumes_its_task_once() -> Non
 
     flowno.run(root())
     assert steps in (["slept"], [])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wherever_a_server_is_cancelled_no_connection_and_no_byte_is_lost(seed: int) -> None:
+    """Another server goes on where the first was stopped, with nothing but what that one had written down."""
+    question, answer = b"q" * 3000, b"a" * 50_000
+
+    class State:
+        connection: SocketHandle | None = None
+        received = b""
+        answered = 0
+
+    async def serve(listener: SocketHandle, state: State) -> None:
+        if state.connection is None:
+            state.connection, _ = await listener.accept()
+            state.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connection = state.connection
+        while len(state.received) < len(question):
+            state.received += await connection.recv(1000)
+        while state.answered < len(answer):
+            try:
+                await connection.sendAll(memoryview(answer)[state.answered :])
+            finally:
+                state.answered += connection.bytes_sent
+        await sleep(0)
+
+    async def ask(address: Any) -> bytes:
+        with flowno.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await flowno.connect(client, address)
+            for start in range(0, len(question), 500):
+                await client.sendAll(question[start : start + 500])
+                await sleep(0)
+            return await receive(client, len(answer) + 1)
+
+    async def root(turns: list[int]) -> int:
+        state, cancelled = State(), 0
+        with listening() as listener:
+            client = await spawn(ask(listener.getsockname()))
+            while state.answered < len(answer):
+                server = await spawn(serve(listener, state))
+                for _ in range(turns[cancelled % len(turns)]):
+                    await sleep(0)
+                await server.cancel()
+                cancelled += server.is_cancelled
+            assert state.connection is not None
+            state.connection.close()
+            assert await client.join() == answer
+            assert state.received == question
+        return cancelled
+
+    turns = [[0, 3], [1, 2], [2, 7, 1], [5, 0, 0, 1]][seed]
+    assert flowno.run(root(turns)) > 2

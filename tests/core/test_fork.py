@@ -8,6 +8,9 @@ from tests.conftest import RunPython
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
+#: Python 3.12 warns of a fork where there is another thread, which is what some of these are about.
+FORKING = ("-W", "error", "-W", "ignore::DeprecationWarning")
+
 PRELUDE = """
 import os, selectors, signal, socket, sys, time
 import flowno
@@ -54,7 +57,7 @@ with EventLoop() as loop:
     loop.run_until_complete(exchange(b"parent"), join=True)
 """
     )
-    result = run_python(program, options=("-W", "error", "-W", "ignore::DeprecationWarning"))
+    result = run_python(program, options=FORKING)
     assert (result.stdout.split(), result.stderr) == (["before", "child", "0", "parent"], "")
 
 
@@ -105,7 +108,7 @@ async def root():
 flowno.run(root())
 """
     )
-    result = run_python(program, options=("-W", "error", "-W", "ignore::DeprecationWarning"))
+    result = run_python(program, options=FORKING)
     assert (result.stdout.splitlines(), result.stderr) == (
         ["child child", "child ended with 0", "parent parent"],
         "",
@@ -144,7 +147,7 @@ with EventLoop(counting) as loop:
 counting.inner.close()
 """
     )
-    result = run_python(program, options=("-W", "error", "-W", "ignore::DeprecationWarning"))
+    result = run_python(program, options=FORKING)
     assert (result.stdout.split(), result.stderr) == (["True"], "")
 
 
@@ -197,7 +200,7 @@ loop.close()
 selector.close()
 """
     )
-    result = run_python(program, options=())
+    result = run_python(program, options=FORKING)
     lines = result.stdout.splitlines()
     assert lines[0].startswith("EventLoopError:"), result.stdout + result.stderr
     assert "after_fork" in lines[0]
@@ -250,7 +253,7 @@ with EventLoop(selector) as loop:
 selector.close()
 """
     )
-    result = run_python(program, options=())
+    result = run_python(program, options=FORKING)
     assert (result.stdout.splitlines(), result.stderr) == (["data 1", "0", "data 0"], "")
 
 
@@ -274,7 +277,7 @@ flowno.run(root())
 print(in_child(lambda: flowno.run(sleep(0.001))))
 """
     )
-    result = run_python(program, options=("-W", "error", "-W", "ignore::DeprecationWarning"))
+    result = run_python(program, options=FORKING)
     assert (result.stdout.split(), result.stderr) == (["0", "0"], "")
 
 
@@ -322,7 +325,7 @@ with EventLoop(selector) as loop:
 selector.close()
 """
     )
-    result = run_python(program, options=())
+    result = run_python(program, options=FORKING)
     assert (result.stdout.split(), result.stderr) == (["EventLoopError", "0", "ConnectionRefusedError"], "")
 
 

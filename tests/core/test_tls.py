@@ -147,11 +147,15 @@ def test_an_untrusted_certificate_is_refused_and_the_handle_closed(
 ) -> None:
     async def main(address: tuple[str, int]) -> None:
         with flowno.socket(use_tls=True, server_hostname="localhost") as handle:
-            with pytest.raises(ssl.SSLCertVerificationError):
+
+            async def connect() -> None:
                 if blocking:
                     handle.connect(address)
                 else:
                     await flowno.connect(handle, address)
+
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await connect()
             with pytest.raises(ClosedResourceError):
                 await handle.sendAll(b"secret")
 

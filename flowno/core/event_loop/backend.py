@@ -476,6 +476,8 @@ def _open_first(request: _Request, candidates: Iterable[_Candidate]) -> OpenedSe
             selector = _construct(candidate)
         except UnknownSelectorError as error:
             raise _unknown(request, str(error)) from error.__cause__
+        except TypeError as error:
+            raise TypeError(f"{request.asked_by}: {error}") from None
         except _RefusedError as error:
             reasons[candidate.name] = str(error)
             cause = error.__cause__

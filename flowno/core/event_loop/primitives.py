@@ -41,6 +41,17 @@ def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
         TypeError: That is no coroutine.
 
     Cancellation: spawning is no wait; it always happens.
+
+    Example:
+        >>> from flowno import run, sleep, spawn
+        >>> async def double(number):
+        ...     await sleep(0)
+        ...     return 2 * number
+        >>> async def main():
+        ...     handles = [await spawn(double(number)) for number in range(3)]
+        ...     return [await handle.join() for handle in handles]
+        >>> run(main())
+        [0, 2, 4]
     """
     handle: TaskHandle[T] = yield SpawnCommand(coroutine_of(coroutine, "spawn()"))
     return handle
@@ -198,6 +209,16 @@ async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...]
 
     Yields:
         A tuple with one item of each.
+
+    Example:
+        >>> from flowno import azip, run
+        >>> async def count(start):
+        ...     for number in range(start, start + 2):
+        ...         yield number
+        >>> async def main():
+        ...     return [pair async for pair in azip(count(0), count(10))]
+        >>> run(main())
+        [(0, 10), (1, 11)]
     """
     iterators = [aiter(iterable) for iterable in iterables]
     while iterators:

@@ -101,7 +101,20 @@ class TLSSocketHandle(SocketHandle):
 
     @coroutine
     def recv_into(self, buffer: Buffer, nbytes: int = 0) -> Generator[Command, Any, int]:
-        """Wait for data, and put it into a buffer; as :meth:`recv` and :meth:`SocketHandle.recv_into`."""
+        """Wait for data, and put it into a buffer; what is decrypted already comes without waiting.
+
+        Args:
+            buffer: A writable buffer.
+            nbytes: How many bytes to take at most; 0 fills the buffer.
+
+        Returns:
+            How many bytes have come; 0 once the peer has ended the stream by its close_notify.
+
+        Raises:
+            As :meth:`recv`, and TypeError where the buffer is not writable.
+
+        Cancellation: as of :meth:`recv`.
+        """
         view = memoryview(buffer).cast("B")
         received: int = yield from self._read(min(nbytes, len(view)) if nbytes else len(view), view)
         return received
@@ -109,6 +122,9 @@ class TLSSocketHandle(SocketHandle):
     @coroutine
     def send(self, data: Buffer) -> Generator[Command, Any, int]:
         """Send some of the data: up to 64 KiB of it, as a whole.
+
+        Args:
+            data: Bytes, or any contiguous buffer.
 
         Returns:
             How many bytes were sent.
@@ -142,6 +158,21 @@ class TLSSocketHandle(SocketHandle):
     sendall = sendAll
 
     # --- to begin and to end -----------------------------------------------------------------------------------------
+
+    def connect(self, address: Address, /) -> None:
+        """Connect to a peer, and make the handshake. This blocks, and the whole event loop with it.
+
+        Args:
+            address: ``(host, port)``, or what else the socket's family takes.
+
+        Raises:
+            OSError: What the system says of the attempt, with the address.
+            ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should
+                be. The handle is closed then.
+            TimeoutError: Both together took longer than ``connect_timeout`` seconds.
+            ClosedResourceError: The handle is closed.
+        """
+        super().connect(address)
 
     def shutdown(self, how: int, /) -> None:
         """As :meth:`SocketHandle.shutdown`; the end of sending is told to the peer by a close_notify first."""
