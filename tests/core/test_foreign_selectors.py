@@ -178,7 +178,19 @@ class Broken(FiveMethods):
         return super().select(timeout)
 
 
-def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(caplog: pytest.LogCaptureFixture) -> None:
+class Lookalike:
+    """What another framework may have registered: it has the names that the loop looks for, and more."""
+
+    reader = writer = None
+
+    def __repr__(self) -> str:
+        return "foreign"
+
+
+@pytest.mark.parametrize("data", ["foreign", Lookalike()], ids=["text", "lookalike"])
+def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(
+    data: object, caplog: pytest.LogCaptureFixture
+) -> None:
     async def root() -> None:
         with pair() as (one, other):
             reader = await spawn(one.recv(9))
@@ -191,7 +203,7 @@ def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(ca
     foreign, peer = socket.socketpair()
     with foreign, peer, EventLoop(selector := Broken()) as loop:
         peer.send(b"x")
-        selector.register(foreign.fileno(), EVENT_READ, "foreign")
+        selector.register(foreign.fileno(), EVENT_READ, data)
         loop.run_until_complete(root(), join=True)
         assert selector.keys == {}
         assert selector.selects < 20

@@ -241,6 +241,28 @@ def test_a_handle_closed_from_another_thread_raises_in_its_waiter() -> None:
         assert other.socket.recv(1) == b""
 
 
+def test_a_handle_that_a_loop_in_another_thread_has_used_is_owned_by_who_uses_it_now() -> None:
+    """The other loop lives on, but nobody waits there."""
+    used = threading.Event()
+
+    async def use(handle: flowno.SocketHandle) -> None:
+        await handle.sendAll(b"x")
+        used.set()
+
+    async def root(one: flowno.SocketHandle, other: flowno.SocketHandle) -> None:
+        assert await other.recv(9) == b"x"
+        reader = await spawn(one.recv(9))
+        other.socket.send(b"data")
+        with pytest.raises(flowno.BusyResourceError):
+            await one.recv(9)
+        assert await reader.join() == b"data"
+
+    with EventLoop() as loop, pair() as (one, other), running(loop):
+        loop.create_task(use(one))
+        assert used.wait(NET)
+        flowno.run(root(one, other))
+
+
 def test_a_loop_that_runs_elsewhere_refuses_a_second_run_and_to_close() -> None:
     with EventLoop() as loop, running(loop):
         coroutine = sleep(0)
