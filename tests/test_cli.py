@@ -239,7 +239,7 @@ class Backend(SelectSelector):
             ["demo"],
             "os:getcwd",
             1,
-            "flowno demo: os:getcwd made ",
+            "flowno demo: FLOWNO_SELECTOR=os:getcwd: os:getcwd made ",
             id="not a selector in the environment",
         ),
         pytest.param(["demo", "--selector"], None, 2, "flowno demo: error: argument --selector: ", id="no value"),

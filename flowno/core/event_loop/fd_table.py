@@ -162,7 +162,7 @@ class FdTable:
             return
         record = command.record
         if record is None or record.table is not self or record.dead:
-            record = self._adopt(command)
+            record = self._adopt(command, EVENT_READ)
         if record.reader is not None:
             raise BusyResourceError(f"another task is waiting to read from fd {record.fd}; one task at a time may")
         if not record.armed & EVENT_READ and not self._arm(record, EVENT_READ):
@@ -178,7 +178,7 @@ class FdTable:
             return
         record = command.record
         if record is None or record.table is not self or record.dead:
-            record = self._adopt(command)
+            record = self._adopt(command, EVENT_WRITE)
         if record.writer is not None:
             raise BusyResourceError(f"another task is waiting to write to fd {record.fd}; one task at a time may")
         if not record.armed & EVENT_WRITE and not self._arm(record, EVENT_WRITE):
@@ -197,19 +197,21 @@ class FdTable:
         record.writer = None
         self._set_armed(record, record.armed & ~EVENT_WRITE)
 
-    def _adopt(self, command: SocketCommand) -> FdRecord:
+    def _adopt(self, command: SocketCommand, direction: int) -> FdRecord:
         """The record of this loop for a command that brings none, or one that died, or another loop's."""
-        record = command.record
-        if record is not None and not record.dead:
-            if record.armed or record.reader is not None or record.writer is not None:
-                raise BusyResourceError(
-                    f"fd {record.fd} is armed in another event loop that is still alive; a socket belongs to one loop "
-                    "at a time: close that loop, or give this one a handle on socket.dup()"
-                )
-            if record.table is not None:
-                record.table.retire(record, "the socket was taken over by another event loop")
         handle = command.handle
+        old = command.record
+        if old is not None and old.table is not None and not old.dead:
+            if old.armed or old.reader is not None or old.writer is not None:
+                raise BusyResourceError(
+                    f"fd {old.fd} is armed in another event loop that is still alive; a socket belongs to one loop at "
+                    "a time: close that loop, or give this one a handle on socket.dup()"
+                )
+            old.table.retire(old, "the socket was taken over by another event loop")
         command.record = handle._record = record = self.attach(handle.socket)
+        if old is not None:  # an operation of the handle, which goes on to own its direction
+            record.reading = direction == EVENT_READ
+            record.writing = direction == EVENT_WRITE
         return record
 
     # --- what the selector reports -----------------------------------------------------------------------------------
@@ -222,18 +224,18 @@ class FdTable:
         ready = self._ready
         for key, mask in events:
             record = key[3]
-            try:
-                reader, writer = record.reader, record.writer
-            except AttributeError:
+            if record.__class__ is not FdRecord:
                 self._disown(key)
                 continue
             if mask & EVENT_READ:
+                reader = record.reader
                 if reader is not None:
                     record.reader = reader._waiting = None
                     ready.append(reader)
                 else:
                     self._stray(key, record, EVENT_READ)
             if mask & EVENT_WRITE:
+                writer = record.writer
                 if writer is not None:
                     record.writer = writer._waiting = None
                     ready.append(writer)

@@ -254,6 +254,7 @@ class SocketHandle:
                     return accepted
                 yield command
         finally:
+            record = self._record  # another one, where the handle came to another loop meanwhile
             record.reading = record.dead
 
     @coroutine
@@ -308,6 +309,7 @@ class SocketHandle:
                 self._drained = 0 < len(data) < bufsize
                 return data
         finally:
+            record = self._record
             record.reading = record.dead
 
     @coroutine
@@ -346,6 +348,7 @@ class SocketHandle:
                     return received
                 command = self._recv_command
         finally:
+            record = self._record
             record.reading = record.dead
 
     @coroutine
@@ -391,6 +394,7 @@ class SocketHandle:
                 except OSError as error:
                     raise self._failure(error) from None
         finally:
+            record = self._record
             record.writing = record.dead
 
     @coroutine
@@ -447,6 +451,7 @@ class SocketHandle:
                 if not rest:
                     return
         finally:
+            record = self._record
             record.writing = record.dead
 
     sendall = sendAll

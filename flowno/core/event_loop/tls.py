@@ -217,6 +217,7 @@ class TLSSocketHandle(SocketHandle):
                 while not self._receive():
                     yield self._recv_command
         finally:
+            record = self._record
             record.reading = record.dead
 
     def _write(self, view: memoryview) -> Generator[Command, Any, None]:
@@ -240,6 +241,7 @@ class TLSSocketHandle(SocketHandle):
                 while not self._flush():
                     yield self._send_command
         finally:
+            record = self._record
             record.writing = record.dead
 
     def _receive(self) -> bool:
