@@ -24,6 +24,7 @@ __all__ = [
     "JoinCommand",
     "SleepCommand",
     "SocketAcceptCommand",
+    "SocketCheckCommand",
     "SocketCommand",
     "SocketConnectCommand",
     "SocketRecvCommand",
@@ -167,6 +168,24 @@ class SocketCommand(Command):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._handle()!r})"
+
+
+class SocketCheckCommand(SocketCommand):
+    """Let the other ready tasks run once, before an operation that is about to try. A wait.
+
+    It is also where an operation finds out that its socket is in use by another event loop.
+
+    Args:
+        handle: The handle that is to be used.
+        record: The loop's record of its socket.
+        direction: ``selectors.EVENT_READ`` or ``EVENT_WRITE``, which the operation owns.
+    """
+
+    __slots__ = ("direction",)
+
+    def __init__(self, handle: SocketHandle, record: FdRecord, direction: int) -> None:
+        super().__init__(handle, record)
+        self.direction = direction
 
 
 class SocketSendCommand(SocketCommand):

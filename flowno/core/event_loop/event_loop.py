@@ -25,6 +25,7 @@ from .commands import (
     JoinCommand,
     SleepCommand,
     SocketAcceptCommand,
+    SocketCheckCommand,
     SocketConnectCommand,
     SocketRecvCommand,
     SocketSendCommand,
@@ -64,6 +65,9 @@ LONGEST_WAIT = 86_400.0
 
 #: Seconds of quiet after which the loop looks, once, whether a socket that is waited for was closed behind its back.
 QUIET_BEFORE_AUDIT = 1.0
+
+#: A loop that is never quiet looks at the clock once in so many waits, to audit its sockets when a second has passed.
+WAITS_PER_AUDIT = 64
 
 #: Seconds in which somebody outside of the loop may end a deadlock of its tasks before it is logged.
 PATIENCE_WITH_DEADLOCK = 5.0
@@ -244,11 +248,12 @@ class EventLoop:
         self._current: TaskHandle[Any] | None = None
         self._timers = Timers()
         self._inbox = Inbox()
-        self._fds = FdTable(opened.selector, self._ready, self.budget, self._inbox.post)
+        self._fds = FdTable(opened.selector, self._ready, self.budget, self._inbox)
         self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
         self._audited = False
         self._next_audit = 0.0
+        self._waits = 0
         self._ending = False
         self._deadlock = deadlock
         self._deadlock_logged = False
@@ -286,7 +291,7 @@ class EventLoop:
         raw_task = coroutine_of(coroutine, "create_task()")
         self._check_open("start a task")
         task = TaskHandle(self, raw_task, copy_context())
-        if self._fds.thread_id == threading.get_ident():
+        if self._inbox.thread_id is not None and self._inbox.is_at_hand:
             self._start(task)
         else:
             self._inbox.post(self._start, task)
@@ -364,7 +369,7 @@ class EventLoop:
         """
         if self._closed:
             return
-        if self._fds.thread_id is not None:
+        if self._inbox.thread_id is not None:
             raise EventLoopError(f"{self!r} is running; a loop is closed after its run, or by exit()")
         try:
             if self._tasks or self._inbox.items:
@@ -394,7 +399,7 @@ class EventLoop:
             self._release()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "idle" if self._fds.thread_id is None else "running"
+        state = "closed" if self._closed else "idle" if self._inbox.thread_id is None else "running"
         return f"<EventLoop {self._selector_name} {state}>"
 
     # --- a run -------------------------------------------------------------------------------------------------------
@@ -402,7 +407,7 @@ class EventLoop:
     def _enter(self) -> None:
         """Make this the loop of this thread."""
         self._check_open("run it")
-        if self._fds.thread_id is not None:
+        if self._inbox.thread_id is not None:
             raise EventLoopError(f"{self!r} cannot be entered twice; it runs already")
         if _running.loop is not None:
             raise EventLoopError(
@@ -411,7 +416,7 @@ class EventLoop:
         if self._forks != _Forks.count:
             self._after_fork()
         self._open_waker()
-        self._fds.thread_id = threading.get_ident()
+        self._inbox.thread_id = threading.get_ident()
         self._handlers, self._forgetters = self._tables()
         _running.loop = self
 
@@ -427,7 +432,7 @@ class EventLoop:
         _running.loop = None
         self._current = None
         self._handlers = self._forgetters = _Table()
-        self._fds.thread_id = None
+        self._inbox.thread_id = None
         self._fds.retire_idle()
         self._fds.remove_waker()
         self._inbox.close()
@@ -483,6 +488,7 @@ class EventLoop:
                     task._error = error.with_traceback(_without_loop(error.__traceback__))
                     ready.append(task)
             self._current = None
+            budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
 
     def _wait(self) -> None:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
@@ -490,9 +496,11 @@ class EventLoop:
         timeout = None
         audit = stuck = False
         if deadline is not None:
+            timeout = min(max(deadline - self._clock(), 0), LONGEST_WAIT)
+        self._waits += 1
+        if self._waits % WAITS_PER_AUDIT == 0:  # there may never be quiet
             now = self._clock()
-            timeout = min(max(deadline - now, 0), LONGEST_WAIT)
-            if now >= self._next_audit:  # somebody sleeps for short times again and again
+            if now >= self._next_audit:
                 self._next_audit = now + QUIET_BEFORE_AUDIT
                 self._fds.audit()
                 if self._ready:
@@ -509,7 +517,8 @@ class EventLoop:
         inbox = self._inbox
         inbox.sleeping = True
         try:
-            events = self._select(0 if inbox.items else timeout)
+            # Looked at only now: a signal handler may have made a task ready just before the loop said that it sleeps.
+            events = self._select(0 if inbox.items or self._ready else timeout)
         finally:
             inbox.sleeping = False
         self._fds.dispatch(events)
@@ -563,11 +572,11 @@ class EventLoop:
                 "no after_fork() to make it independent of the parent's; make a new event loop in the child"
             )
         after_fork()
-        running = self._fds.thread_id is not None
+        running = self._inbox.thread_id is not None
         self._fds.remove_waker()
         self._inbox.close()
         if running:
-            self._fds.thread_id = threading.get_ident()
+            self._inbox.thread_id = threading.get_ident()
             self._open_waker()
         for job in list(self._jobs.values()):
             job.error = EventLoopError("the worker thread did not come along when the process forked")
@@ -610,7 +619,7 @@ class EventLoop:
 
     def _request_cancel(self, task: TaskHandle[Any]) -> None:
         """Cancel a task, from any thread."""
-        if self._fds.owned_by_this_thread:
+        if self._inbox.is_at_hand:
             self._cancel_now(task)
         else:
             self._inbox.post(self._cancel_now, task)
@@ -656,6 +665,7 @@ class EventLoop:
             JoinCommand: self._join,
             CancelCommand: self._cancel,
             ThreadCommand: self._call_in_thread,
+            SocketCheckCommand: fds.check,
             SocketRecvCommand: fds.wait_readable,
             SocketAcceptCommand: fds.wait_readable,
             SocketSendCommand: fds.wait_writable,

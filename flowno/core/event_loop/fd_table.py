@@ -13,7 +13,6 @@ import logging
 import os
 import weakref
 from selectors import EVENT_READ, EVENT_WRITE
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import BusyResourceError, ClosedResourceError
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from selectors import SelectorKey
 
     from .backend import Selector
-    from .commands import SocketCommand
+    from .commands import SocketCheckCommand, SocketCommand
+    from .inbox import Inbox
     from .tasks import Budget, TaskHandle
 
 __all__ = ["FdRecord", "FdTable"]
@@ -71,7 +71,7 @@ class FdTable:
         selector: Where they are registered, by number; it is asked for nothing but the five methods of the protocol.
         ready: The loop's list of ready tasks; who is woken is appended to it.
         budget: The loop's budget, for the operations that find it by their record.
-        post: Has the loop's thread make a call; the way in for a handle that is dropped or closed elsewhere.
+        inbox: The way in for a handle that is dropped, or closed in another thread.
     """
 
     def __init__(
@@ -79,12 +79,11 @@ class FdTable:
         selector: Selector,
         ready: list[TaskHandle[Any]],
         budget: Budget,
-        post: Callable[[Callable[[Any], object], Any], None],
+        inbox: Inbox,
     ) -> None:
         self.selector = selector
         self.budget = budget
-        self.post = post
-        self.thread_id: int | None = None  # of the thread that runs the loop; None while it does not run
+        self.inbox = inbox
         self.registered = 0  # how many fds the selector holds, the waker not counted
         self._ready = ready
         self._records: dict[int, FdRecord] = {}
@@ -144,11 +143,6 @@ class FdTable:
                 self.retire(record, "the event loop has ended")
 
     @property
-    def owned_by_this_thread(self) -> bool:
-        """Whether the caller may change the table: the loop's thread may, and anybody while the loop does not run."""
-        return self.thread_id in (None, get_ident())
-
-    @property
     def has_waiters(self) -> bool:
         """Whether any task waits for an fd."""
         return any(record.reader is not None or record.writer is not None for record in self._records.values())
@@ -187,6 +181,16 @@ class FdTable:
         record.writer = task
         task._waiting = command
 
+    def check(self, task: TaskHandle[Any], command: SocketCheckCommand) -> None:
+        """Let the other tasks run, and see that the fd of the command is this loop's."""
+        if task._cancel_pending:
+            task._deliver_cancellation(self._ready)
+            return
+        record = command.record
+        if record is None or record.table is not self or record.dead:
+            self._adopt(command, command.direction)
+        self._ready.append(task)
+
     def forget_reader(self, task: TaskHandle[Any], command: SocketCommand) -> None:
         """A task that waited for readability was cancelled."""
         _record_of(command).reader = None
@@ -208,7 +212,8 @@ class FdTable:
                     "a time: close that loop, or give this one a handle on socket.dup()"
                 )
             old.table.retire(old, "the socket was taken over by another event loop")
-        command.record = handle._record = record = self.attach(handle.socket)
+        command.record = record = self.attach(handle.socket)
+        handle._bind(record)
         if old is not None:  # an operation of the handle, which goes on to own its direction
             record.reading = direction == EVENT_READ
             record.writing = direction == EVENT_WRITE

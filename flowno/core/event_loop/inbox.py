@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,13 +22,22 @@ class Inbox:
     sleeps and then looks whether there is something here.
     """
 
-    __slots__ = ("_reader", "_writer", "items", "sleeping")
+    __slots__ = ("_reader", "_writer", "items", "sleeping", "thread_id")
 
     def __init__(self) -> None:
         self.items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self.sleeping = False
+        self.thread_id: int | None = None  # of the thread that runs the loop; None while it does not run
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the caller may act on the loop itself: in its thread, while it does not sleep, or while it rests.
+
+        Code that runs in the loop's thread while it sleeps is a signal handler; what it does must end the sleep.
+        """
+        return self.thread_id is None or (self.thread_id == get_ident() and not self.sleeping)
 
     def post(self, call: Callable[[Any], object], argument: Any) -> None:
         """Have the loop's thread call ``call(argument)`` before its next batch; from any thread or finalizer."""

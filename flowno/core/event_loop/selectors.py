@@ -38,6 +38,7 @@ import errno
 import os
 import socket as _socket
 from collections.abc import Generator
+from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,6 +46,7 @@ from .backend import default_selector_name
 from .commands import (
     Command,
     SocketAcceptCommand,
+    SocketCheckCommand,
     SocketConnectCommand,
     SocketRecvCommand,
     SocketSendCommand,
@@ -200,11 +202,11 @@ class SocketHandle:
             record = loop._fds.find(self.socket) or record
         if record.table is None or record.dead:
             self.socket.close()
-        elif record.table.owned_by_this_thread:
+        elif record.table.inbox.is_at_hand:
             record.table.retire(record, f"{self!r} was closed")
             self.socket.close()
         else:
-            record.table.post(_close_in_loop, (record, self.socket))
+            record.table.inbox.post(_close_in_loop, (record, self.socket))
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +217,7 @@ class SocketHandle:
     def __del__(self) -> None:
         record = getattr(self, "_record", _UNBOUND)  # there is none where a subclass failed before __init__
         if record.table is not None and not record.dead:
-            record.table.post(record.table.detach, record)
+            record.table.inbox.post(record.table.detach, record)
 
     # --- coroutines --------------------------------------------------------------------------------------------------
 
@@ -244,7 +246,7 @@ class SocketHandle:
             if accepted is not None:
                 return accepted
         else:
-            first = GIVE_WAY
+            first = SocketCheckCommand(self, record, EVENT_READ)
         record.reading = True
         try:
             yield first
@@ -294,7 +296,7 @@ class SocketHandle:
                 self._drained = 0 < len(data) < bufsize  # b"" is the end of the stream, and comes again
                 return data
         else:
-            command = GIVE_WAY
+            command = SocketCheckCommand(self, record, EVENT_READ)
         record.reading = True
         try:
             while True:
@@ -338,7 +340,7 @@ class SocketHandle:
             if received is not None:
                 return received
         else:
-            command = GIVE_WAY
+            command = SocketCheckCommand(self, record, EVENT_READ)
         record.reading = True
         try:
             while True:
@@ -382,7 +384,7 @@ class SocketHandle:
             except OSError as error:
                 raise self._failure(error) from None
         else:
-            command = GIVE_WAY
+            command = SocketCheckCommand(self, record, EVENT_WRITE)
         record.writing = True
         try:
             while True:
@@ -433,7 +435,7 @@ class SocketHandle:
                 if sent == size:
                     return
         else:
-            command = GIVE_WAY
+            command = SocketCheckCommand(self, record, EVENT_WRITE)
         rest = memoryview(octets)[sent:]
         record.writing = True
         try:
@@ -539,6 +541,12 @@ class SocketHandle:
             f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
         )
 
+    def _bind(self, record: FdRecord) -> None:
+        """Take the record of an event loop, which this handle belongs to from now on."""
+        self._record = record
+        self._recv_command = SocketRecvCommand(self, record)
+        self._send_command = SocketSendCommand(self, record)
+
     def _failure(self, error: OSError, address: Address = None) -> OSError:
         """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
         if self._fileno() < 0:
@@ -587,42 +595,33 @@ class SocketHandle:
         except OSError as error:
             raise self._failure(error, address) from None
 
-    async def _connect(self, address: Address) -> None:
-        """Connect while the other tasks run."""
-        try:
-            await self._connect_resolved(await self._resolve(address), address)
-        except Exception:
-            raise
-        except BaseException:  # cancelled
-            self.close()
-            raise
-
     @coroutine
-    def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
-        """The address with its name replaced by the number that stands for it, found out in a worker thread."""
-        family = self.socket.family
-        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
-            return address
-        host, port = address[:2]
-        if _is_number(host):
-            return address
-        query = (host, port, family, self.socket.type, self.socket.proto)
-        try:
-            found: Any = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
-        except OSError as error:
-            raise self._failure(error, address) from None
-        return (*found[0][4][:2], *address[2:])
-
-    @coroutine
-    def _connect_resolved(self, address: Address, asked: Address) -> Generator[Command, Any, None]:
+    def _connect(self, address: Address) -> Generator[Command, Any, None]:
+        """Connect while the other tasks run. The handle is closed where this is cancelled: half an attempt is none."""
         record = self._record
         if record.reading or record.writing:
             record = yield from self._claim(reading=True, writing=True)
+        if record.budget.left <= 0:
+            yield SocketCheckCommand(self, record, EVENT_WRITE)
+            record = self._record
+        record.budget.left -= 1
         record.reading = record.writing = True
+        try:
+            yield from self._connect_owned(record, address)
+        except Exception:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            record.reading = record.writing = record.dead
+
+    def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
+        """Connect, owning both directions."""
         try:
             if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
                 raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
-            code = self.socket.connect_ex(address)
+            code = self.socket.connect_ex((yield from self._resolve(address)))
             if code in _IN_PROGRESS:
                 command = SocketConnectCommand(self, record)
                 while True:
@@ -633,9 +632,19 @@ class SocketHandle:
             if code:
                 raise OSError(code, os.strerror(code))
         except OSError as error:
-            raise self._failure(error, asked) from None
-        finally:
-            record.reading = record.writing = record.dead
+            raise self._failure(error, address) from None
+
+    def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
+        """The address with its name replaced by the number that stands for it, found out in a worker thread."""
+        family = self.socket.family
+        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
+            return address
+        host, port = address[:2]
+        if _is_number(host):
+            return address
+        query = (host, port, family, self.socket.type, self.socket.proto)
+        found: Any = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
+        return (*found[0][4][:2], *address[2:])
 
     def _is_connected(self) -> bool:
         """Whether there is a peer; without one, the readiness that was reported meant nothing."""

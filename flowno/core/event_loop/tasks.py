@@ -151,9 +151,12 @@ class TaskHandle(Generic[T_co]):
             if budget.left <= 0:
                 yield GIVE_WAY
             budget.left -= 1
+        else:
+            yield JoinCommand(self)
+        try:
             return self._outcome()
-        yield JoinCommand(self)
-        return self._outcome()
+        finally:
+            del self  # the traceback of an error would tie it to the task that has it
 
     def cancel(self) -> Cancellation[T_co]:
         """Cancel the task: at once, whether or not the answer is awaited.
@@ -188,16 +191,19 @@ class TaskHandle(Generic[T_co]):
 
     def _outcome(self) -> T_co:
         """The value of an ended task, or its error raised; now somebody knows of it."""
-        state = self._state
-        if state == RETURNED:
+        if self._state == RETURNED:
             return cast(T_co, self._result)
-        if state == CANCELLED:
-            raise TaskCancelled(self)
-        raise self._failure()
+        try:
+            raise TaskCancelled(self) if self._state == CANCELLED else self._failure()
+        finally:
+            del self
 
     def _outcome_of_cancel(self) -> T_co | None:
         """As :meth:`_outcome`, but None for a task that was cancelled."""
-        return None if self._state == CANCELLED else self._outcome()
+        try:
+            return None if self._state == CANCELLED else self._outcome()
+        finally:
+            del self
 
     def _failure(self) -> BaseException:
         """The error of a failed task. Every joiner raises the same object, from the traceback that the task left."""
@@ -223,9 +229,12 @@ class Cancellation(Generic[T_co]):
             if budget.left <= 0:
                 yield GIVE_WAY
             budget.left -= 1
+        else:
+            yield CancelCommand(handle, requested=True)
+        try:
             return handle._outcome_of_cancel()
-        yield CancelCommand(handle, requested=True)
-        return handle._outcome_of_cancel()
+        finally:
+            del self, handle
 
 
 class UnjoinedError:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import socket as _socket
 import ssl
 from collections.abc import Generator
+from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
-from .commands import Command
+from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError
 from .event_loop import current_world
 from .selectors import Address, SocketHandle, _bytes_of, _running_loop
-from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -52,7 +52,6 @@ class TLSSocketHandle(SocketHandle):
 
     __slots__ = (
         "_established",  # the handshake is done
-        "_handshaking",  # a task is making it
         "_incoming",  # ciphertext from the socket, for TLS to read
         "_outgoing",  # ciphertext that TLS has written
         "_server_side",
@@ -70,7 +69,6 @@ class TLSSocketHandle(SocketHandle):
         self.handshake_timeout = 30.0
         self._server_side = False
         self._established = False
-        self._handshaking = False
         self._tls: ssl.SSLObject | None = None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -193,12 +191,12 @@ class TLSSocketHandle(SocketHandle):
         if record.reading:
             record = yield from self._claim(reading=True)
         if not self._established:
-            yield from self._handshake(record)
+            yield from self._begin(record)
         record.reading = True
         budget = record.budget
         try:
             if budget.left <= 0:
-                yield GIVE_WAY  # also where there is plaintext for ever
+                yield SocketCheckCommand(self, record, EVENT_READ)  # also where there is plaintext for ever
             budget.left -= 1
             tls: Any = self._tls
             while True:
@@ -225,14 +223,14 @@ class TLSSocketHandle(SocketHandle):
         if record.writing:
             record = yield from self._claim(writing=True)
         if not self._established:
-            yield from self._handshake(record)
+            yield from self._begin(record)
         record.writing = True
         budget = record.budget
         self.bytes_sent = 0
         try:
             tls: Any = self._tls
             if budget.left <= 0:
-                yield self._send_command
+                yield SocketCheckCommand(self, record, EVENT_WRITE)
             budget.left -= 1
             while not self._flush():  # the records of an operation that was cancelled
                 yield self._send_command
@@ -283,16 +281,23 @@ class TLSSocketHandle(SocketHandle):
 
     # --- inside: the beginning and the end of TLS --------------------------------------------------------------------
 
-    def _handshake(self, record: FdRecord) -> Generator[Command, Any, None]:
-        """Make the handshake, within its time limit. It needs both directions; failing, it closes the handle."""
-        if self._handshaking or record.reading or record.writing:
+    def _begin(self, record: FdRecord) -> Generator[Command, Any, None]:
+        """Make the handshake for the first operation that needs it. It takes both directions."""
+        if record.reading or record.writing:
             raise BusyResourceError(f"another task is making the TLS handshake of {self!r}")
+        record.reading = record.writing = True
+        try:
+            yield from self._handshake()
+        finally:
+            record.reading = record.writing = record.dead
+
+    def _handshake(self) -> Generator[Command, Any, None]:
+        """Make the handshake within its time limit; both directions are owned. Failing, it closes the handle."""
         loop = _running_loop(self)
         task = loop._current
         seconds = self.handshake_timeout
         expired = TimeoutError(f"the TLS handshake of {self!r} took longer than handshake_timeout, {seconds:g} s")
         timer = loop._timers.add(loop._clock() + seconds, loop._interrupt, (task, expired))
-        record.reading = record.writing = self._handshaking = True
         try:
             while True:
                 done = self._step_handshake()
@@ -310,8 +315,6 @@ class TLSSocketHandle(SocketHandle):
             raise
         finally:
             loop._timers.cancel(timer)
-            record.reading = record.writing = record.dead
-            self._handshaking = False
             del expired
 
     def _step_handshake(self) -> bool:
@@ -367,17 +370,10 @@ class TLSSocketHandle(SocketHandle):
             raise
         self._established = True
 
-    async def _connect(self, address: Address) -> None:
-        await super()._connect(address)
+    def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
+        yield from super()._connect_owned(record, address)
         self._take_hostname(address)
-        await self._handshake_after_connect()
-
-    @coroutine
-    def _handshake_after_connect(self) -> Generator[Command, Any, None]:
-        record = self._record
-        if record.reading or record.writing:
-            record = yield from self._claim(reading=True, writing=True)
-        yield from self._handshake(record)
+        yield from self._handshake()
 
     def _take_hostname(self, address: Address) -> None:
         if self.server_hostname is None and isinstance(address, tuple):
