@@ -8,7 +8,7 @@ cancellation arrives; the others (spawn, exit) always run.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +39,9 @@ class Command:
 
     __slots__ = ()
 
+    #: Whether the command may suspend its task: then it is where a cancellation arrives.
+    is_wait: ClassVar[bool] = True
+
 
 class SpawnCommand(Command):
     """Start a task; the answer is its :class:`~flowno.core.event_loop.tasks.TaskHandle`. Not a wait.
@@ -49,6 +52,8 @@ class SpawnCommand(Command):
 
     __slots__ = ("raw_task",)
 
+    is_wait = False
+
     def __init__(self, raw_task: Awaitable[Any]) -> None:
         self.raw_task = raw_task
 
@@ -57,7 +62,7 @@ class SpawnCommand(Command):
 
 
 class JoinCommand(Command):
-    """Wait until a task has ended; the answer is its value, or its error raised. A wait.
+    """Wait until a task has ended. A wait, without an answer: the outcome is at the handle.
 
     Args:
         task_handle: The task to wait for.
@@ -73,7 +78,7 @@ class JoinCommand(Command):
 
 
 class CancelCommand(JoinCommand):
-    """Cancel a task and wait until it has ended; the answer is its value, or None where it was cancelled. A wait.
+    """Cancel a task and wait until it has ended. A wait, without an answer: the outcome is at the handle.
 
     Args:
         task_handle: The task to cancel.
@@ -112,6 +117,8 @@ class ExitCommand(Command):
     """
 
     __slots__ = ("exception", "return_value")
+
+    is_wait = False
 
     def __init__(self, return_value: object = None, exception: BaseException | None = None) -> None:
         self.return_value = return_value
@@ -178,14 +185,14 @@ class SocketCheckCommand(SocketCommand):
     Args:
         handle: The handle that is to be used.
         record: The loop's record of its socket.
-        direction: ``selectors.EVENT_READ`` or ``EVENT_WRITE``, which the operation owns.
+        directions: A mask of ``selectors.EVENT_READ`` and ``EVENT_WRITE``: what the operation owns.
     """
 
-    __slots__ = ("direction",)
+    __slots__ = ("directions",)
 
-    def __init__(self, handle: SocketHandle, record: FdRecord, direction: int) -> None:
+    def __init__(self, handle: SocketHandle, record: FdRecord, directions: int) -> None:
         super().__init__(handle, record)
-        self.direction = direction
+        self.directions = directions
 
 
 class SocketSendCommand(SocketCommand):

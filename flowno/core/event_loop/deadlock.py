@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from .errors import DeadlockError
 from .threads import WORKERS
 
 if TYPE_CHECKING:
@@ -14,10 +16,52 @@ if TYPE_CHECKING:
 
     from .tasks import TaskHandle
 
-__all__ = ["somebody_could_call_in", "who_waits_for_what"]
+__all__ = ["DeadlockPolicy", "DeadlockWatch"]
+
+DeadlockPolicy = Literal["raise", "log", "off"]
+
+#: Seconds in which somebody outside of the loop may end a deadlock of its tasks before it is logged.
+PATIENCE = 5.0
+
+logger = logging.getLogger("flowno")
 
 
-def somebody_could_call_in() -> bool:
+class DeadlockWatch:
+    """What an event loop does when nothing in it can ever make a task ready again.
+
+    Args:
+        policy: See :class:`~flowno.core.event_loop.event_loop.EventLoop`.
+
+    Raises:
+        ValueError: There is no such policy.
+    """
+
+    __slots__ = ("_logged", "_policy")
+
+    def __init__(self, policy: DeadlockPolicy) -> None:
+        if policy not in ("raise", "log", "off"):
+            raise ValueError(f"deadlock must be 'raise', 'log' or 'off', not {policy!r}")
+        self._policy = policy
+        self._logged = False
+
+    def patience(self, tasks: Iterable[TaskHandle[Any]]) -> float | None:
+        """How many seconds to wait for somebody outside of the loop before :meth:`log` is due; None: for ever.
+
+        Raises:
+            DeadlockError: There is nobody outside.
+        """
+        if self._policy == "raise" and not _somebody_could_call_in():
+            raise DeadlockError(f"no task can ever go on:\n{_who_waits_for_what(tasks)}")
+        return None if self._logged or self._policy == "off" else PATIENCE
+
+    def log(self, loop: object, tasks: Iterable[TaskHandle[Any]]) -> None:
+        """Say once who waits for what."""
+        if not self._logged:
+            self._logged = True
+            logger.warning("only a call from outside can go on with %r:\n%s", loop, _who_waits_for_what(tasks))
+
+
+def _somebody_could_call_in() -> bool:
     """Whether there is anything in this process that could make a task ready from outside of the loop.
 
     That is another thread than this one and our workers, which could call ``create_task`` or ``cancel``; or a signal
@@ -32,6 +76,6 @@ def somebody_could_call_in() -> bool:
     )
 
 
-def who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
+def _who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
     """A line a task."""
     return "\n".join(f"  {task!r} waits in {task._waiting!r}" for task in tasks)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
+import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from math import inf
-from selectors import SelectorKey
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
-from .backend import SYSTEM_WORLD, FileObject, Selector, SelectorChoice, World, open_selector, world_of
+from .backend import Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
     CancelCommand,
+    Command,
     ExitCommand,
     JoinCommand,
     SleepCommand,
@@ -32,10 +32,12 @@ from .commands import (
     SpawnCommand,
     ThreadCommand,
 )
-from .deadlock import somebody_could_call_in, who_waits_for_what
-from .errors import BusyResourceError, DeadlockError, EventLoopError
+from .deadlock import DeadlockPolicy, DeadlockWatch
+from .ending import Ending
+from .errors import BusyResourceError, EventLoopError
 from .fd_table import FdTable
 from .inbox import Inbox
+from .running import current_event_loop, current_task, fork_count, set_running
 from .tasks import (
     CANCELLED,
     FAILED,
@@ -45,12 +47,14 @@ from .tasks import (
     TaskCancelled,
     TaskHandle,
     UnjoinedError,
+    close_coroutine,
     coroutine_of,
 )
 from .threads import ThreadJob
-from .timers import Timers
+from .timers import Timer, Timers
 
 if TYPE_CHECKING:
+    from selectors import SelectorKey
     from types import TracebackType
     from typing import Self
 
@@ -58,69 +62,21 @@ __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 
 T = TypeVar("T")
 
+#: Carries out a command for a task, or takes a task out of the wait that the command has put it into.
+Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
+
 logger = logging.getLogger("flowno")
 
 #: Seconds. Longer waits are cut into pieces of this length, which every system's call can hold.
 LONGEST_WAIT = 86_400.0
 
-#: Seconds of quiet after which the loop looks, once, whether a socket that is waited for was closed behind its back.
+#: Seconds of quiet after which the loop looks, once, whether a socket that is waited for was closed behind its back. A
+#: loop that is never quiet looks at the clock once in so many waits, and does it when that time has passed.
 QUIET_BEFORE_AUDIT = 1.0
-
-#: A loop that is never quiet looks at the clock once in so many waits, to audit its sockets when a second has passed.
 WAITS_PER_AUDIT = 64
-
-#: Seconds in which somebody outside of the loop may end a deadlock of its tasks before it is logged.
-PATIENCE_WITH_DEADLOCK = 5.0
-
-#: How often a task may swallow its cancellation at the end of a run before its coroutine is closed.
-SWALLOWS_AT_THE_END = 3
-
-#: How often the end of a run cancels what there is; later rounds are for the tasks that clean-ups have started.
-ROUNDS_AT_THE_END = 3
-
-
-class _Running(threading.local):
-    """The event loop that runs in this thread."""
-
-    loop: EventLoop | None = None
-
-
-_running = _Running()
-
-
-class _Forks:
-    """How many forks lie between this process and the one that imported flowno."""
-
-    count = 0
-
-
-def _count_fork() -> None:
-    _Forks.count += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
 
 #: Which event loop uses a selector instance that was passed in, by the id of the selector, which that loop keeps alive.
 _holders: weakref.WeakValueDictionary[int, EventLoop] = weakref.WeakValueDictionary()
-
-
-def current_event_loop() -> EventLoop | None:
-    """The event loop that runs in this thread, or None."""
-    return _running.loop
-
-
-def current_task() -> Coroutine[Any, Any, Any] | None:
-    """The coroutine of the task that runs in this thread, or None outside of one."""
-    loop = _running.loop
-    task = None if loop is None else loop._current
-    return None if task is None else task.raw_task
-
-
-def current_world() -> World:
-    """Where to take time and sockets from: the world of the event loop that runs in this thread, else the system's."""
-    loop = _running.loop
-    return SYSTEM_WORLD if loop is None else loop.world
 
 
 class _Exit(BaseException):
@@ -131,51 +87,10 @@ class _Exit(BaseException):
         self.command = command
 
 
-_Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
-
-
-class _Round:
-    """Tasks that are to end before the run goes on; in the place of one task for :meth:`EventLoop._run`."""
-
-    def __init__(self, tasks: list[TaskHandle[Any]]) -> None:
-        self._left = tasks
-
-    @property
-    def _state(self) -> bool:
-        """Whether all of them have ended."""
-        left = self._left
-        while left and left[-1]._state:
-            left.pop()
-        return not left
-
-
-class _FailedSelector:
-    """Takes the place of a selector that cannot wait, while the run that it ends is cleaned up: nothing becomes ready.
-
-    Args:
-        selector: The one that failed. What it still holds is taken out of it.
-        give_up: Called when there is nothing to do but wait.
-    """
-
-    def __init__(self, selector: Selector, give_up: Callable[[], object]) -> None:
-        self.modify = selector.modify
-        self.unregister = selector.unregister
-        self.close = selector.close
-        self._give_up = give_up
-
-    def register(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
-        return SelectorKey(fileobj, -1, events, data)
-
-    def select(self, timeout: float | None = None, /) -> list[tuple[SelectorKey, int]]:
-        if timeout != 0:
-            self._give_up()
-        return []
-
-
-class _Table(dict[type, _Handler]):
+class _Table(dict[type[Command], Handler]):
     """What to do for a command, by its class. A derived class is looked up once, and then stands here itself."""
 
-    def __missing__(self, command_class: type) -> _Handler:
+    def __missing__(self, command_class: type[Command]) -> Handler:
         for base in command_class.__mro__:
             if base in self:
                 self[command_class] = self[base]
@@ -221,14 +136,11 @@ class EventLoop:
         'done'
     """
 
-    def __init__(
-        self, selector: SelectorChoice | None = None, *, deadlock: Literal["raise", "log", "off"] = "raise"
-    ) -> None:
-        self._closed = True  # until everything below is there
-        if deadlock not in ("raise", "log", "off"):
-            raise ValueError(f"deadlock must be 'raise', 'log' or 'off', not {deadlock!r}")
+    _closed = True  # until everything is there
+
+    def __init__(self, selector: SelectorChoice | None = None, *, deadlock: DeadlockPolicy = "raise") -> None:
+        self._deadlock = DeadlockWatch(deadlock)
         opened = open_selector(selector)
-        self._selector = opened.selector
         self._selector_name = opened.name
         self._owns_selector = opened.owned
         if not opened.owned and _holders.setdefault(id(opened.selector), self) is not self:
@@ -236,30 +148,30 @@ class EventLoop:
                 f"{opened.selector!r} is in use by {_holders[id(opened.selector)]!r}; a selector serves one event loop "
                 "at a time: close that one first"
             )
+        # For the rooms beside this one, and for the handles.
+        self.budget = Budget()
+        self.tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
+        self.ready: list[TaskHandle[Any]] = []  # each of them once
+        self.running_task: TaskHandle[Any] | None = None
+        self.inbox = Inbox()
+        self.fds = FdTable(opened.selector, self.ready, self.budget, self.inbox)
+        # Made for each run, and dropped with it: bound methods would tie the loop to itself.
+        self.handlers = self._forgetters = _Table()
         try:
             self._world = world_of(opened.selector)
         except BaseException:
             self._release()
             raise
         self._clock = self._world.clock
-        self.budget = Budget()
-        self._tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
-        self._ready: list[TaskHandle[Any]] = []  # each of them once
-        self._current: TaskHandle[Any] | None = None
         self._timers = Timers()
-        self._inbox = Inbox()
-        self._fds = FdTable(opened.selector, self._ready, self.budget, self._inbox)
         self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
+        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
+        self._ending: Ending | None = None
         self._audited = False
         self._next_audit = 0.0
         self._waits = 0
-        self._ending = False
-        self._deadlock = deadlock
-        self._deadlock_logged = False
-        self._forks = _Forks.count
-        # Made for each run, and dropped with it: bound methods would tie the loop to itself.
-        self._handlers = self._forgetters = _Table()
+        self._forks = fork_count()
         self._closed = False
         logger.debug("%r waits by %r", self, opened.selector)
 
@@ -268,7 +180,7 @@ class EventLoop:
     @property
     def selector(self) -> Selector:
         """What waits for the sockets."""
-        return self._selector
+        return self.fds.selector
 
     @property
     def world(self) -> World:
@@ -289,12 +201,16 @@ class EventLoop:
             EventLoopError: The loop is closed.
         """
         raw_task = coroutine_of(coroutine, "create_task()")
-        self._check_open("start a task")
+        try:
+            self._check_open("start a task")
+        except EventLoopError:
+            raw_task.close()  # else Python adds to the error that it was never awaited
+            raise
         task = TaskHandle(self, raw_task, copy_context())
-        if self._inbox.thread_id is not None and self._inbox.is_at_hand:
+        if self.inbox.thread_id is not None and self.inbox.is_at_hand:
             self._start(task)
         else:
-            self._inbox.post(self._start, task)
+            self.inbox.post(self._start, task)
         return task
 
     def cancel(self, raw_task: Coroutine[Any, Any, Any]) -> bool:
@@ -305,13 +221,23 @@ class EventLoop:
         """
         for task in self._living_tasks():
             if task.raw_task is raw_task:
-                self._request_cancel(task)
+                self.request_cancel(task)
                 return True
         return False
 
     def has_living_tasks(self) -> bool:
         """Whether any task has not ended."""
         return bool(self._living_tasks())
+
+    @overload
+    def run_until_complete(
+        self, root: Awaitable[T], join: Literal[False] = ..., wait_for_spawned_tasks: bool = ...
+    ) -> None: ...
+
+    @overload
+    def run_until_complete(
+        self, root: Awaitable[T], join: bool = ..., wait_for_spawned_tasks: bool = ...
+    ) -> T | Any: ...
 
     def run_until_complete(
         self, root: Awaitable[T], join: bool = False, wait_for_spawned_tasks: bool = True
@@ -336,13 +262,17 @@ class EventLoop:
             TypeError: ``root`` is no coroutine.
         """
         raw_task = coroutine_of(root, "run_until_complete()")
-        self._enter()
         try:
-            task = TaskHandle(self, raw_task, copy_context())
+            self._enter()
+        except BaseException:
+            raw_task.close()  # else Python adds to the error that it was never awaited
+            raise
+        task = TaskHandle(self, raw_task, copy_context())
+        command: ExitCommand | None = None
+        try:
             self._start(task)
-            command: ExitCommand | None = None
             try:
-                self._run(None if wait_for_spawned_tasks else task)
+                self.run_until(None if wait_for_spawned_tasks else task)
             except _Exit as ended:
                 command = ended.command
                 late = self._cancel_all()
@@ -351,12 +281,18 @@ class EventLoop:
             except BaseException:
                 self._cancel_all()
                 raise
-            if join and task._unjoined is not None:
+            if join and command is None and task._unjoined is not None:
                 task._unjoined.is_known = True  # it is raised below
+        except BaseException:
+            del task, raw_task, root  # the traceback has this frame, and the task has the error
+            raise
         finally:
             self._leave()
         if command is None:
-            return task._outcome() if join else None
+            try:
+                return task._outcome() if join else None
+            finally:
+                del task
         if command.exception is not None:
             raise command.exception
         return command.return_value if join else None
@@ -369,13 +305,15 @@ class EventLoop:
         """
         if self._closed:
             return
-        if self._inbox.thread_id is not None:
+        if self.inbox.thread_id is not None:
             raise EventLoopError(f"{self!r} is running; a loop is closed after its run, or by exit()")
         try:
-            if self._tasks or self._inbox.items:
+            if self.tasks or self.inbox.items or self._generators:
                 self._enter()
                 try:
                     late = self._cancel_all()
+                    for generator in list(self._generators):
+                        self.run_until(self._close_generator(generator))
                 finally:
                     self._leave()
                 if late is not None:
@@ -395,11 +333,11 @@ class EventLoop:
         if not self._closed:
             self._closed = True
             for task in self._living_tasks():
-                _close_coroutine(task)
+                close_coroutine(task)
             self._release()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "idle" if self._inbox.thread_id is None else "running"
+        state = "closed" if self._closed else "idle" if self.inbox.thread_id is None else "running"
         return f"<EventLoop {self._selector_name} {state}>"
 
     # --- a run -------------------------------------------------------------------------------------------------------
@@ -407,51 +345,56 @@ class EventLoop:
     def _enter(self) -> None:
         """Make this the loop of this thread."""
         self._check_open("run it")
-        if self._inbox.thread_id is not None:
+        if self.inbox.thread_id is not None:
             raise EventLoopError(f"{self!r} cannot be entered twice; it runs already")
-        if _running.loop is not None:
-            raise EventLoopError(
-                f"{self!r} cannot run inside of {_running.loop!r}; await or spawn the coroutine instead"
-            )
-        if self._forks != _Forks.count:
+        running = current_event_loop()
+        if running is not None:
+            raise EventLoopError(f"{self!r} cannot run inside of {running!r}; await or spawn the coroutine instead")
+        if self._forks != fork_count():
             self._after_fork()
         self._open_waker()
-        self._inbox.thread_id = threading.get_ident()
-        self._handlers, self._forgetters = self._tables()
-        _running.loop = self
+        self.inbox.thread_id = threading.get_ident()
+        self.handlers, self._forgetters = self._tables()
+        self._outer_hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
+        set_running(self)
 
     def _open_waker(self) -> None:
         try:
-            self._fds.add_waker(self._inbox.open(self._world), self._inbox.drain)
+            self.fds.add_waker(self.inbox.open(self._world), self.inbox.drain)
         except BaseException:  # the selector has no room for it
-            self._inbox.close()
+            self.inbox.close()
             raise
 
     def _leave(self) -> None:
         """Undo :meth:`_enter`; registrations that no task waits for go, too, so that the selector is left empty."""
-        _running.loop = None
-        self._current = None
-        self._handlers = self._forgetters = _Table()
-        self._inbox.thread_id = None
-        self._fds.retire_idle()
-        self._fds.remove_waker()
-        self._inbox.close()
-        if not self._tasks:  # nobody is left who could still join
+        set_running(None)
+        sys.set_asyncgen_hooks(*self._outer_hooks)
+        self.running_task = None
+        self.handlers = self._forgetters = _Table()
+        self.inbox.thread_id = None
+        self.fds.retire_idle()
+        self.fds.remove_waker()
+        self.inbox.close()
+        if not self.tasks:  # nobody is left who could still join
             for unjoined in list(self._unjoined):
                 unjoined.report()
 
     def _release(self) -> None:
         """Give back the selector."""
         if self._owns_selector:
-            self._selector.close()
+            self.fds.selector.close()
         else:
-            _holders.pop(id(self._selector), None)
+            _holders.pop(id(self.fds.selector), None)
 
-    def _run(self, until: TaskHandle[Any] | _Round | None) -> None:
-        """Run until this has ended; None: until every task has. Long and flat: a loop's time is spent here."""
-        tasks, ready, budget = self._tasks, self._ready, self.budget
-        timers, fds, inbox = self._timers, self._fds, self._inbox
-        deadlines, posted, handlers = timers.heap, inbox.items, self._handlers
+    def run_until(self, until: TaskHandle[Any] | None) -> None:
+        """Run until this task has ended; None: until every task has. Long and flat: a loop's time is spent here.
+
+        Only between entering and leaving the loop.
+        """
+        tasks, ready, budget = self.tasks, self.ready, self.budget
+        timers, fds, inbox = self._timers, self.fds, self.inbox
+        deadlines, posted, handlers = timers.heap, inbox.items, self.handlers
         while tasks or posted:
             if until is not None and until._state:
                 return
@@ -468,7 +411,7 @@ class EventLoop:
             batch = ready[:]
             ready.clear()
             for task in batch:
-                self._current = task
+                self.running_task = task
                 budget.left = OPERATIONS_PER_STEP
                 try:
                     if task._error is None:
@@ -477,170 +420,189 @@ class EventLoop:
                     else:
                         command = _throw(task)
                 except StopIteration as stop:
-                    self._end(task, RETURNED, stop.value)
+                    self.end_task(task, RETURNED, stop.value)
                     continue
                 except BaseException as error:
-                    self._fail(task, error)
-                    continue
+                    if self._fail(task, error):
+                        continue
+                    del task, batch, until  # the traceback has this frame, and the task has the error
+                    raise
                 try:
-                    handlers[command.__class__](task, command)
+                    if task._cancel_pending and getattr(command, "is_wait", False):
+                        task._deliver_cancellation(ready)
+                    else:
+                        handlers[command.__class__](task, command)
                 except Exception as error:
-                    task._error = error.with_traceback(_without_loop(error.__traceback__))
-                    ready.append(task)
-            self._current = None
+                    task._wake(ready, error=error.with_traceback(_without_loop(error.__traceback__)))
+            self.running_task = None
             budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
 
     def _wait(self) -> None:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
         deadline = self._timers.next_deadline()
-        timeout = None
+        timeout = None if deadline is None else min(max(deadline - self._clock(), 0), LONGEST_WAIT)
         audit = stuck = False
-        if deadline is not None:
-            timeout = min(max(deadline - self._clock(), 0), LONGEST_WAIT)
         self._waits += 1
-        if self._waits % WAITS_PER_AUDIT == 0:  # there may never be quiet
-            now = self._clock()
-            if now >= self._next_audit:
-                self._next_audit = now + QUIET_BEFORE_AUDIT
-                self._fds.audit()
-                if self._ready:
-                    return
+        if self._waits % WAITS_PER_AUDIT == 0 and self._audit_is_due():
+            self.fds.audit()
+            if self.ready:
+                return
         if timeout is None or timeout > QUIET_BEFORE_AUDIT:
-            if self._fds.registered and not self._audited:
+            if self.fds.registered and not self._audited:
                 audit = True
                 timeout = QUIET_BEFORE_AUDIT
-            elif self._is_deadlocked(deadline):
-                if self._break_deadlock():
+            elif self._nothing_can_happen(deadline):
+                if self._ending is not None:
+                    self._ending.on_quiet()
                     return
-                stuck = not self._deadlock_logged
-                timeout = PATIENCE_WITH_DEADLOCK if stuck else None
-        inbox = self._inbox
+                stuck = True
+                timeout = self._deadlock.patience(self.tasks)
+        inbox = self.inbox
         inbox.sleeping = True
         try:
             # Looked at only now: a signal handler may have made a task ready just before the loop said that it sleeps.
-            events = self._select(0 if inbox.items or self._ready else timeout)
+            events = self._select(0 if inbox.items or self.ready else timeout)
         finally:
             inbox.sleeping = False
-        self._fds.dispatch(events)
+        self.fds.dispatch(events)
         self._audited = audit and not events
         if self._audited:
-            self._fds.audit()
+            self.fds.audit()
         if stuck and not events and not inbox.items:
-            self._deadlock_logged = True
-            logger.warning("only a call from outside can go on with %r:\n%s", self, who_waits_for_what(self._tasks))
+            self._deadlock.log(self, self.tasks)
 
-    def _is_deadlocked(self, deadline: float | None) -> bool:
-        """Whether nothing in this loop can ever make a task ready again."""
-        if self._inbox.items or self._jobs or self._fds.has_waiters:
+    def _audit_is_due(self) -> bool:
+        now = self._clock()
+        if now < self._next_audit:
             return False
-        if self._ending:
-            return deadline in (None, inf)  # to sleep for ever is no clean-up
-        return deadline is None and self._deadlock != "off"
+        self._next_audit = now + QUIET_BEFORE_AUDIT
+        return True
 
-    def _break_deadlock(self) -> bool:
-        """Do something about a deadlock; False where it is left to somebody outside of the loop, who may call in."""
-        if self._ending:
-            self._cancel_all_again()
-            return True
-        if self._deadlock == "raise" and not somebody_could_call_in():
-            raise DeadlockError(f"no task can ever go on:\n{who_waits_for_what(self._tasks)}")
-        return False
+    def _nothing_can_happen(self, deadline: float | None) -> bool:
+        """Whether nothing in this loop can ever make a task ready again."""
+        if self.inbox.items or self._jobs or self.fds.has_waiters:
+            return False
+        return deadline is None or (self._ending is not None and deadline == inf)  # to sleep for ever is no clean-up
 
     def _select(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
         """Ask the selector. One that refuses because of a dead fd is asked again without it."""
-        if self._forks != _Forks.count:
+        if self._forks != fork_count():
             self._after_fork()
             timeout = 0  # it may have made tasks ready
+        selector = self.fds.selector
         try:
-            return self._selector.select(timeout)
+            return selector.select(timeout)
         except InterruptedError:
             return []  # a foreign selector that leaves EINTR to its caller
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in (errno.EBADF, errno.ENOTSOCK):
                 raise
-            if not self._fds.drop_dead():
+            if not self.fds.drop_dead():
                 raise
-        return self._selector.select(0)
+        return selector.select(0)
 
     def _after_fork(self) -> None:
         """Make the loop of a forked child independent of its parent's."""
-        self._forks = _Forks.count
-        after_fork = getattr(self._selector, "after_fork", None)
+        self._forks = fork_count()
+        selector = self.fds.selector
+        after_fork = getattr(selector, "after_fork", None)
         if after_fork is None:
             raise EventLoopError(
-                f"{self!r} was made before the fork that started this process, and its selector {self._selector!r} has "
-                "no after_fork() to make it independent of the parent's; make a new event loop in the child"
+                f"{self!r} was made before the fork that started this process, and its selector {selector!r} has no "
+                "after_fork() to make it independent of the parent's; make a new event loop in the child"
             )
         after_fork()
-        running = self._inbox.thread_id is not None
-        self._fds.remove_waker()
-        self._inbox.close()
+        running = self.inbox.thread_id is not None
+        self.fds.remove_waker()
+        self.inbox.close()
         if running:
-            self._inbox.thread_id = threading.get_ident()
+            self.inbox.thread_id = threading.get_ident()
             self._open_waker()
         for job in list(self._jobs.values()):
             job.error = EventLoopError("the worker thread did not come along when the process forked")
             self._job_done(job)
 
+    def _cancel_all(self) -> BaseException | None:
+        """End every task; see :class:`Ending`."""
+        self._ending = Ending(self)
+        try:
+            return self._ending.run()
+        finally:
+            self._ending = None
+
+    def _check_open(self, to_do: str) -> None:
+        if self._closed:
+            raise EventLoopError(f"cannot {to_do}: {self!r}")
+
     # --- tasks -------------------------------------------------------------------------------------------------------
 
     def _living_tasks(self) -> list[TaskHandle[Any]]:
         """The tasks that have not ended, those included that were posted and are to start."""
-        return [*self._tasks, *(task for call, task in list(self._inbox.items) if call == self._start)]
+        return [*self.tasks, *(task for call, task in list(self.inbox.items) if call == self._start)]
 
     def _start(self, task: TaskHandle[Any]) -> None:
-        self._tasks[task] = None
-        self._ready.append(task)
+        self.tasks[task] = None
+        self.ready.append(task)
 
-    def _end(self, task: TaskHandle[Any], state: int, result: Any) -> None:
+    def end_task(self, task: TaskHandle[Any], state: int, result: Any) -> None:
         """A task has ended. Who joined it goes on, and finds the outcome at its handle."""
         task._state = state
         task._result = result
-        del self._tasks[task]
+        del self.tasks[task]
         del task._run, task._send, task._context  # what the task has held on to goes with it
         joiners = task._joiners
         if joiners is not None:
             task._joiners = None
             for joiner in joiners:
-                joiner._waiting = None
-                self._ready.append(joiner)
+                joiner._wake(self.ready)
 
-    def _fail(self, task: TaskHandle[Any], error: BaseException) -> None:
-        """A task has ended with an exception; one that is no outcome of a task ends the run."""
+    def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
+        """A task has ended with an exception. False: it is no outcome of a task, and ends the run."""
         if isinstance(error, TaskCancelled) and error._was_thrown_in and error.by is task:
-            self._end(task, CANCELLED, None)
-            return
+            self.end_task(task, CANCELLED, None)
+            return True
         traceback = _without_loop(error.__traceback__)
-        self._end(task, FAILED, (error, traceback))
+        self.end_task(task, FAILED, (error, traceback))
         if not _is_outcome(error):
-            raise error
+            return False
         task._unjoined = UnjoinedError(repr(task), error.with_traceback(traceback))
         self._unjoined.add(task._unjoined)
+        return True
 
-    def _request_cancel(self, task: TaskHandle[Any]) -> None:
+    def request_cancel(self, task: TaskHandle[Any]) -> None:
         """Cancel a task, from any thread."""
-        if self._inbox.is_at_hand:
-            self._cancel_now(task)
+        if self.inbox.is_at_hand:
+            self.cancel_now(task)
         else:
-            self._inbox.post(self._cancel_now, task)
+            self.inbox.post(self.cancel_now, task)
 
-    def _cancel_now(self, task: TaskHandle[Any]) -> None:
+    def cancel_now(self, task: TaskHandle[Any]) -> None:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
         if task._state:
             return
-        if self._take_out_of_wait(task):
-            task._deliver_cancellation(self._ready)
+        if self.take_out_of_wait(task):
+            task._deliver_cancellation(self.ready)
         elif task._error is None or task._delivered is None or task._delivered() is not task._error:
             task._cancel_pending = True
 
-    def _interrupt(self, argument: tuple[TaskHandle[Any], BaseException]) -> None:
-        """Raise an error in a task that waits; one that does not is left alone. A timer calls this."""
-        task, error = argument
-        if self._take_out_of_wait(task):
-            task._error = error
-            self._ready.append(task)
+    def interrupt_after(self, seconds: float, error: BaseException) -> Timer:
+        """Raise an error in the running task, if it waits, when some time has passed.
 
-    def _take_out_of_wait(self, task: TaskHandle[Any]) -> bool:
+        Returns:
+            A timer, to be taken back by :meth:`forget`. Where it fired while the task did not wait, nothing happened.
+        """
+        return self._timers.add(self._clock() + seconds, self._interrupt, (self.running_task, error))
+
+    def _interrupt(self, argument: tuple[TaskHandle[Any], BaseException]) -> None:
+        task, error = argument
+        if self.take_out_of_wait(task):
+            task._wake(self.ready, error=error)
+
+    def forget(self, timer: Timer) -> None:
+        """Take back a timer; one that has fired is left alone."""
+        self._timers.cancel(timer)
+
+    def take_out_of_wait(self, task: TaskHandle[Any]) -> bool:
         """Leave nothing of a task's wait behind; the caller says how the task goes on.
 
         Returns:
@@ -653,12 +615,21 @@ class EventLoop:
         forgetters[command.__class__](task, command)
         return True
 
+    def _generator_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An asynchronous generator was dropped before its end, maybe in another thread: it is closed by a task."""
+        self.inbox.post(self._close_generator, generator)
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> TaskHandle[None]:
+        task = TaskHandle(self, _close(generator), copy_context())
+        self._start(task)
+        return task
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def _tables(self) -> tuple[_Table, _Table]:
         """What carries out a command, and what takes a task out of the wait that a command has put it into."""
-        fds = self._fds
-        handlers: dict[type, _Handler] = {
+        fds = self.fds
+        handlers: dict[type[Command], Handler] = {
             SpawnCommand: self._spawn,
             ExitCommand: self._exit,
             SleepCommand: self._sleep,
@@ -671,7 +642,7 @@ class EventLoop:
             SocketSendCommand: fds.wait_writable,
             SocketConnectCommand: fds.wait_writable,
         }
-        forgetters: dict[type, _Handler] = {
+        forgetters: dict[type[Command], Handler] = {
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
             ThreadCommand: self._forget_thread,
@@ -684,45 +655,35 @@ class EventLoop:
 
     def _spawn(self, task: TaskHandle[Any], command: SpawnCommand) -> None:
         child = TaskHandle(self, coroutine_of(command.raw_task, "spawn()"), task._context.copy())
-        self._tasks[child] = None
-        self._ready += (child, task)  # the child runs before its parent goes on
-        task._value = child
+        self._start(child)
+        task._wake(self.ready, child)  # after its child
 
     def _exit(self, task: TaskHandle[Any], command: ExitCommand) -> None:
         raise _Exit(command)
 
     def _sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
         seconds = command.seconds
         if seconds <= 0:
-            task._value = 0.0
-            self._ready.append(task)
+            task._wake(self.ready, 0.0)
             return
         if seconds != seconds:
             raise ValueError("seconds must be a number, not NaN")
         start = self._clock()
-        task._timer = self._timers.add(start + seconds, self._wake_sleeper, (task, start))
+        task._timer = self._timers.add(start + seconds, self._wake_sleeper, (task, start, seconds))
         task._waiting = command
 
-    def _wake_sleeper(self, argument: tuple[TaskHandle[Any], float]) -> None:
-        task, start = argument
+    def _wake_sleeper(self, argument: tuple[TaskHandle[Any], float, float]) -> None:
+        task, start, seconds = argument
         # Not below what was asked for, as the rounding of start + seconds can make it look.
-        task._value = max(self._clock() - start, task._waiting.seconds)  # type: ignore[union-attr]
-        task._waiting = None
-        self._ready.append(task)
+        task._wake(self.ready, max(self._clock() - start, seconds))
 
     def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
         self._timers.cancel(task._timer)
 
     def _join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
         target = command.task_handle
         if target._state:
-            self._ready.append(task)
+            self.ready.append(task)
             return
         if target.event_loop is not self:
             raise EventLoopError(f"{target!r} runs in {target.event_loop!r}; only tasks of the same loop can join it")
@@ -740,130 +701,21 @@ class EventLoop:
 
     def _cancel(self, task: TaskHandle[Any], command: CancelCommand) -> None:
         if not command.requested:
-            self._request_cancel(command.task_handle)
+            self.request_cancel(command.task_handle)
         self._join(task, command)
 
     def _call_in_thread(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
-        job = ThreadJob(command, self._inbox, self._job_done)
-        job.owner = task
-        self._jobs[task] = job
+        self._jobs[task] = ThreadJob(task, command, self.inbox, self._job_done)
         task._waiting = command
 
     def _job_done(self, job: ThreadJob) -> None:
-        task = job.owner
+        task = job.task
         if self._jobs.get(task) is job:
             del self._jobs[task]
-            task._value, task._error, task._waiting = job.value, job.error, None
-            self._ready.append(task)
+            task._wake(self.ready, job.value, job.error)
 
     def _forget_thread(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
         del self._jobs[task]
-
-    # --- the end of a run --------------------------------------------------------------------------------------------
-
-    def _cancel_all(self) -> BaseException | None:
-        """Cancel every task and run them until they have ended.
-
-        A task that comes to a wait while it handles its cancellation, in an ``except`` or a ``finally``, may wait. One
-        that has swallowed it is cancelled again; after the third time its coroutine is closed. Tasks that a clean-up
-        starts run until all those before them have ended, and are cancelled then. The run may have ended anywhere, so
-        what is ready is worked out anew.
-
-        Returns:
-            The KeyboardInterrupt that cut this short, the tasks that were left being closed; or the error of the
-            selector, without which clean-ups could not wait.
-        """
-        self._ending = True
-        current = self._current
-        self._requeue()
-        if current in self._tasks and current._waiting is None:
-            self._ready.remove(current)
-            current._deliver_cancellation(self._ready)  # it is in the middle of a command, exit() for one
-        self._handlers[ExitCommand] = self._go_on_ending
-        for command_class, handler in list(self._handlers.items()):
-            if not issubclass(command_class, SpawnCommand):
-                self._handlers[command_class] = self._last_waits(handler)
-        selector = self._selector
-        broken: Exception | None = None
-        try:
-            for _ in range(ROUNDS_AT_THE_END):
-                self._inbox.run()
-                told = list(self._tasks)
-                for task in told:
-                    if task._error is None:
-                        task._delivered = None
-                    self._cancel_now(task)
-                round_of_tasks = _Round(told)
-                while not round_of_tasks._state:
-                    try:
-                        self._run(round_of_tasks)
-                    except KeyboardInterrupt as interrupt:
-                        return interrupt
-                    except Exception as error:  # no task's: those are outcomes, so it is the selector's
-                        if broken is not None:
-                            return error
-                        broken = error
-                        self._selector = self._fds.selector = _FailedSelector(selector, self._cancel_all_again)
-                        self._requeue()
-                    except BaseException:  # what a clean-up raises does not replace what ended the run
-                        logger.exception("a task of %r ended with this while it was cancelled", self)
-                        self._requeue()
-            return broken
-        finally:
-            self._ending = False
-            for task in list(self._tasks):
-                logger.error("%r was closed where it stood, as the end of the run was cut short", task)
-                self._abandon(task)
-            self._ready.clear()
-            self._selector = self._fds.selector = selector
-
-    def _requeue(self) -> None:
-        """Make ready just the tasks that do not wait; a run that was broken off may have left some of them nowhere."""
-        self._current = None
-        self._ready[:] = [task for task in self._tasks if task._waiting is None]
-
-    def _last_waits(self, handler: _Handler) -> _Handler:
-        """A handler of waits for the end of a run."""
-
-        def handle(task: TaskHandle[Any], command: Any) -> None:
-            delivered = task._delivered
-            if delivered is None or delivered() is not None:
-                handler(task, command)  # not told yet; or the exception is alive, so it is still being handled
-            else:
-                self._cancel_again(task)
-
-        return handle
-
-    def _cancel_all_again(self) -> None:
-        for task in list(self._tasks):
-            self._cancel_again(task)
-
-    def _cancel_again(self, task: TaskHandle[Any]) -> None:
-        """A task that was told to end waits, and not because it cleans up."""
-        task._swallowed += 1
-        if task._swallowed < SWALLOWS_AT_THE_END:
-            self._take_out_of_wait(task)
-            task._deliver_cancellation(self._ready)
-        else:
-            logger.error("%r has swallowed its cancellation %d times; it is closed", task, task._swallowed)
-            self._abandon(task)
-
-    def _go_on_ending(self, task: TaskHandle[Any], command: ExitCommand) -> None:
-        """exit() while the run ends already."""
-        task._deliver_cancellation(self._ready)
-
-    def _abandon(self, task: TaskHandle[Any]) -> None:
-        """End a task without its consent."""
-        self._take_out_of_wait(task)
-        _close_coroutine(task)
-        self._end(task, CANCELLED, None)
-
-    def _check_open(self, to_do: str) -> None:
-        if self._closed:
-            raise EventLoopError(f"cannot {to_do}: {self!r}")
 
 
 def run(main: Awaitable[T], selector: SelectorChoice | None = None) -> T:
@@ -919,8 +771,5 @@ def _is_outcome(error: BaseException) -> bool:
     return isinstance(error, (Exception, TaskCancelled))
 
 
-def _close_coroutine(task: TaskHandle[Any]) -> None:
-    try:
-        task.raw_task.close()
-    except BaseException:
-        logger.exception("%r raised when its coroutine was closed", task)
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    await generator.aclose()

@@ -133,7 +133,7 @@ class FdTable:
         self._set_armed(record, 0)
         for task in (record.reader, record.writer):
             if task is not None:
-                self._fail(task, ClosedResourceError(reason))
+                task._wake(self._ready, error=ClosedResourceError(reason))
         record.reader = record.writer = None
 
     def retire_idle(self) -> None:
@@ -151,9 +151,6 @@ class FdTable:
 
     def wait_readable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
         """Suspend the task until the fd of the command is readable."""
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
         record = command.record
         if record is None or record.table is not self or record.dead:
             record = self._adopt(command, EVENT_READ)
@@ -167,9 +164,6 @@ class FdTable:
 
     def wait_writable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
         """Suspend the task until the fd of the command is writable."""
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
         record = command.record
         if record is None or record.table is not self or record.dead:
             record = self._adopt(command, EVENT_WRITE)
@@ -183,12 +177,9 @@ class FdTable:
 
     def check(self, task: TaskHandle[Any], command: SocketCheckCommand) -> None:
         """Let the other tasks run, and see that the fd of the command is this loop's."""
-        if task._cancel_pending:
-            task._deliver_cancellation(self._ready)
-            return
         record = command.record
         if record is None or record.table is not self or record.dead:
-            self._adopt(command, command.direction)
+            self._adopt(command, command.directions)
         self._ready.append(task)
 
     def forget_reader(self, task: TaskHandle[Any], command: SocketCommand) -> None:
@@ -201,7 +192,7 @@ class FdTable:
         record.writer = None
         self._set_armed(record, record.armed & ~EVENT_WRITE)
 
-    def _adopt(self, command: SocketCommand, direction: int) -> FdRecord:
+    def _adopt(self, command: SocketCommand, directions: int) -> FdRecord:
         """The record of this loop for a command that brings none, or one that died, or another loop's."""
         handle = command.handle
         old = command.record
@@ -211,12 +202,14 @@ class FdTable:
                     f"fd {old.fd} is armed in another event loop that is still alive; a socket belongs to one loop at "
                     "a time: close that loop, or give this one a handle on socket.dup()"
                 )
+            reading, writing = old.reading, old.writing
             old.table.retire(old, "the socket was taken over by another event loop")
+        else:
+            reading, writing = bool(directions & EVENT_READ), bool(directions & EVENT_WRITE)
         command.record = record = self.attach(handle.socket)
         handle._bind(record)
-        if old is not None:  # an operation of the handle, which goes on to own its direction
-            record.reading = direction == EVENT_READ
-            record.writing = direction == EVENT_WRITE
+        if old is not None:  # an operation of the handle, which goes on to own its directions
+            record.reading, record.writing = reading, writing
         return record
 
     # --- what the selector reports -----------------------------------------------------------------------------------
@@ -331,14 +324,8 @@ class FdTable:
             self.registered -= 1
         for task in (record.reader, record.writer):
             if task is not None:
-                task._waiting = None
-                self._ready.append(task)
+                task._wake(self._ready)
         record.reader = record.writer = None
-
-    def _fail(self, task: TaskHandle[Any], error: BaseException) -> None:
-        task._waiting = None
-        task._error = error
-        self._ready.append(task)
 
     # --- fds that are no more ----------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from .commands import Command, ExitCommand, SleepCommand, SpawnCommand
-from .event_loop import current_world
+from .running import current_world
 from .selectors import SocketHandle
-from .tasks import coroutine_of
+from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
     import ssl
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["azip", "connect", "exit", "sleep", "socket", "spawn"]
 
 T = TypeVar("T")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 
 
 @coroutine
@@ -53,7 +55,7 @@ def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
         >>> run(main())
         [0, 2, 4]
     """
-    handle: TaskHandle[T] = yield SpawnCommand(coroutine_of(coroutine, "spawn()"))
+    handle: TaskHandle[T] = yield SpawnCommand(coroutine)
     return handle
 
 
@@ -73,6 +75,9 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
 
     Cancellation: the wait ends at once, and no timer is left.
     """
+    if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
+        nothing: float = yield GIVE_WAY
+        return nothing
     if not isinstance(seconds, (int, float)):
         raise TypeError(f"seconds must be a number, not {seconds!r}")
     try:
@@ -201,8 +206,26 @@ def socket(
         raise
 
 
+@overload
+def azip(iterable: AsyncIterable[T], /) -> AsyncGenerator[tuple[T], None]: ...
+
+
+@overload
+def azip(iterable1: AsyncIterable[T], iterable2: AsyncIterable[T2], /) -> AsyncGenerator[tuple[T, T2], None]: ...
+
+
+@overload
+def azip(
+    iterable1: AsyncIterable[T], iterable2: AsyncIterable[T2], iterable3: AsyncIterable[T3], /
+) -> AsyncGenerator[tuple[T, T2, T3], None]: ...
+
+
+@overload
+def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...], None]: ...
+
+
 async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...], None]:
-    """Step through asynchronous iterables side by side, as ``zip`` does; ends with the shortest.
+    """Step through asynchronous iterables side by side, as ``zip`` does; ends with the shortest, and closes them all.
 
     Args:
         *iterables: What to step through. Each is asked for its next item in turn.
@@ -221,11 +244,16 @@ async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...]
         [(0, 10), (1, 11)]
     """
     iterators = [aiter(iterable) for iterable in iterables]
-    while iterators:
-        items = []
+    try:
+        while iterators:
+            items = []
+            for iterator in iterators:
+                try:
+                    items.append(await anext(iterator))
+                except StopAsyncIteration:
+                    return
+            yield tuple(items)
+    finally:
         for iterator in iterators:
-            try:
-                items.append(await anext(iterator))
-            except StopAsyncIteration:
-                return
-        yield tuple(items)
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()

@@ -53,8 +53,8 @@ from .commands import (
     ThreadCommand,
 )
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
-from .event_loop import current_event_loop
 from .fd_table import FdRecord
+from .running import current_event_loop, required_event_loop
 from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .event_loop import EventLoop
     from .tls import TLSSocketHandle
 
 __all__ = ["Address", "SocketHandle", "TLSSocketHandle", "sel"]
@@ -128,6 +127,8 @@ class SocketHandle:
 
     def __init__(self, socket: _socket.socket) -> None:
         self._record = _UNBOUND
+        if not hasattr(socket, "setblocking"):
+            raise TypeError(f"{type(self).__name__} takes a socket, not {socket!r}")
         socket.setblocking(False)
         self.socket = socket
         self.connect_timeout = 30.0
@@ -152,12 +153,12 @@ class SocketHandle:
             OSError: The address is taken, or not this machine's; it is named.
             ClosedResourceError: The handle is closed.
         """
+        if self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM:
+            self.setsockopt(_socket.SOL_SOCKET, _REBIND_OPTION, 1)
         try:
-            if self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM:
-                self.socket.setsockopt(_socket.SOL_SOCKET, _REBIND_OPTION, 1)
             self.socket.bind(address)
         except OSError as error:
-            raise self._failure(error, address) from None
+            raise self._failure(error, "bind", address) from None
 
     def listen(self, backlog: int | None = None, /) -> None:
         """Let peers connect.
@@ -169,13 +170,7 @@ class SocketHandle:
             OSError: The system refuses.
             ClosedResourceError: The handle is closed.
         """
-        try:
-            if backlog is None:
-                self.socket.listen()
-            else:
-                self.socket.listen(backlog)
-        except OSError as error:
-            raise self._failure(error) from None
+        self._call("listen", *(() if backlog is None else (backlog,)))
 
     def connect(self, address: Address, /) -> None:
         """Connect to a peer. This blocks, and the whole event loop with it; ``await flowno.connect(...)`` does not.
@@ -196,17 +191,26 @@ class SocketHandle:
         Tasks that wait for it get ClosedResourceError. From another thread than the loop's, the loop closes it with its
         next batch.
         """
-        record, self._record = self._record, _CLOSED
+        record = self._record
+        if record is _CLOSED:
+            return
         loop = current_event_loop() if record.dead else None
         if loop is not None:  # not used by this handle yet, but maybe by another one on the same socket
-            record = loop._fds.find(self.socket) or record
-        if record.table is None or record.dead:
-            self.socket.close()
-        elif record.table.inbox.is_at_hand:
-            record.table.retire(record, f"{self!r} was closed")
-            self.socket.close()
+            record = loop.fds.find(self.socket) or record
+        if record.table is None or record.dead or record.table.inbox.is_at_hand:
+            self._close_now(record)
         else:
-            record.table.inbox.post(_close_in_loop, (record, self.socket))
+            record.table.inbox.post(self._close_now, record)
+        self._record = _CLOSED
+
+    def _close_now(self, record: FdRecord) -> None:
+        self._say_goodbye()
+        if record.table is not None and not record.dead:
+            record.table.retire(record, f"{self!r} was closed")
+        self.socket.close()
+
+    def _say_goodbye(self) -> None:
+        """What is sent before the socket is closed."""
 
     def __enter__(self) -> Self:
         return self
@@ -238,26 +242,25 @@ class SocketHandle:
         record = self._record
         if record.reading:
             record = yield from self._claim(reading=True)
-        command: Command = SocketAcceptCommand(self, record)
-        first = command
+        command: Command
         if record.budget.left > 0:
             record.budget.left -= 1
             accepted = self._accept_now()
             if accepted is not None:
                 return accepted
+            command = SocketAcceptCommand(self, record)
         else:
-            first = SocketCheckCommand(self, record, EVENT_READ)
+            command = SocketCheckCommand(self, record, EVENT_READ)
         record.reading = True
         try:
-            yield first
             while True:
+                yield command
                 accepted = self._accept_now()
                 if accepted is not None:
                     return accepted
-                yield command
+                command = SocketAcceptCommand(self, self._record)
         finally:
-            record = self._record  # another one, where the handle came to another loop meanwhile
-            record.reading = record.dead
+            self._release(EVENT_READ)
 
     @coroutine
     def recv(self, bufsize: int) -> Generator[Command, Any, bytes]:
@@ -283,7 +286,7 @@ class SocketHandle:
         budget = record.budget
         command: Command = self._recv_command
         if self._drained and bufsize > 0 and self._fileno() >= 0:
-            pass  # wait first
+            pass  # wait first; of a closed fd, epoll would never report anything
         elif budget.left > 0:
             budget.left -= 1
             try:
@@ -291,7 +294,7 @@ class SocketHandle:
             except BlockingIOError:
                 pass
             except OSError as error:
-                raise self._failure(error) from None
+                raise self._failure(error, "recv") from None
             else:
                 self._drained = 0 < len(data) < bufsize  # b"" is the end of the stream, and comes again
                 return data
@@ -307,12 +310,11 @@ class SocketHandle:
                     command = self._recv_command
                     continue
                 except OSError as error:
-                    raise self._failure(error) from None
+                    raise self._failure(error, "recv") from None
                 self._drained = 0 < len(data) < bufsize
                 return data
         finally:
-            record = self._record
-            record.reading = record.dead
+            self._release(EVENT_READ)
 
     @coroutine
     def recv_into(self, buffer: Buffer, nbytes: int = 0) -> Generator[Command, Any, int]:
@@ -333,11 +335,21 @@ class SocketHandle:
         record = self._record
         if record.reading:
             record = yield from self._claim(reading=True)
+        size = nbytes or memoryview(buffer).nbytes
+        budget = record.budget
         command: Command = self._recv_command
-        if record.budget.left > 0:
-            record.budget.left -= 1
-            received = self._recv_into_now(buffer, nbytes)
-            if received is not None:
+        if self._drained and size > 0 and self._fileno() >= 0:
+            pass
+        elif budget.left > 0:
+            budget.left -= 1
+            try:
+                received = self.socket.recv_into(buffer, nbytes)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error, "recv_into") from None
+            else:
+                self._drained = 0 < received < size
                 return received
         else:
             command = SocketCheckCommand(self, record, EVENT_READ)
@@ -345,13 +357,17 @@ class SocketHandle:
         try:
             while True:
                 yield command
-                received = self._recv_into_now(buffer, nbytes)
-                if received is not None:
-                    return received
-                command = self._recv_command
+                try:
+                    received = self.socket.recv_into(buffer, nbytes)
+                except BlockingIOError:
+                    command = self._recv_command
+                    continue
+                except OSError as error:
+                    raise self._failure(error, "recv_into") from None
+                self._drained = 0 < received < size
+                return received
         finally:
-            record = self._record
-            record.reading = record.dead
+            self._release(EVENT_READ)
 
     @coroutine
     def send(self, data: Buffer) -> Generator[Command, Any, int]:
@@ -382,7 +398,7 @@ class SocketHandle:
             except BlockingIOError:
                 pass
             except OSError as error:
-                raise self._failure(error) from None
+                raise self._failure(error, "send") from None
         else:
             command = SocketCheckCommand(self, record, EVENT_WRITE)
         record.writing = True
@@ -394,10 +410,9 @@ class SocketHandle:
                 except BlockingIOError:
                     command = self._send_command
                 except OSError as error:
-                    raise self._failure(error) from None
+                    raise self._failure(error, "send") from None
         finally:
-            record = self._record
-            record.writing = record.dead
+            self._release(EVENT_WRITE)
 
     @coroutine
     def sendAll(self, data: Buffer) -> Generator[Command, Any, None]:
@@ -429,7 +444,7 @@ class SocketHandle:
             except BlockingIOError:
                 pass
             except OSError as error:
-                raise self._failure(error) from None
+                raise self._failure(error, "sendAll") from None
             else:
                 self.bytes_sent = sent
                 if sent == size:
@@ -447,14 +462,13 @@ class SocketHandle:
                 except BlockingIOError:
                     continue
                 except OSError as error:
-                    raise self._failure(error) from None
+                    raise self._failure(error, "sendAll") from None
                 self.bytes_sent += sent
                 rest = rest[sent:]
                 if not rest:
                     return
         finally:
-            record = self._record
-            record.writing = record.dead
+            self._release(EVENT_WRITE)
 
     sendall = sendAll
 
@@ -466,31 +480,20 @@ class SocketHandle:
 
     def getsockname(self) -> Address:
         """The socket's own address. OSError, as of the system; ClosedResourceError where the handle is closed."""
-        try:
-            return self.socket.getsockname()
-        except OSError as error:
-            raise self._failure(error) from None
+        return self._call("getsockname")
 
     def getpeername(self) -> Address:
         """The address of the peer. OSError where there is none; ClosedResourceError where the handle is closed."""
-        try:
-            return self.socket.getpeername()
-        except OSError as error:
-            raise self._failure(error) from None
+        return self._call("getpeername")
 
     def setsockopt(self, level: int, option: int, value: int | Buffer) -> None:
         """Set an option of the socket, as ``socket.setsockopt`` does."""
-        try:
-            self.socket.setsockopt(level, option, value)
-        except OSError as error:
-            raise self._failure(error) from None
+        self._call("setsockopt", level, option, value)
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> int | bytes:
         """An option of the socket, as ``socket.getsockopt`` gives it: a number, or ``buflen`` bytes at most."""
-        try:
-            return self.socket.getsockopt(level, option, buflen) if buflen else self.socket.getsockopt(level, option)
-        except OSError as error:
-            raise self._failure(error) from None
+        value: int | bytes = self._call("getsockopt", level, option, *((buflen,) if buflen else ()))
+        return value
 
     def shutdown(self, how: int, /) -> None:
         """End one direction of the connection, or both; the peer sees the end of the stream.
@@ -502,10 +505,7 @@ class SocketHandle:
             OSError: The socket is not connected.
             ClosedResourceError: The handle is closed.
         """
-        try:
-            self.socket.shutdown(how)
-        except OSError as error:
-            raise self._failure(error) from None
+        self._call("shutdown", how)
 
     def __repr__(self) -> str:
         fd = self._fileno()
@@ -523,10 +523,10 @@ class SocketHandle:
         Returns:
             The record, free in the directions that are asked for.
         """
-        loop = _running_loop(self)
+        loop = required_event_loop(repr(self))
         record = self._record
         if record.dead and record is not _CLOSED and self._fileno() >= 0:
-            self._record = record = loop._fds.attach(self.socket)
+            self._record = record = loop.fds.attach(self.socket)
             self._recv_command = SocketRecvCommand(self, record)
             self._send_command = SocketSendCommand(self, record)
         if not ((reading and record.reading) or (writing and record.writing)):
@@ -541,16 +541,33 @@ class SocketHandle:
             f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
         )
 
+    def _release(self, directions: int) -> None:
+        """The end of an operation that owned these directions; the record is another one by now where the handle came
+        to another loop, or was closed."""
+        record = self._record
+        if directions & EVENT_READ:
+            record.reading = record.dead
+        if directions & EVENT_WRITE:
+            record.writing = record.dead
+
     def _bind(self, record: FdRecord) -> None:
         """Take the record of an event loop, which this handle belongs to from now on."""
         self._record = record
         self._recv_command = SocketRecvCommand(self, record)
         self._send_command = SocketSendCommand(self, record)
 
-    def _failure(self, error: OSError, address: Address = None) -> OSError:
+    def _call(self, method: str, *args: Any) -> Any:
+        """Call a method of the socket that does not wait."""
+        try:
+            return getattr(self.socket, method)(*args)
+        except OSError as error:
+            raise self._failure(error, method) from None
+
+    def _failure(self, error: OSError, operation: str, address: Address = None) -> OSError:
         """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
         if self._fileno() < 0:
-            return ClosedResourceError(f"{self!r}: {'it' if self._record is _CLOSED else 'its socket'} was closed")
+            what = "the handle was" if self._record is _CLOSED else "its socket was, but not by its handle,"
+            return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
         if address is not None:
             error.filename = address  # str() shows it behind the reason
         return error
@@ -564,21 +581,12 @@ class SocketHandle:
         except OSError as error:
             if error.errno in _CONNECTION_FAILED and self._fileno() >= 0:
                 return None
-            raise self._failure(error) from None
+            raise self._failure(error, "accept") from None
         return self._accepted(connection), address
 
     def _accepted(self, connection: _socket.socket) -> SocketHandle:
         """The handle for an accepted connection."""
         return SocketHandle(connection)
-
-    def _recv_into_now(self, buffer: Buffer, nbytes: int) -> int | None:
-        """The number of bytes received, or None where there are none."""
-        try:
-            return self.socket.recv_into(buffer, nbytes)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._failure(error) from None
 
     def _connect_blocking(self, address: Address, seconds: float) -> None:
         try:
@@ -593,7 +601,7 @@ class SocketHandle:
                 "if the server runs in this loop, use await flowno.connect"
             ) from None
         except OSError as error:
-            raise self._failure(error, address) from None
+            raise self._failure(error, "connect", address) from None
 
     @coroutine
     def _connect(self, address: Address) -> Generator[Command, Any, None]:
@@ -602,19 +610,18 @@ class SocketHandle:
         if record.reading or record.writing:
             record = yield from self._claim(reading=True, writing=True)
         if record.budget.left <= 0:
-            yield SocketCheckCommand(self, record, EVENT_WRITE)
+            yield SocketCheckCommand(self, record, EVENT_READ | EVENT_WRITE)
             record = self._record
         record.budget.left -= 1
         record.reading = record.writing = True
         try:
             yield from self._connect_owned(record, address)
-        except Exception:
-            raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self.close()
             raise
         finally:
-            record.reading = record.writing = record.dead
+            self._release(EVENT_READ | EVENT_WRITE)
 
     def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
         """Connect, owning both directions."""
@@ -632,7 +639,7 @@ class SocketHandle:
             if code:
                 raise OSError(code, os.strerror(code))
         except OSError as error:
-            raise self._failure(error, address) from None
+            raise self._failure(error, "connect", address) from None
 
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
@@ -643,7 +650,7 @@ class SocketHandle:
         if _is_number(host):
             return address
         query = (host, port, family, self.socket.type, self.socket.proto)
-        found: Any = yield ThreadCommand(_running_loop(self).world.getaddrinfo, query)
+        found: Any = yield ThreadCommand(required_event_loop(repr(self)).world.getaddrinfo, query)
         return (*found[0][4][:2], *address[2:])
 
     def _is_connected(self) -> bool:
@@ -655,21 +662,6 @@ class SocketHandle:
                 raise
             return False
         return True
-
-
-def _running_loop(handle: SocketHandle) -> EventLoop:
-    loop = current_event_loop()
-    if loop is None:
-        raise EventLoopError(f"{handle!r} was awaited outside of an event loop; run the coroutine with flowno.run()")
-    return loop
-
-
-def _close_in_loop(argument: tuple[FdRecord, _socket.socket]) -> None:
-    """What close() leaves to the loop when another thread calls it."""
-    record, socket = argument
-    if record.table is not None and not record.dead:
-        record.table.retire(record, f"the handle on fd {record.fd} was closed from another thread")
-    socket.close()
 
 
 def _bytes_of(data: Buffer) -> memoryview:

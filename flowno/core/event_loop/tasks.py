@@ -86,7 +86,6 @@ class TaskHandle(Generic[T_co]):
         "_run",  # context.run, bound
         "_send",  # coroutine.send, bound
         "_state",
-        "_swallowed",  # how many cancellations it has swallowed at the end of a run
         "_timer",  # the timer of its last sleep; not set before the first
         "_unjoined",  # logs its error unless somebody asks for it
         "_value",  # what to send in at the next step
@@ -108,7 +107,6 @@ class TaskHandle(Generic[T_co]):
         self._joiners: dict[TaskHandle[Any], None] | None = None
         self._cancel_pending = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
-        self._swallowed = 0
         self._unjoined: UnjoinedError | None = None
 
     if TYPE_CHECKING:
@@ -170,7 +168,7 @@ class TaskHandle(Generic[T_co]):
             ``finally``), or None where the cancellation went through. It raises the error of a task that ended with
             one.
         """
-        self.event_loop._request_cancel(self)
+        self.event_loop.request_cancel(self)
         return Cancellation(self)
 
     def __repr__(self) -> str:
@@ -179,20 +177,26 @@ class TaskHandle(Generic[T_co]):
 
     # --- for the loop ------------------------------------------------------------------------------------------------
 
+    def _wake(self, ready: list[TaskHandle[Any]], value: Any = None, error: BaseException | None = None) -> None:
+        """Go on with the answer of the command, or raise an error from it."""
+        self._waiting = None
+        self._value = value
+        self._error = error
+        ready.append(self)
+
     def _deliver_cancellation(self, ready: list[TaskHandle[Any]]) -> None:
         """Have the next step of a task that is at a wait raise TaskCancelled."""
         self._cancel_pending = False
         error = TaskCancelled(self)
         error._was_thrown_in = True
         self._delivered = weakref.ref(error)
-        self._waiting = None
-        self._error = error
-        ready.append(self)
+        self._wake(ready, error=error)
 
     def _outcome(self) -> T_co:
         """The value of an ended task, or its error raised; now somebody knows of it."""
         if self._state == RETURNED:
-            return cast(T_co, self._result)
+            value: T_co = self._result
+            return value
         try:
             raise TaskCancelled(self) if self._state == CANCELLED else self._failure()
         finally:
@@ -270,3 +274,11 @@ def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]
     what = f"{type(awaitable).__name__} {awaitable!r}"
     hint = "; call the function to get its coroutine" if callable(awaitable) else ""
     raise TypeError(f"{caller} takes a coroutine, not {what}{hint}")
+
+
+def close_coroutine(task: TaskHandle[Any]) -> None:
+    """Close the coroutine of a task that will not run any more; what that raises is logged."""
+    try:
+        task.raw_task.close()
+    except BaseException:
+        logger.exception("%r raised when its coroutine was closed", task)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from .commands import ThreadCommand
     from .inbox import Inbox
+    from .tasks import TaskHandle
 
 __all__ = ["WORKERS", "ThreadJob"]
 
@@ -23,15 +24,18 @@ class ThreadJob:
     """One call of a :class:`ThreadCommand` in a worker thread.
 
     Args:
+        task: The task that waits for it.
         command: What to call.
         inbox: Where the thread says that it is done.
         done: Called with this job by the loop's thread, after the call has returned or raised.
     """
 
-    __slots__ = ("_command", "_done", "_inbox", "_thread", "error", "owner", "value")
+    __slots__ = ("_command", "_done", "_inbox", "_thread", "error", "task", "value")
 
-    def __init__(self, command: ThreadCommand, inbox: Inbox, done: Callable[[ThreadJob], object]) -> None:
-        self.owner: Any = None  # the task that waits for it
+    def __init__(
+        self, task: TaskHandle[Any], command: ThreadCommand, inbox: Inbox, done: Callable[[ThreadJob], object]
+    ) -> None:
+        self.task = task
         self.value: Any = None
         self.error: BaseException | None = None
         self._command = command

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError
-from .event_loop import current_world
-from .selectors import Address, SocketHandle, _bytes_of, _running_loop
+from .running import current_world, required_event_loop
+from .selectors import Address, SocketHandle, _bytes_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -178,11 +178,9 @@ class TLSSocketHandle(SocketHandle):
             self._send_close_notify()
         super().shutdown(how)
 
-    def close(self) -> None:
-        """As :meth:`SocketHandle.close`; a close_notify is sent if the socket takes it at once."""
+    def _say_goodbye(self) -> None:
         if self._fileno() >= 0:
             self._send_close_notify()
-        super().close()
 
     # --- inside: bytes -----------------------------------------------------------------------------------------------
 
@@ -215,32 +213,30 @@ class TLSSocketHandle(SocketHandle):
                 while not self._receive():
                     yield self._recv_command
         finally:
-            record = self._record
-            record.reading = record.dead
+            self._release(EVENT_READ)
 
     def _write(self, view: memoryview) -> Generator[Command, Any, None]:
         record = self._record
         if record.writing:
             record = yield from self._claim(writing=True)
+        self.bytes_sent = 0
         if not self._established:
             yield from self._begin(record)
         record.writing = True
         budget = record.budget
-        self.bytes_sent = 0
         try:
             tls: Any = self._tls
-            if budget.left <= 0:
-                yield SocketCheckCommand(self, record, EVENT_WRITE)
-            budget.left -= 1
             while not self._flush():  # the records of an operation that was cancelled
                 yield self._send_command
             while self.bytes_sent < len(view):
+                if budget.left <= 0:
+                    yield SocketCheckCommand(self, record, EVENT_WRITE)
+                budget.left -= 1
                 self.bytes_sent += tls.write(view[self.bytes_sent : self.bytes_sent + _CHUNK])
                 while not self._flush():
                     yield self._send_command
         finally:
-            record = self._record
-            record.writing = record.dead
+            self._release(EVENT_WRITE)
 
     def _receive(self) -> bool:
         """Give TLS what the socket has; False where it has nothing."""
@@ -249,7 +245,7 @@ class TLSSocketHandle(SocketHandle):
         except BlockingIOError:
             return False
         except OSError as error:
-            raise self._failure(error) from None
+            raise self._failure(error, "recv") from None
         if data:
             self._incoming.write(data)
             self._drained = len(data) < _CHUNK
@@ -269,7 +265,7 @@ class TLSSocketHandle(SocketHandle):
             except BlockingIOError:
                 return False
             except OSError as error:
-                raise self._failure(error) from None
+                raise self._failure(error, "send") from None
             self._unsent = self._unsent[sent:]
 
     def _flush_quietly(self) -> None:
@@ -289,15 +285,14 @@ class TLSSocketHandle(SocketHandle):
         try:
             yield from self._handshake()
         finally:
-            record.reading = record.writing = record.dead
+            self._release(EVENT_READ | EVENT_WRITE)
 
     def _handshake(self) -> Generator[Command, Any, None]:
         """Make the handshake within its time limit; both directions are owned. Failing, it closes the handle."""
-        loop = _running_loop(self)
-        task = loop._current
+        loop = required_event_loop(repr(self))
         seconds = self.handshake_timeout
         expired = TimeoutError(f"the TLS handshake of {self!r} took longer than handshake_timeout, {seconds:g} s")
-        timer = loop._timers.add(loop._clock() + seconds, loop._interrupt, (task, expired))
+        timer = loop.interrupt_after(seconds, expired)
         try:
             while True:
                 done = self._step_handshake()
@@ -314,7 +309,7 @@ class TLSSocketHandle(SocketHandle):
             self.close()
             raise
         finally:
-            loop._timers.cancel(timer)
+            loop.forget(timer)
             del expired
 
     def _step_handshake(self) -> bool:

@@ -1,0 +1,164 @@
+"""The end of a run that tasks are left over from: each is cancelled, and runs until it has ended.
+
+A task that comes to a wait while it handles its cancellation, in an ``except`` or a ``finally``, may wait. One that has
+swallowed it is cancelled again; after the third time its coroutine is closed. Whether a cancellation is still being
+handled is seen from the exception itself: Python keeps it alive for just as long. Tasks that a clean-up starts run
+until all those before them have ended, and are cancelled then.
+"""
+
+from __future__ import annotations
+
+import logging
+from selectors import SelectorKey
+from typing import TYPE_CHECKING, Any
+
+from .commands import ExitCommand
+from .tasks import CANCELLED, TaskHandle, close_coroutine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .backend import FileObject, Selector
+    from .event_loop import EventLoop, Handler
+
+__all__ = ["Ending"]
+
+#: How often a task may swallow its cancellation before its coroutine is closed.
+SWALLOWS = 3
+
+#: How often everything is cancelled; later rounds are for the tasks that clean-ups have started.
+ROUNDS = 3
+
+logger = logging.getLogger("flowno")
+
+
+class Ending:
+    """Ends the tasks of an event loop; :meth:`run` does it, the rest is for the loop to call meanwhile.
+
+    Args:
+        loop: The loop, between entering and leaving it.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._swallowed: dict[TaskHandle[Any], int] = {}
+
+    def run(self) -> BaseException | None:
+        """Cancel every task and run them until they have ended. The run may have been broken off anywhere.
+
+        Returns:
+            The KeyboardInterrupt that cut this short, the tasks that were left being closed; or the error of the
+            selector, without which clean-ups could not wait.
+        """
+        loop = self._loop
+        selector = loop.fds.selector
+        failure: Exception | None = None
+        current = loop.running_task
+        self._requeue()
+        if current is not None and not current._state and current._waiting is None:
+            loop.ready.remove(current)
+            current._deliver_cancellation(loop.ready)  # it is in the middle of a command, exit() for one
+        self._exchange_handlers()
+        try:
+            for _ in range(ROUNDS):
+                loop.inbox.run()
+                told = list(loop.tasks)
+                for task in told:
+                    if task._error is None:
+                        task._delivered = None
+                    loop.cancel_now(task)
+                while not all(task._state for task in told):
+                    try:
+                        for task in told:
+                            loop.run_until(task)
+                    except KeyboardInterrupt as interrupt:
+                        return interrupt
+                    except Exception as error:  # no task's: those are outcomes, so it is the selector's
+                        if failure is not None:
+                            return error
+                        failure = error
+                        loop.fds.selector = _FailedSelector(selector, self.on_quiet)
+                        self._requeue()
+                    except BaseException:  # what a clean-up raises does not replace what ended the run
+                        logger.exception("a task of %r ended with this while it was cancelled", loop)
+                        self._requeue()
+            return failure
+        finally:
+            for task in list(loop.tasks):
+                logger.error("%r was closed where it stood, as the end of the run was cut short", task)
+                self._abandon(task)
+            loop.ready.clear()
+            loop.fds.selector = selector
+
+    def on_quiet(self) -> None:
+        """Nothing will ever make a task ready: their clean-ups wait for what does not come."""
+        for task in list(self._loop.tasks):
+            self._cancel_again(task)
+
+    def _requeue(self) -> None:
+        """Make ready just the tasks that do not wait; a run that was broken off may have left some of them nowhere."""
+        loop = self._loop
+        loop.running_task = None
+        loop.ready[:] = [task for task in loop.tasks if task._waiting is None]
+
+    def _exchange_handlers(self) -> None:
+        handlers = self._loop.handlers
+        handlers[ExitCommand] = self._go_on_ending
+        for command_class, handler in list(handlers.items()):
+            if command_class.is_wait:
+                handlers[command_class] = self._last_waits(handler)
+
+    def _go_on_ending(self, task: TaskHandle[Any], command: ExitCommand) -> None:
+        """exit() while the run ends already."""
+        task._deliver_cancellation(self._loop.ready)
+
+    def _last_waits(self, handler: Handler) -> Handler:
+        """The handler of a wait, for the end of a run."""
+
+        def handle(task: TaskHandle[Any], command: Any) -> None:
+            delivered = task._delivered
+            if delivered is None or delivered() is not None:
+                handler(task, command)  # not told yet; or the exception is alive, so it is still being handled
+            else:
+                self._cancel_again(task)
+
+        return handle
+
+    def _cancel_again(self, task: TaskHandle[Any]) -> None:
+        """A task that was told to end waits, and not because it cleans up."""
+        swallowed = self._swallowed[task] = self._swallowed.get(task, 0) + 1
+        if swallowed < SWALLOWS:
+            self._loop.take_out_of_wait(task)
+            task._deliver_cancellation(self._loop.ready)
+        else:
+            logger.error("%r has swallowed its cancellation %d times; it is closed", task, swallowed)
+            self._abandon(task)
+
+    def _abandon(self, task: TaskHandle[Any]) -> None:
+        """End a task without its consent."""
+        self._loop.take_out_of_wait(task)
+        close_coroutine(task)
+        self._loop.end_task(task, CANCELLED, None)
+
+
+class _FailedSelector:
+    """Takes the place of a selector that cannot wait: nothing becomes ready, and what it holds is taken out of it.
+
+    Args:
+        selector: The one that failed.
+        on_quiet: Called when there is nothing to do but wait.
+    """
+
+    def __init__(self, selector: Selector, on_quiet: Callable[[], object]) -> None:
+        self.modify = selector.modify
+        self.unregister = selector.unregister
+        self.close = selector.close
+        self._on_quiet = on_quiet
+
+    def register(self, fileobj: FileObject, events: int, data: Any = None, /) -> SelectorKey:
+        return SelectorKey(fileobj, -1, events, data)
+
+    def select(self, timeout: float | None = None, /) -> list[tuple[SelectorKey, int]]:
+        if timeout != 0:
+            self._on_quiet()
+        return []

@@ -1,0 +1,78 @@
+"""What runs here: the event loop of this thread, its task, its world; and whether this process is still the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .backend import SYSTEM_WORLD, World
+from .errors import EventLoopError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from .event_loop import EventLoop
+
+__all__ = ["current_event_loop", "current_task", "current_world", "fork_count", "required_event_loop", "set_running"]
+
+
+class _Running(threading.local):
+    """The event loop that runs in this thread."""
+
+    loop: EventLoop | None = None
+
+
+_running = _Running()
+
+
+def set_running(loop: EventLoop | None) -> None:
+    """Say which event loop runs in this thread; for the loops themselves."""
+    _running.loop = loop
+
+
+def current_event_loop() -> EventLoop | None:
+    """The event loop that runs in this thread, or None."""
+    return _running.loop
+
+
+def required_event_loop(operation: str) -> EventLoop:
+    """The event loop that runs in this thread.
+
+    Raises:
+        EventLoopError: None does; ``operation`` needs one.
+    """
+    loop = _running.loop
+    if loop is None:
+        raise EventLoopError(f"{operation} was awaited outside of an event loop; run the coroutine with flowno.run()")
+    return loop
+
+
+def current_task() -> Coroutine[Any, Any, Any] | None:
+    """The coroutine of the task that runs in this thread, or None outside of one."""
+    loop = _running.loop
+    task = None if loop is None else loop.running_task
+    return None if task is None else task.raw_task
+
+
+def current_world() -> World:
+    """Where to take time and sockets from: the world of the event loop that runs in this thread, else the system's."""
+    loop = _running.loop
+    return SYSTEM_WORLD if loop is None else loop.world
+
+
+class _Forks:
+    count = 0
+
+
+def _count_fork() -> None:
+    _Forks.count += 1
+
+
+def fork_count() -> int:
+    """How many forks lie between this process and the one that imported flowno."""
+    return _Forks.count
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
