@@ -11,16 +11,9 @@ import flowno
 from flowno import EventLoop, SocketHandle, TaskCancelled, TaskHandle, current_event_loop, sleep, spawn
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import LARGE, fill, listening, pair, receive
+from tests.support.tasks import FOREVER, value
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-FOREVER = float("inf")
-
-
-async def value(result: object, turns: int = 0) -> object:
-    for _ in range(turns):
-        await sleep(0)
-    return result
 
 
 # ------------------------------------------------------------------------------------------------- what cancel() gives

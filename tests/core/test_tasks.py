@@ -9,22 +9,9 @@ import pytest
 import flowno
 from flowno import EventLoop, EventLoopError, TaskCancelled, TaskHandle, current_event_loop, sleep, spawn
 from flowno.core.event_loop.commands import CancelCommand, JoinCommand, SleepCommand, SpawnCommand
+from tests.support.tasks import FOREVER, fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-FOREVER = float("inf")
-
-
-async def value(result: object, turns: int = 0) -> object:
-    for _ in range(turns):
-        await sleep(0)
-    return result
-
-
-async def fail(error: BaseException, turns: int = 0) -> None:
-    for _ in range(turns):
-        await sleep(0)
-    raise error
 
 
 def flags(handle: TaskHandle[object]) -> str:

@@ -11,10 +11,10 @@ import flowno
 from flowno import ClosedResourceError, EventLoop, EventLoopError, TaskCancelled, TaskHandle, sleep, spawn
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import pair
+from tests.support.tasks import FOREVER
 
 pytestmark = pytest.mark.usefixtures("backend")
 
-FOREVER = float("inf")
 NET = 20.0  # seconds; a bound for what should not take any
 
 

@@ -1,8 +1,9 @@
 """Connections that stay on this machine, for tests on both ends of them."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import flowno
 from flowno import SocketHandle
@@ -58,3 +59,18 @@ async def receive(handle: SocketHandle, size: int) -> bytes:
     while len(data) < size and (some := await handle.recv(min(size - len(data), 1 << 20))):
         data += some
     return bytes(data)
+
+
+#: One operation on a handle, by what it is called: those that own the read side, and those that own the write side.
+Operation = Callable[[SocketHandle], Any]
+
+READS: dict[str, Operation] = {
+    "recv": lambda handle: handle.recv(100),
+    "recv_into": lambda handle: handle.recv_into(bytearray(100)),
+    "accept": lambda handle: handle.accept(),
+}
+WRITES: dict[str, Operation] = {
+    "send": lambda handle: handle.send(b"second"),
+    "sendAll": lambda handle: handle.sendAll(b"second"),
+    "nothing": lambda handle: handle.sendAll(b""),
+}
