@@ -18,12 +18,14 @@ from .core.event_loop.errors import (
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.primitives import azip, connect, exit, sleep, socket, spawn
 from .core.event_loop.selectors import SocketHandle
+from .core.event_loop.synchronization import Event
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 
 __all__ = [
     "BusyResourceError",
     "ClosedResourceError",
     "DeadlockError",
+    "Event",
     "EventLoop",
     "EventLoopError",
     "FlownoError",

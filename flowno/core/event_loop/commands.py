@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
     from .fd_table import FdRecord
     from .selectors import SocketHandle
+    from .synchronization import Event
     from .tasks import TaskHandle
 
 __all__ = [
     "CancelCommand",
     "Command",
+    "EventSetCommand",
+    "EventWaitCommand",
     "ExitCommand",
     "JoinCommand",
+    "QueueingCommand",
     "SleepCommand",
     "SocketAcceptCommand",
     "SocketCheckCommand",
@@ -106,6 +110,54 @@ class SleepCommand(Command):
 
     def __repr__(self) -> str:
         return f"SleepCommand({self.seconds!r})"
+
+
+class QueueingCommand(Command):
+    """Wait in the queue of something that tasks wait for in turn, until whoever takes the task out resumes it. A wait.
+
+    Args:
+        queue: The tasks that wait, in the order in which they came.
+    """
+
+    __slots__ = ("queue",)
+
+    def __init__(self, queue: dict[TaskHandle[Any], None]) -> None:
+        self.queue = queue
+
+
+class EventWaitCommand(QueueingCommand):
+    """Wait until an event has happened. A wait.
+
+    Args:
+        event: The event.
+    """
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.waiters)
+        self.event = event
+
+    def __repr__(self) -> str:
+        return f"EventWaitCommand({self.event!r})"
+
+
+class EventSetCommand(Command):
+    """Let an event happen, as its ``set()`` does. Not a wait.
+
+    Args:
+        event: The event.
+    """
+
+    __slots__ = ("event",)
+
+    is_wait = False
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __repr__(self) -> str:
+        return f"EventSetCommand({self.event!r})"
 
 
 class ExitCommand(Command):

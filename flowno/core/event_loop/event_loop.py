@@ -21,8 +21,10 @@ from .backend import Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
     CancelCommand,
     Command,
+    EventSetCommand,
     ExitCommand,
     JoinCommand,
+    QueueingCommand,
     SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
@@ -602,6 +604,12 @@ class EventLoop:
         """Take back a timer; one that has fired is left alone."""
         self._timers.cancel(timer)
 
+    def resume(self, task: TaskHandle[Any], value: Any = None) -> None:
+        """Go on with a task that was taken out of the queue that it waited in; also from a signal handler."""
+        task._wake(self.ready, value)
+        if self.inbox.sleeping:  # looked at after the task is ready: the loop does it the other way round
+            self.inbox.wake()
+
     def take_out_of_wait(self, task: TaskHandle[Any]) -> bool:
         """Leave nothing of a task's wait behind; the caller says how the task goes on.
 
@@ -636,6 +644,8 @@ class EventLoop:
             JoinCommand: self._join,
             CancelCommand: self._cancel,
             ThreadCommand: self._call_in_thread,
+            QueueingCommand: self._queue,
+            EventSetCommand: self._set_event,
             SocketCheckCommand: fds.check,
             SocketRecvCommand: fds.wait_readable,
             SocketAcceptCommand: fds.wait_readable,
@@ -646,6 +656,7 @@ class EventLoop:
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
             ThreadCommand: self._forget_thread,
+            QueueingCommand: self._forget_queue,
             SocketRecvCommand: fds.forget_reader,
             SocketAcceptCommand: fds.forget_reader,
             SocketSendCommand: fds.forget_writer,
@@ -698,6 +709,17 @@ class EventLoop:
         joiners = command.task_handle._joiners
         if joiners is not None:
             joiners.pop(task, None)
+
+    def _queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
+        command.queue[task] = None
+        task._waiting = command
+
+    def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
+        del command.queue[task]
+
+    def _set_event(self, task: TaskHandle[Any], command: EventSetCommand) -> None:
+        command.event.set()
+        task._wake(self.ready)
 
     def _cancel(self, task: TaskHandle[Any], command: CancelCommand) -> None:
         if not command.requested:

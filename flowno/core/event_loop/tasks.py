@@ -263,6 +263,18 @@ class UnjoinedError:
     __del__ = report
 
 
+class Done:
+    """What an operation returns that acts at once: it may be awaited, and need not be."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Command, Any, None]:
+        yield from ()
+
+
+DONE = Done()
+
+
 def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]:
     """The argument of ``caller`` as a coroutine; TypeError where it is none, saying what it is instead."""
     if type(awaitable) is CoroutineType:
