@@ -5,8 +5,11 @@ error of the operating system stays the ``OSError`` that it is; an operation tha
 ``TimeoutError``.
 """
 
+from __future__ import annotations
+
 import errno
 import os
+from typing import Any
 
 __all__ = [
     "BusyResourceError",
@@ -42,6 +45,9 @@ class ClosedResourceError(FlownoError, OSError):
 
     def __init__(self, message: str = os.strerror(errno.EBADF)) -> None:
         super().__init__(errno.EBADF, message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.strerror,), self.__dict__  # what OSError has in args is more than __init__ takes
 
 
 class DeadlockError(FlownoError, RuntimeError):

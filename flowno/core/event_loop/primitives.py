@@ -120,9 +120,12 @@ async def connect(handle: SocketHandle, address: Address) -> None:
         TimeoutError: The peer took longer than ``handshake_timeout`` over the handshake. The handle is closed then.
         BusyResourceError: Another task uses the handle.
         ClosedResourceError: The handle is closed.
+        TypeError: ``handle`` is no handle, or ``address`` no address of its family.
 
     Cancellation: the handle is closed, as an attempt that is half done can be neither used nor repeated.
     """
+    if not isinstance(handle, SocketHandle):
+        raise TypeError(f"handle must be a SocketHandle, not {handle!r}")
     await handle._connect(address)
 
 

@@ -640,6 +640,9 @@ class SocketHandle:
                 raise OSError(code, os.strerror(code))
         except OSError as error:
             raise self._failure(error, "connect", address) from None
+        except TypeError as error:
+            reason = str(error).removeprefix("connect_ex(): ")
+            raise TypeError(f"connect() cannot take {address!r} for an address: {reason}") from None
 
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
