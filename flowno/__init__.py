@@ -7,31 +7,39 @@ want to keep it or choose its selector; :func:`available_selectors` lists the ch
 
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
+    BrokenResourceError,
     BusyResourceError,
     ClosedResourceError,
     DeadlockError,
     EventLoopError,
     FlownoError,
+    NotOwnerError,
     SelectorUnavailableError,
     UnknownSelectorError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.primitives import azip, connect, exit, sleep, socket, spawn
 from .core.event_loop.selectors import SocketHandle
-from .core.event_loop.synchronization import Event
+from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 
 __all__ = [
+    "BrokenResourceError",
     "BusyResourceError",
     "ClosedResourceError",
+    "Condition",
+    "CountdownLatch",
     "DeadlockError",
     "Event",
     "EventLoop",
     "EventLoopError",
     "FlownoError",
+    "Lock",
+    "NotOwnerError",
     "Selector",
     "SelectorInfo",
     "SelectorUnavailableError",
+    "Semaphore",
     "SocketHandle",
     "TaskCancelled",
     "TaskHandle",

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
 
     from .fd_table import FdRecord
     from .selectors import SocketHandle
-    from .synchronization import Event
+    from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
 
 __all__ = [
     "CancelCommand",
     "Command",
+    "ConditionNotifyCommand",
+    "ConditionWaitCommand",
     "EventSetCommand",
     "EventWaitCommand",
     "ExitCommand",
     "JoinCommand",
+    "LockAcquireCommand",
+    "LockReleaseCommand",
     "QueueingCommand",
+    "SemaphoreAcquireCommand",
+    "ShieldedLockAcquireCommand",
     "SleepCommand",
     "SocketAcceptCommand",
     "SocketCheckCommand",
@@ -45,6 +51,9 @@ class Command:
 
     #: Whether the command may suspend its task: then it is where a cancellation arrives.
     is_wait: ClassVar[bool] = True
+
+    #: Whether a task that waits in it is not taken out by a cancellation, which then arrives at its next wait.
+    is_shielded: ClassVar[bool] = False
 
 
 class SpawnCommand(Command):
@@ -158,6 +167,104 @@ class EventSetCommand(Command):
 
     def __repr__(self) -> str:
         return f"EventSetCommand({self.event!r})"
+
+
+class LockAcquireCommand(QueueingCommand):
+    """Wait until a lock belongs to this task. A wait.
+
+    Args:
+        lock: The lock.
+    """
+
+    __slots__ = ("lock",)
+
+    def __init__(self, lock: Lock) -> None:
+        super().__init__(lock.waiters)
+        self.lock = lock
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.lock!r})"
+
+
+class ShieldedLockAcquireCommand(LockAcquireCommand):
+    """As :class:`LockAcquireCommand`, for a task that must have the lock before it can be cancelled: no wait."""
+
+    __slots__ = ()
+
+    is_wait = False
+    is_shielded = True
+
+
+class LockReleaseCommand(Command):
+    """Release a lock, as its ``release()`` does. Not a wait.
+
+    Args:
+        lock: The lock.
+    """
+
+    __slots__ = ("lock",)
+
+    is_wait = False
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    def __repr__(self) -> str:
+        return f"LockReleaseCommand({self.lock!r})"
+
+
+class ConditionWaitCommand(QueueingCommand):
+    """Wait until a condition is notified, and its lock belongs to this task again. A wait.
+
+    Args:
+        condition: The condition.
+    """
+
+    __slots__ = ("condition",)
+
+    def __init__(self, condition: Condition) -> None:
+        super().__init__(condition.waiters)
+        self.condition = condition
+
+    def __repr__(self) -> str:
+        return f"ConditionWaitCommand({self.condition!r})"
+
+
+class ConditionNotifyCommand(Command):
+    """Notify a condition, as its ``notify()`` and ``notify_all()`` do. Not a wait.
+
+    Args:
+        condition: The condition.
+        all: Whether every task that waits is to go on, or the one that has waited longest.
+    """
+
+    __slots__ = ("all", "condition")
+
+    is_wait = False
+
+    def __init__(self, condition: Condition, all: bool = False) -> None:
+        self.condition = condition
+        self.all = all
+
+    def __repr__(self) -> str:
+        return f"ConditionNotifyCommand({self.condition!r}, {self.all!r})"
+
+
+class SemaphoreAcquireCommand(QueueingCommand):
+    """Wait for a permit of a semaphore. A wait.
+
+    Args:
+        semaphore: The semaphore.
+    """
+
+    __slots__ = ("semaphore",)
+
+    def __init__(self, semaphore: Semaphore) -> None:
+        super().__init__(semaphore.waiters)
+        self.semaphore = semaphore
+
+    def __repr__(self) -> str:
+        return f"SemaphoreAcquireCommand({self.semaphore!r})"
 
 
 class ExitCommand(Command):

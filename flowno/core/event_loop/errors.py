@@ -12,11 +12,13 @@ import os
 from typing import Any
 
 __all__ = [
+    "BrokenResourceError",
     "BusyResourceError",
     "ClosedResourceError",
     "DeadlockError",
     "EventLoopError",
     "FlownoError",
+    "NotOwnerError",
     "SelectorUnavailableError",
     "UnknownSelectorError",
 ]
@@ -28,6 +30,10 @@ class FlownoError(Exception):
 
 class EventLoopError(FlownoError, RuntimeError):
     """An event loop was used against its rules: entered twice, used after close, or from a place without one."""
+
+
+class BrokenResourceError(FlownoError, RuntimeError):
+    """What was waited for will never come, as the task that had it has ended."""
 
 
 class BusyResourceError(FlownoError, RuntimeError):
@@ -56,6 +62,10 @@ class DeadlockError(FlownoError, RuntimeError):
 
 class UnknownSelectorError(FlownoError, ValueError):
     """A selector was asked for by a name that nothing provides."""
+
+
+class NotOwnerError(FlownoError, RuntimeError):
+    """A task did to a lock what only its owner may do."""
 
 
 class SelectorUnavailableError(FlownoError, OSError):

@@ -21,10 +21,15 @@ from .backend import Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
     CancelCommand,
     Command,
+    ConditionNotifyCommand,
     EventSetCommand,
     ExitCommand,
     JoinCommand,
+    LockAcquireCommand,
+    LockReleaseCommand,
     QueueingCommand,
+    SemaphoreAcquireCommand,
+    ShieldedLockAcquireCommand,
     SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
@@ -552,6 +557,9 @@ class EventLoop:
         task._result = result
         del self.tasks[task]
         del task._run, task._send, task._context  # what the task has held on to goes with it
+        if task._locks:
+            for lock in task._locks:
+                lock.break_()
         joiners = task._joiners
         if joiners is not None:
             task._joiners = None
@@ -582,7 +590,9 @@ class EventLoop:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
         if task._state:
             return
-        if self.take_out_of_wait(task):
+        if task._waiting is not None and task._waiting.is_shielded:
+            task._cancel_pending = True
+        elif self.take_out_of_wait(task):
             task._deliver_cancellation(self.ready)
         elif task._error is None or task._delivered is None or task._delivered() is not task._error:
             task._cancel_pending = True
@@ -597,7 +607,7 @@ class EventLoop:
 
     def _interrupt(self, argument: tuple[TaskHandle[Any], BaseException]) -> None:
         task, error = argument
-        if self.take_out_of_wait(task):
+        if task._waiting is not None and not task._waiting.is_shielded and self.take_out_of_wait(task):
             task._wake(self.ready, error=error)
 
     def forget(self, timer: Timer) -> None:
@@ -646,6 +656,11 @@ class EventLoop:
             ThreadCommand: self._call_in_thread,
             QueueingCommand: self._queue,
             EventSetCommand: self._set_event,
+            LockAcquireCommand: self._acquire_lock,
+            ShieldedLockAcquireCommand: self._acquire_lock,
+            LockReleaseCommand: self._release_lock,
+            ConditionNotifyCommand: self._notify,
+            SemaphoreAcquireCommand: self._acquire_semaphore,
             SocketCheckCommand: fds.check,
             SocketRecvCommand: fds.wait_readable,
             SocketAcceptCommand: fds.wait_readable,
@@ -716,6 +731,31 @@ class EventLoop:
 
     def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
         del command.queue[task]
+
+    def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
+        if command.lock.owner is None:
+            command.lock.give_to(task)
+            task._wake(self.ready)
+        else:
+            self._queue(task, command)
+
+    def _release_lock(self, task: TaskHandle[Any], command: LockReleaseCommand) -> None:
+        command.lock.release()
+        task._wake(self.ready)
+
+    def _notify(self, task: TaskHandle[Any], command: ConditionNotifyCommand) -> None:
+        if command.all:
+            command.condition.notify_all()
+        else:
+            command.condition.notify()
+        task._wake(self.ready)
+
+    def _acquire_semaphore(self, task: TaskHandle[Any], command: SemaphoreAcquireCommand) -> None:
+        if command.semaphore.value > 0:
+            command.semaphore.value -= 1
+            task._wake(self.ready)
+        else:
+            self._queue(task, command)
 
     def _set_event(self, task: TaskHandle[Any], command: EventSetCommand) -> None:
         command.event.set()

@@ -1,19 +1,47 @@
-"""What tasks of one event loop use to wait for each other."""
+"""What tasks of one event loop use to wait for each other.
+
+Everything here is fair: tasks are served in the order in which they came. What a task is given is its own from the
+moment at which it is given, not from when the task runs again; so nothing is given twice, and nothing is lost where the
+task is cancelled in between: it has what it was given, and is cancelled at its next wait.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
-from .commands import Command, EventWaitCommand
+from .commands import (
+    Command,
+    ConditionWaitCommand,
+    EventWaitCommand,
+    LockAcquireCommand,
+    SemaphoreAcquireCommand,
+    ShieldedLockAcquireCommand,
+)
+from .errors import BrokenResourceError, BusyResourceError, NotOwnerError
 from .running import required_event_loop
 from .tasks import DONE, GIVE_WAY
 
 if TYPE_CHECKING:
-    from .tasks import Done, TaskHandle
+    from .tasks import Budget, Done, TaskHandle
 
-__all__ = ["Event"]
+__all__ = ["Condition", "CountdownLatch", "Event", "Lock", "Semaphore"]
+
+
+def _completed(budget: Budget) -> Generator[Command, Any, None]:
+    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
+    if budget.left > 0:
+        budget.left -= 1
+    else:
+        yield GIVE_WAY
+
+
+def _first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:
+    """Take out the task that has waited longest."""
+    task = next(iter(waiters))
+    del waiters[task]
+    return task
 
 
 class Event:
@@ -37,7 +65,7 @@ class Event:
 
     def __init__(self) -> None:
         self._is_set = False
-        self.waiters: dict[TaskHandle[Any], None] = {}  # the tasks that wait, in the order in which they came
+        self.waiters: dict[TaskHandle[Any], None] = {}
 
     def is_set(self) -> bool:
         """Whether it has happened."""
@@ -52,8 +80,7 @@ class Event:
         self._is_set = True
         waiters = self.waiters
         while waiters:
-            task = next(iter(waiters))
-            del waiters[task]
+            task = _first(waiters)
             task.event_loop.resume(task)
         return DONE
 
@@ -67,12 +94,311 @@ class Event:
         Cancellation: the wait ends, and the event is not affected.
         """
         budget = required_event_loop("Event.wait()").budget
-        if not self._is_set:
-            yield EventWaitCommand(self)
-        elif budget.left > 0:
-            budget.left -= 1
+        if self._is_set:
+            yield from _completed(budget)
         else:
-            yield GIVE_WAY
+            yield EventWaitCommand(self)
 
     def __repr__(self) -> str:
         return f"<Event {'set' if self._is_set else 'not set'}, {len(self.waiters)} waiting>"
+
+
+class Lock:
+    """Belongs to one task at a time; the others wait for it in turn. An asynchronous context manager.
+
+    Example:
+        >>> from flowno import Lock, run
+        >>> async def main():
+        ...     lock = Lock()
+        ...     async with lock:
+        ...         print(lock.is_locked())
+        >>> run(main())
+        True
+    """
+
+    __slots__ = ("__weakref__", "owner", "waiters")
+
+    def __init__(self) -> None:
+        self.owner: TaskHandle[Any] | None = None
+        self.waiters: dict[TaskHandle[Any], None] = {}
+
+    def is_locked(self) -> bool:
+        """Whether any task has it."""
+        return self.owner is not None
+
+    @coroutine
+    def acquire(self) -> Generator[Command, Any, None]:
+        """Wait until the lock is this task's.
+
+        Raises:
+            BusyResourceError: It is this task's already; waiting for itself it would wait for ever.
+            BrokenResourceError: The task that had it ended without releasing it.
+            EventLoopError: This was awaited outside of an event loop.
+
+        Cancellation: the wait ends, and the task does not have the lock.
+        """
+        loop = required_event_loop("Lock.acquire()")
+        task = loop.running_task
+        if self.owner is None and loop.budget.left > 0 and task is not None:
+            loop.budget.left -= 1
+            self.give_to(task)
+            return
+        if self.owner is task:
+            yield from _completed(loop.budget)
+            raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
+        yield LockAcquireCommand(self)
+
+    def release(self) -> Done:
+        """Give the lock to the task that has waited longest, or to nobody. Acts at once.
+
+        Returns:
+            Something that may be awaited, and need not be.
+
+        Raises:
+            NotOwnerError: This task does not have it.
+        """
+        owner = self._require_ownership("release")
+        locks = owner._locks
+        if locks is not None:
+            del locks[self]
+        self.owner = None
+        if self.waiters:
+            task = _first(self.waiters)
+            self.give_to(task)
+            task.event_loop.resume(task)
+        return DONE
+
+    def give_to(self, task: TaskHandle[Any]) -> None:
+        """Make a task the owner; for the loop, and for what is built on locks. The lock must be free."""
+        self.owner = task
+        if task._locks is None:
+            task._locks = {self: None}
+        else:
+            task._locks[self] = None
+
+    def break_(self) -> None:
+        """The owner has ended without releasing the lock: what it guards is in no known state. The loop calls this."""
+        owner, self.owner = self.owner, None
+        while self.waiters:
+            task = _first(self.waiters)
+            task._wake(
+                task.event_loop.ready,
+                error=BrokenResourceError(f"{owner!r} ended without releasing the lock that this task waited for"),
+            )
+
+    def _require_ownership(self, what: str) -> TaskHandle[Any]:
+        task = required_event_loop(f"{type(self).__name__}.{what}()").running_task
+        if task is None or self.owner is not task:
+            has = "nobody has it" if self.owner is None else f"{self.owner!r} has it"
+            raise NotOwnerError(f"{task!r} cannot {what} a lock that it does not have; {has}")
+        return task
+
+    def __aenter__(self) -> Awaitable[None]:
+        return self.acquire()
+
+    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
+        return self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lock of {self.owner!r}, {len(self.waiters)} waiting>"
+
+
+class Condition:
+    """A lock, and a way to wait until another task has changed what it guards. An asynchronous context manager.
+
+    Args:
+        lock: The lock; a new one where none is given.
+
+    Attributes:
+        lock: The lock. It must be this task's to wait and to notify.
+
+    Example:
+        >>> from flowno import Condition, run, spawn
+        >>> async def consumer(condition, items):
+        ...     async with condition:
+        ...         while not items:
+        ...             await condition.wait()
+        ...         print(items.pop())
+        >>> async def main():
+        ...     condition, items = Condition(), []
+        ...     task = await spawn(consumer(condition, items))
+        ...     async with condition:
+        ...         items.append("an item")
+        ...         condition.notify()
+        ...     await task.join()
+        >>> run(main())
+        an item
+    """
+
+    __slots__ = ("__weakref__", "lock", "waiters")
+
+    def __init__(self, lock: Lock | None = None) -> None:
+        self.lock = Lock() if lock is None else lock
+        self.waiters: dict[TaskHandle[Any], None] = {}
+
+    @coroutine
+    def wait(self) -> Generator[Command, Any, None]:
+        """Release the lock, wait until another task notifies this one, and acquire the lock again.
+
+        Raises:
+            NotOwnerError: The lock is not this task's.
+            BrokenResourceError: A task ended without releasing the lock.
+
+        Cancellation: the wait ends, but not before the lock is this task's again. A task that was notified already
+        returns, and is cancelled at its next wait; so no notification is lost.
+        """
+        lock = self.lock
+        lock._require_ownership("wait with")
+        lock.release()
+        try:
+            yield ConditionWaitCommand(self)
+        except BrokenResourceError:
+            raise
+        except GeneratorExit:  # closed without its consent: there is nobody to give the lock to
+            raise
+        except BaseException:
+            yield ShieldedLockAcquireCommand(lock)
+            raise
+
+    def notify(self, n: int = 1) -> Done:
+        """Let tasks go on that wait, as soon as the lock is released. Acts at once.
+
+        Args:
+            n: How many of them; those that have waited longest.
+
+        Returns:
+            Something that may be awaited, and need not be.
+
+        Raises:
+            NotOwnerError: The lock is not this task's.
+        """
+        self.lock._require_ownership("notify with")
+        for _ in range(min(n, len(self.waiters))):
+            task = _first(self.waiters)
+            task._waiting = ShieldedLockAcquireCommand(self.lock)
+            self.lock.waiters[task] = None
+        return DONE
+
+    def notify_all(self) -> Done:
+        """As :meth:`notify`, for every task that waits."""
+        return self.notify(len(self.waiters))
+
+    def __aenter__(self) -> Awaitable[None]:
+        return self.lock.acquire()
+
+    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
+        return self.lock.release()
+
+    def __repr__(self) -> str:
+        return f"<Condition with {self.lock!r}, {len(self.waiters)} waiting>"
+
+
+class Semaphore:
+    """A number of permits; a task waits while there is none. An asynchronous context manager.
+
+    Any task may release, also one that has not acquired.
+
+    Args:
+        value: How many permits there are at first.
+        max_value: How many there may be at most; None sets no limit.
+
+    Raises:
+        ValueError: ``value`` is negative, or above ``max_value``.
+    """
+
+    __slots__ = ("__weakref__", "_max_value", "value", "waiters")
+
+    def __init__(self, value: int = 1, *, max_value: int | None = None) -> None:
+        if value < 0:
+            raise ValueError(f"value must not be negative, and is {value!r}")
+        if max_value is not None and value > max_value:
+            raise ValueError(f"value is {value!r}, and must not be above max_value, {max_value!r}")
+        self.value = value
+        self._max_value = max_value
+        self.waiters: dict[TaskHandle[Any], None] = {}
+
+    @coroutine
+    def acquire(self) -> Generator[Command, Any, None]:
+        """Wait for a permit, and take it.
+
+        Raises:
+            EventLoopError: This was awaited outside of an event loop.
+
+        Cancellation: the wait ends, and no permit is taken.
+        """
+        budget = required_event_loop("Semaphore.acquire()").budget
+        if self.value > 0 and budget.left > 0:
+            budget.left -= 1
+            self.value -= 1
+        else:
+            yield SemaphoreAcquireCommand(self)
+
+    def release(self) -> Done:
+        """Give a permit to the task that has waited longest, or put it back. Acts at once.
+
+        Returns:
+            Something that may be awaited, and need not be.
+
+        Raises:
+            ValueError: There would be more than ``max_value``.
+        """
+        if self.waiters:
+            task = _first(self.waiters)
+            task.event_loop.resume(task)
+        elif self._max_value is not None and self.value >= self._max_value:
+            raise ValueError(f"{self!r} was released more often than acquired")
+        else:
+            self.value += 1
+        return DONE
+
+    def __aenter__(self) -> Awaitable[None]:
+        return self.acquire()
+
+    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
+        return self.release()
+
+    def __repr__(self) -> str:
+        return f"<Semaphore {self.value} free, {len(self.waiters)} waiting>"
+
+
+class CountdownLatch:
+    """Lets tasks wait until something has happened a number of times.
+
+    Args:
+        count: How many times.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+
+    __slots__ = ("__weakref__", "_event", "count")
+
+    def __init__(self, count: int) -> None:
+        if count < 0:
+            raise ValueError(f"count must not be negative, and is {count!r}")
+        self.count = count
+        self._event = Event()
+        if not count:
+            self._event.set()
+
+    def wait(self) -> Awaitable[None]:
+        """Wait until the count is zero; returns at once where it is.
+
+        Cancellation: the wait ends, and the count is not affected.
+        """
+        return self._event.wait()
+
+    def count_down(self) -> Done:
+        """It has happened once more. Acts at once; below zero there is nothing to count.
+
+        Returns:
+            Something that may be awaited, and need not be.
+        """
+        if self.count > 0:
+            self.count -= 1
+            if not self.count:
+                self._event.set()
+        return DONE
+
+    def __repr__(self) -> str:
+        return f"<CountdownLatch at {self.count}, {len(self._event.waiters)} waiting>"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from .event_loop import EventLoop
+    from .synchronization import Lock
     from .timers import Timer
 
 __all__ = ["TaskCancelled", "TaskHandle"]
@@ -82,6 +83,7 @@ class TaskHandle(Generic[T_co]):
         "_delivered",  # weak reference to the last TaskCancelled thrown in, or None
         "_error",  # what to throw in at the next step, or None
         "_joiners",  # the tasks that wait for its end, in order, or None
+        "_locks",  # those that it has, or None
         "_result",  # its value, or its error, once it has ended
         "_run",  # context.run, bound
         "_send",  # coroutine.send, bound
@@ -105,6 +107,7 @@ class TaskHandle(Generic[T_co]):
         self._waiting: Command | None = None
         self._state = ALIVE
         self._joiners: dict[TaskHandle[Any], None] | None = None
+        self._locks: dict[Lock, None] | None = None
         self._cancel_pending = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
         self._unjoined: UnjoinedError | None = None
