@@ -88,19 +88,22 @@ import types
 def in_thread(function):
     return (yield ThreadCommand(function, ()))
 
+go_on = threading.Event()
+
 async def root():
-    print(await in_thread(lambda: "worker"))
+    hangs = await spawn(in_thread(go_on.wait))
+    await hangs.cancel()
     await main()
 
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 try:
-    flowno.run(root())
     with EventLoop() as loop:
         loop.run_until_complete(root())
 except DeadlockError:
-    print("deadlock")
+    print("deadlock", threading.active_count())
+go_on.set()
 """
-    assert lines(run_python, program) == ["worker", "worker", "deadlock"]
+    assert lines(run_python, program) == ["deadlock 2"]
 
 
 def test_an_outstanding_thread_job_is_no_deadlock(run_python: RunPython) -> None:
