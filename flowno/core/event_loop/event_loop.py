@@ -449,11 +449,7 @@ class EventLoop:
         deadline = self._timers.next_deadline()
         timeout = None if deadline is None else min(max(deadline - self._clock(), 0), LONGEST_WAIT)
         audit = stuck = False
-        self._waits += 1
-        if self._waits % WAITS_PER_AUDIT == 0 and self._audit_is_due():
-            self.fds.audit()
-            if self.ready:
-                return
+        since = 0.0
         if timeout is None or timeout > QUIET_BEFORE_AUDIT:
             if self.fds.registered and not self._audited:
                 audit = True
@@ -462,8 +458,9 @@ class EventLoop:
                 if self._ending is not None:
                     self._ending.on_quiet()
                     return
-                stuck = True
                 timeout = self._deadlock.patience(self.tasks)
+                stuck = timeout is not None
+                since = self._clock()
         inbox = self.inbox
         inbox.sleeping = True
         try:
@@ -475,7 +472,7 @@ class EventLoop:
         self._audited = audit and not events
         if self._audited:
             self.fds.audit()
-        if stuck and not events and not inbox.items:
+        if stuck and not events and not inbox.items and timeout is not None and self._clock() - since >= timeout:
             self._deadlock.log(self, self.tasks)
 
     def _audit_is_due(self) -> bool:
@@ -496,6 +493,10 @@ class EventLoop:
         if self._forks != fork_count():
             self._after_fork()
             timeout = 0  # it may have made tasks ready
+        self._waits += 1
+        if self._waits % WAITS_PER_AUDIT == 0 and self._audit_is_due():
+            self.fds.audit()
+            timeout = 0
         selector = self.fds.selector
         try:
             return selector.select(timeout)

@@ -153,9 +153,10 @@ class SocketHandle:
             OSError: The address is taken, or not this machine's; it is named.
             ClosedResourceError: The handle is closed.
         """
-        if self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM:
-            self.setsockopt(_socket.SOL_SOCKET, _REBIND_OPTION, 1)
+        is_tcp = self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM
         try:
+            if is_tcp:
+                self.socket.setsockopt(_socket.SOL_SOCKET, _REBIND_OPTION, 1)
             self.socket.bind(address)
         except OSError as error:
             raise self._failure(error, "bind", address) from None
@@ -241,7 +242,7 @@ class SocketHandle:
         """
         record = self._record
         if record.reading:
-            record = yield from self._claim(reading=True)
+            record = yield from self._claim("accept", reading=True)
         command: Command
         if record.budget.left > 0:
             record.budget.left -= 1
@@ -282,7 +283,7 @@ class SocketHandle:
         """
         record = self._record
         if record.reading:
-            record = yield from self._claim(reading=True)
+            record = yield from self._claim("recv", reading=True)
         budget = record.budget
         command: Command = self._recv_command
         if self._drained and bufsize > 0 and self._fileno() >= 0:
@@ -334,7 +335,7 @@ class SocketHandle:
         """
         record = self._record
         if record.reading:
-            record = yield from self._claim(reading=True)
+            record = yield from self._claim("recv_into", reading=True)
         size = nbytes or memoryview(buffer).nbytes
         budget = record.budget
         command: Command = self._recv_command
@@ -388,7 +389,7 @@ class SocketHandle:
         """
         record = self._record
         if record.writing:
-            record = yield from self._claim(writing=True)
+            record = yield from self._claim("send", writing=True)
         budget = record.budget
         command: Command = self._send_command
         if budget.left > 0:
@@ -430,7 +431,7 @@ class SocketHandle:
         """
         record = self._record
         if record.writing:
-            record = yield from self._claim(writing=True)
+            record = yield from self._claim("sendAll", writing=True)
         octets = data if type(data) is bytes else _bytes_of(data)
         size = len(octets)
         sent = 0
@@ -517,7 +518,9 @@ class SocketHandle:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _claim(self, *, reading: bool = False, writing: bool = False) -> Generator[Command, Any, FdRecord]:
+    def _claim(
+        self, operation: str = "the operation", *, reading: bool = False, writing: bool = False
+    ) -> Generator[Command, Any, FdRecord]:
         """The way into an operation on a record that looks owned: bind the handle to the loop, or say what is wrong.
 
         Returns:
@@ -535,7 +538,7 @@ class SocketHandle:
             yield GIVE_WAY
         loop.budget.left -= 1
         if record is _CLOSED or self._fileno() < 0:
-            raise ClosedResourceError(f"{self!r}: the operation came after close()")
+            raise ClosedResourceError(f"{operation} on {self!r}: it came after close()")
         direction = "receiving from" if reading and record.reading else "sending to"
         raise BusyResourceError(
             f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
@@ -608,13 +611,13 @@ class SocketHandle:
         """Connect while the other tasks run. The handle is closed where this is cancelled: half an attempt is none."""
         record = self._record
         if record.reading or record.writing:
-            record = yield from self._claim(reading=True, writing=True)
-        if record.budget.left <= 0:
-            yield SocketCheckCommand(self, record, EVENT_READ | EVENT_WRITE)
-            record = self._record
-        record.budget.left -= 1
+            record = yield from self._claim("connect", reading=True, writing=True)
         record.reading = record.writing = True
         try:
+            if record.budget.left <= 0:
+                yield SocketCheckCommand(self, record, EVENT_READ | EVENT_WRITE)
+                record = self._record
+            record.budget.left -= 1
             yield from self._connect_owned(record, address)
         except BaseException as error:
             if not isinstance(error, Exception):
