@@ -1,0 +1,206 @@
+"""What is dropped is freed at once, by its last reference: nothing of a run is held in a cycle."""
+
+import gc
+import socket
+import sys
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+import flowno
+from flowno import EventLoop, SocketHandle, TaskCancelled, exit, sleep, spawn
+from tests.support.tasks import FOREVER
+
+pytestmark = [
+    pytest.mark.usefixtures("backend"),
+    pytest.mark.skipif(sys.implementation.name != "cpython", reason="this Python does not count references"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Watch:
+    """Weak references to what is to be gone."""
+
+    def __init__(self) -> None:
+        self._seen: list[weakref.ref[Any]] = []
+
+    def __call__(self, thing: Any) -> Any:
+        self._seen.append(weakref.ref(thing))
+        return thing
+
+    def alive(self) -> list[str]:
+        return [repr(thing) for reference in self._seen if (thing := reference()) is not None]
+
+
+async def use_sockets(watch: Watch) -> None:
+    """A task with sockets in its hands, which it does not close: they close as they are freed."""
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    await other.sendAll(b"x")
+    assert await one.recv(9) == b"x"
+    reader = watch(await spawn(one.recv(9)))
+    await sleep(0)
+    await other.sendAll(b"x")
+    assert await reader.join() == b"x"
+
+
+async def fails() -> None:
+    await sleep(0)
+    raise ValueError("of a child")
+
+
+async def returns(watch: Watch) -> None:
+    await use_sockets(watch)
+
+
+async def raises(watch: Watch) -> None:
+    await use_sockets(watch)
+    raise ValueError("of root")
+
+
+async def joins_an_error(watch: Watch) -> None:
+    async def child() -> None:
+        await use_sockets(watch)
+        await sleep(0)
+        raise ValueError("of a child")
+
+    task = watch(await spawn(child()))
+    try:
+        await task.join()
+    except ValueError:
+        pass
+    try:  # a second time, when it has ended
+        await task.join()
+    except ValueError:
+        pass
+    del task  # this very frame is in the traceback of the error that it has
+
+
+async def raises_what_it_joined(watch: Watch) -> None:
+    await watch(await spawn(fails())).join()
+
+
+async def joins_a_cancellation(watch: Watch) -> None:
+    task = watch(await spawn(sleep(FOREVER)))
+    task.cancel()
+    try:
+        await task.join()
+    except TaskCancelled:
+        pass
+
+
+async def fails_with_sockets(watch: Watch) -> None:
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    reader = await spawn(one.recv(9))
+    try:
+        await one.recv(9)
+    except flowno.BusyResourceError:
+        pass
+    one.close()
+    try:
+        await reader.join()
+    except flowno.ClosedResourceError:
+        pass
+    del reader
+    try:
+        await other.accept()
+    except OSError:
+        pass
+
+
+async def is_interrupted(watch: Watch) -> None:
+    await use_sockets(watch)
+    raise KeyboardInterrupt
+
+
+async def has_a_child_that_is_interrupted(watch: Watch) -> None:
+    watch(await spawn(use_sockets(watch)))
+    watch(await spawn(is_interrupted(watch)))
+    await sleep(FOREVER)
+
+
+async def exits(watch: Watch) -> None:
+    watch(await spawn(sleep(FOREVER)))
+    await use_sockets(watch)
+    await exit("value")
+
+
+async def exits_with_an_error(watch: Watch) -> None:
+    watch(await spawn(sleep(FOREVER)))
+    await use_sockets(watch)
+    await exit(exception=ValueError("of exit"))
+
+
+async def gets_wrong_commands(watch: Watch) -> None:
+    for wrong in (spawn(5), sleep(float("nan"))):  # type: ignore[arg-type]
+        try:
+            await wrong
+        except (TypeError, ValueError):
+            pass
+
+
+PROGRAMS: list[Callable[[Watch], Awaitable[None]]] = [
+    returns,
+    raises,
+    joins_an_error,
+    raises_what_it_joined,
+    joins_a_cancellation,
+    fails_with_sockets,
+    is_interrupted,
+    has_a_child_that_is_interrupted,
+    exits,
+    exits_with_an_error,
+    gets_wrong_commands,
+]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize("how", ["kept", "closed"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_run_and_all_it_had_is_freed_with_the_last_reference(
+    program: Callable[[Watch], Awaitable[None]], how: str
+) -> None:
+    watch = Watch()
+
+    def run() -> None:
+        loop = watch(EventLoop())
+        try:
+            loop.run_until_complete(program(watch), join=True, wait_for_spawned_tasks=False)
+        except (ValueError, KeyboardInterrupt):
+            pass
+        if how == "closed":
+            loop.close()
+        else:
+            assert not loop.has_living_tasks()
+
+    run()
+    assert watch.alive() == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_the_error_of_a_task_frees_what_the_task_had_when_it_is_dropped_though_the_loop_goes_on() -> None:
+    async def child(watch: Watch) -> None:
+        await use_sockets(watch)
+        raise ValueError("of a child")
+
+    async def root() -> None:
+        watch = Watch()
+        task = watch(await spawn(child(watch)))
+        try:
+            await task.join()
+        except ValueError:
+            pass
+        del task
+        await sleep(0)
+        await sleep(0)
+        assert watch.alive() == []
+
+    flowno.run(root())
