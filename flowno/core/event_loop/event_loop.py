@@ -24,6 +24,8 @@ from .commands import (
     ConditionNotifyCommand,
     EventSetCommand,
     ExitCommand,
+    FdReadableCommand,
+    FdWritableCommand,
     JoinCommand,
     LockAcquireCommand,
     LockReleaseCommand,
@@ -300,9 +302,13 @@ class EventLoop:
                 return task._outcome() if join else None
             finally:
                 del task
-        if command.exception is not None:
-            raise command.exception
-        return command.return_value if join else None
+        if command.exception is None:
+            return command.return_value if join else None
+        exception = command.exception
+        try:
+            raise exception
+        finally:
+            del command, exception  # the traceback has this frame
 
     def close(self) -> None:
         """Cancel the tasks that are left, run them to their end, and give back what the loop holds. Idempotent.
@@ -662,6 +668,8 @@ class EventLoop:
             LockReleaseCommand: self._release_lock,
             ConditionNotifyCommand: self._notify,
             SemaphoreAcquireCommand: self._acquire_semaphore,
+            FdReadableCommand: fds.wait_readable,
+            FdWritableCommand: fds.wait_writable,
             SocketCheckCommand: fds.check,
             SocketRecvCommand: fds.wait_readable,
             SocketAcceptCommand: fds.wait_readable,
@@ -673,6 +681,8 @@ class EventLoop:
             JoinCommand: self._forget_join,
             ThreadCommand: self._forget_thread,
             QueueingCommand: self._forget_queue,
+            FdReadableCommand: fds.forget_reader,
+            FdWritableCommand: fds.forget_writer,
             SocketRecvCommand: fds.forget_reader,
             SocketAcceptCommand: fds.forget_reader,
             SocketSendCommand: fds.forget_writer,

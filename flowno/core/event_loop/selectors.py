@@ -631,7 +631,10 @@ class SocketHandle:
         try:
             if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
                 raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
-            code = self.socket.connect_ex((yield from self._resolve(address)))
+            resolved = yield from self._resolve(address)
+            code = self.socket.connect_ex(resolved)
+            if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
+                code = self.socket.connect_ex(resolved)
             if code in _IN_PROGRESS:
                 command = SocketConnectCommand(self, record)
                 while True:
@@ -678,6 +681,8 @@ def _bytes_of(data: Buffer) -> memoryview:
 
 def _is_number(host: object) -> bool:
     """Whether a host needs no resolver: an IP address, or the empty name, which is any of this machine's."""
+    if isinstance(host, (bytes, bytearray)):
+        host = host.decode("ascii", "replace")
     if not host or not isinstance(host, str):
         return True  # not ours to judge: the socket says what is wrong
     for family in (_socket.AF_INET, _socket.AF_INET6):
