@@ -14,16 +14,25 @@ from .core.event_loop.errors import (
     EventLoopError,
     FlownoError,
     NotOwnerError,
+    QueueClosedError,
+    QueueEmptyError,
+    QueueFullError,
     SelectorUnavailableError,
     UnknownSelectorError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.primitives import azip, connect, exit, sleep, socket, spawn
+from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 
 __all__ = [
+    "AsyncLifoQueue",
+    "AsyncMapQueue",
+    "AsyncPriorityQueue",
+    "AsyncQueue",
+    "AsyncSetQueue",
     "BrokenResourceError",
     "BusyResourceError",
     "ClosedResourceError",
@@ -36,6 +45,9 @@ __all__ = [
     "FlownoError",
     "Lock",
     "NotOwnerError",
+    "QueueClosedError",
+    "QueueEmptyError",
+    "QueueFullError",
     "Selector",
     "SelectorInfo",
     "SelectorUnavailableError",

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .backend import FileObject
     from .fd_table import FdRecord
+    from .queues import _Queue
     from .selectors import SocketHandle
     from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
@@ -26,9 +28,15 @@ __all__ = [
     "EventSetCommand",
     "EventWaitCommand",
     "ExitCommand",
+    "FdCommand",
+    "FdReadableCommand",
+    "FdWritableCommand",
     "JoinCommand",
     "LockAcquireCommand",
     "LockReleaseCommand",
+    "QueueGetCommand",
+    "QueuePeekCommand",
+    "QueuePutCommand",
     "QueueingCommand",
     "SemaphoreAcquireCommand",
     "ShieldedLockAcquireCommand",
@@ -267,6 +275,59 @@ class SemaphoreAcquireCommand(QueueingCommand):
         return f"SemaphoreAcquireCommand({self.semaphore!r})"
 
 
+class QueueGetCommand(QueueingCommand):
+    """Wait for the next item of a queue, and take it out; the answer is the item. A wait.
+
+    Args:
+        source: The queue.
+    """
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: _Queue[Any, Any]) -> None:
+        super().__init__(source.getters)
+        self.source = source
+
+    def __repr__(self) -> str:
+        return f"QueueGetCommand({self.source!r})"
+
+
+class QueuePeekCommand(QueueingCommand):
+    """Wait for the next item of a queue, and leave it there; the answer is the item. A wait.
+
+    Args:
+        source: The queue.
+    """
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: _Queue[Any, Any]) -> None:
+        super().__init__(source.peekers)
+        self.source = source
+
+    def __repr__(self) -> str:
+        return f"QueuePeekCommand({self.source!r})"
+
+
+class QueuePutCommand(QueueingCommand):
+    """Wait for room in a queue, and put an item there. A wait.
+
+    Args:
+        target: The queue.
+        item: The item.
+    """
+
+    __slots__ = ("item", "target")
+
+    def __init__(self, target: _Queue[Any, Any], item: Any) -> None:
+        super().__init__(target.putters)
+        self.target = target
+        self.item = item
+
+    def __repr__(self) -> str:
+        return f"QueuePutCommand({self.target!r}, {self.item!r})"
+
+
 class ExitCommand(Command):
     """End the run of the loop now. Not a wait, and it has no answer.
 
@@ -305,6 +366,38 @@ class ThreadCommand(Command):
 
     def __repr__(self) -> str:
         return f"ThreadCommand({self.function!r}, {self.args!r})"
+
+
+class FdCommand(Command):
+    """Wait until an fd is ready that no handle stands for. A wait; what for is said by the classes below.
+
+    Args:
+        fileobj: An fd, or an object that has one. The command keeps it.
+
+    Attributes:
+        record: The loop's record of the fd, from the moment in which the loop carries the command out.
+    """
+
+    __slots__ = ("fileobj", "record")
+
+    def __init__(self, fileobj: FileObject) -> None:
+        self.fileobj = fileobj
+        self.record: FdRecord | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.fileobj!r})"
+
+
+class FdReadableCommand(FdCommand):
+    """Wait until an fd can be read without blocking."""
+
+    __slots__ = ()
+
+
+class FdWritableCommand(FdCommand):
+    """Wait until an fd can be written without blocking."""
+
+    __slots__ = ()
 
 
 class SocketCommand(Command):

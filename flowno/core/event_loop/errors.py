@@ -19,6 +19,9 @@ __all__ = [
     "EventLoopError",
     "FlownoError",
     "NotOwnerError",
+    "QueueClosedError",
+    "QueueEmptyError",
+    "QueueFullError",
     "SelectorUnavailableError",
     "UnknownSelectorError",
 ]
@@ -66,6 +69,18 @@ class UnknownSelectorError(FlownoError, ValueError):
 
 class NotOwnerError(FlownoError, RuntimeError):
     """A task did to a lock what only its owner may do."""
+
+
+class QueueClosedError(FlownoError, RuntimeError):
+    """A queue was closed: it takes no more items, and there are none left to get."""
+
+
+class QueueEmptyError(FlownoError, LookupError):
+    """There is no item to get without waiting."""
+
+
+class QueueFullError(FlownoError, RuntimeError):
+    """There is no room to put an item without waiting."""
 
 
 class SelectorUnavailableError(FlownoError, OSError):

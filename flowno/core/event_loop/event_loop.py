@@ -29,7 +29,9 @@ from .commands import (
     JoinCommand,
     LockAcquireCommand,
     LockReleaseCommand,
+    QueueGetCommand,
     QueueingCommand,
+    QueuePutCommand,
     SemaphoreAcquireCommand,
     ShieldedLockAcquireCommand,
     SleepCommand,
@@ -627,6 +629,12 @@ class EventLoop:
         if self.inbox.sleeping:  # looked at after the task is ready: the loop does it the other way round
             self.inbox.wake()
 
+    def fail(self, task: TaskHandle[Any], error: BaseException) -> None:
+        """As :meth:`resume`, with an error."""
+        task._wake(self.ready, error=error)
+        if self.inbox.sleeping:
+            self.inbox.wake()
+
     def take_out_of_wait(self, task: TaskHandle[Any]) -> bool:
         """Leave nothing of a task's wait behind; the caller says how the task goes on.
 
@@ -662,6 +670,8 @@ class EventLoop:
             CancelCommand: self._cancel,
             ThreadCommand: self._call_in_thread,
             QueueingCommand: self._queue,
+            QueueGetCommand: self._get,
+            QueuePutCommand: self._put,
             EventSetCommand: self._set_event,
             LockAcquireCommand: self._acquire_lock,
             ShieldedLockAcquireCommand: self._acquire_lock,
@@ -764,6 +774,19 @@ class EventLoop:
     def _acquire_semaphore(self, task: TaskHandle[Any], command: SemaphoreAcquireCommand) -> None:
         if command.semaphore.value > 0:
             command.semaphore.value -= 1
+            task._wake(self.ready)
+        else:
+            self._queue(task, command)
+
+    def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
+        if len(command.source):
+            task._wake(self.ready, command.source.take())
+        else:
+            self._queue(task, command)
+
+    def _put(self, task: TaskHandle[Any], command: QueuePutCommand) -> None:
+        if command.target.has_room(command.item):
+            command.target.add(command.item)
             task._wake(self.ready)
         else:
             self._queue(task, command)

@@ -24,12 +24,14 @@ from .running import required_event_loop
 from .tasks import DONE, GIVE_WAY
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from .tasks import Budget, Done, TaskHandle
 
 __all__ = ["Condition", "CountdownLatch", "Event", "Lock", "Semaphore"]
 
 
-def _completed(budget: Budget) -> Generator[Command, Any, None]:
+def completed(budget: Budget) -> Generator[Command, Any, None]:
     """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
     if budget.left > 0:
         budget.left -= 1
@@ -37,7 +39,7 @@ def _completed(budget: Budget) -> Generator[Command, Any, None]:
         yield GIVE_WAY
 
 
-def _first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:
+def take_first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:
     """Take out the task that has waited longest."""
     task = next(iter(waiters))
     del waiters[task]
@@ -80,7 +82,7 @@ class Event:
         self._is_set = True
         waiters = self.waiters
         while waiters:
-            task = _first(waiters)
+            task = take_first(waiters)
             task.event_loop.resume(task)
         return DONE
 
@@ -95,7 +97,7 @@ class Event:
         """
         budget = required_event_loop("Event.wait()").budget
         if self._is_set:
-            yield from _completed(budget)
+            yield from completed(budget)
         else:
             yield EventWaitCommand(self)
 
@@ -144,7 +146,7 @@ class Lock:
             self.give_to(task)
             return
         if self.owner is task:
-            yield from _completed(loop.budget)
+            yield from completed(loop.budget)
             raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
         yield LockAcquireCommand(self)
 
@@ -163,7 +165,7 @@ class Lock:
             del locks[self]
         self.owner = None
         if self.waiters:
-            task = _first(self.waiters)
+            task = take_first(self.waiters)
             self.give_to(task)
             task.event_loop.resume(task)
         return DONE
@@ -180,7 +182,7 @@ class Lock:
         """The owner has ended without releasing the lock: what it guards is in no known state. The loop calls this."""
         owner, self.owner = self.owner, None
         while self.waiters:
-            task = _first(self.waiters)
+            task = take_first(self.waiters)
             task._wake(
                 task.event_loop.ready,
                 error=BrokenResourceError(f"{owner!r} ended without releasing the lock that this task waited for"),
@@ -193,8 +195,9 @@ class Lock:
             raise NotOwnerError(f"{task!r} cannot {what} a lock that it does not have; {has}")
         return task
 
-    def __aenter__(self) -> Awaitable[None]:
-        return self.acquire()
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
         return self.release()
@@ -274,7 +277,7 @@ class Condition:
         """
         self.lock._require_ownership("notify with")
         for _ in range(min(n, len(self.waiters))):
-            task = _first(self.waiters)
+            task = take_first(self.waiters)
             task._waiting = ShieldedLockAcquireCommand(self.lock)
             self.lock.waiters[task] = None
         return DONE
@@ -283,8 +286,9 @@ class Condition:
         """As :meth:`notify`, for every task that waits."""
         return self.notify(len(self.waiters))
 
-    def __aenter__(self) -> Awaitable[None]:
-        return self.lock.acquire()
+    async def __aenter__(self) -> Self:
+        await self.lock.acquire()
+        return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
         return self.lock.release()
@@ -343,7 +347,7 @@ class Semaphore:
             ValueError: There would be more than ``max_value``.
         """
         if self.waiters:
-            task = _first(self.waiters)
+            task = take_first(self.waiters)
             task.event_loop.resume(task)
         elif self._max_value is not None and self.value >= self._max_value:
             raise ValueError(f"{self!r} was released more often than acquired")
@@ -351,8 +355,9 @@ class Semaphore:
             self.value += 1
         return DONE
 
-    def __aenter__(self) -> Awaitable[None]:
-        return self.acquire()
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
         return self.release()
