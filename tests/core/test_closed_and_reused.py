@@ -16,6 +16,7 @@ import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, sleep, spawn
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import LARGE, READS, WRITES, fill, listening, pair, receive
+from tests.support.virtual_time import VirtualTimeSelector
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -266,3 +267,36 @@ def test_a_handle_and_its_commands_are_freed_without_the_garbage_collector() -> 
         assert flowno.run(root())() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("busy", ["traffic", "a ticker", "a task that is always ready"])
+def test_a_socket_closed_behind_the_back_of_a_loop_that_is_never_quiet_raises_in_its_waiter(busy: str) -> None:
+    """epoll drops a closed fd without a word, and a loop that is never quiet for a second looks all the same."""
+
+    async def keep_busy(one: SocketHandle, other: SocketHandle) -> None:
+        while True:
+            if busy == "traffic":
+                await one.sendAll(b"x")
+                await other.recv(9)
+                await sleep(0)
+                await spawn(one.sendAll(b"y"))
+                await other.recv(9)
+            elif busy == "a ticker":
+                await sleep(0.01)
+            else:
+                await sleep(0)
+
+    async def root() -> None:
+        with pair() as (one, _), pair() as busy_pair:
+            reader = await spawn(one.recv(1))
+            ticker = await spawn(keep_busy(*busy_pair))
+            await sleep(0.01)
+            one.socket.close()
+            start = selector.world.now
+            with pytest.raises(ClosedResourceError):
+                await reader.join()
+            assert selector.world.now - start < 5
+            await ticker.cancel()
+
+    with VirtualTimeSelector(cost=0.005) as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)

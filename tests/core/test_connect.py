@@ -1,11 +1,13 @@
 """Connecting: blocking as documented, or beside the other tasks; and what comes out of it when it fails."""
 
 import errno
+import itertools
 import re
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -360,3 +362,105 @@ def test_the_sockets_of_a_loop_come_from_its_world() -> None:
             loop.run_until_complete(root(), join=True)
             assert loop.world is counting.world
     assert made == [(socket.AF_INET, socket.SOCK_DGRAM, -1, None)]
+
+
+# ------------------------------------------------------------------------------------------ its turn, and its ownership
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this platform has no Unix sockets")
+@pytest.mark.parametrize("outcome", ["connected", "refused"])
+def test_connects_that_complete_at_once_do_not_starve_the_others(outcome: str, tmp_path: Path) -> None:
+    """A Unix socket connects without waiting. 64 in a row, and then it is somebody else's turn."""
+    done = 0
+
+    async def repeat(listener: socket.socket) -> None:
+        nonlocal done
+        while True:
+            with flowno.socket(socket.AF_UNIX) as client:
+                if outcome == "connected":
+                    await flowno.connect(client, listener.getsockname())
+                    listener.accept()[0].close()
+                else:
+                    with pytest.raises(FileNotFoundError):
+                        await flowno.connect(client, str(tmp_path / "missing"))
+            done += 1
+
+    async def root() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            listener.listen()
+            task = await spawn(repeat(listener))
+            seen = [0, done]
+            for _ in range(3):
+                await sleep(0)
+                await sleep(0)
+                seen.append(done)
+            assert seen == sorted(set(seen)), "it makes progress"
+            assert max(b - a for a, b in itertools.pairwise(seen)) <= 2 * 65
+            await task.cancel()
+
+    flowno.run(root())
+
+
+async def spend_the_budget(handle: SocketHandle) -> None:
+    """So many operations in a row that the next one gives way first."""
+    for _ in range(64):
+        await handle.send(b"x")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "some.name.test"])
+def test_a_connect_of_a_handle_in_use_is_refused_and_cancelling_it_does_not_disturb_the_owner(host: str) -> None:
+    async def root() -> None:
+        with tcp_pair() as (handle, peer):
+            reader = await spawn(handle.recv(9))
+            intruder = await spawn(flowno.connect(handle, (host, 9)))
+            with pytest.raises(BusyResourceError):
+                await intruder.cancel()
+            await peer.sendAll(b"data")
+            assert await reader.join() == b"data"
+
+    with resolving(Resolver()) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_connect_owns_both_directions_while_it_gives_way() -> None:
+    async def connect(handle: SocketHandle, address: Any, other: SocketHandle) -> None:
+        await spend_the_budget(other)
+        await flowno.connect(handle, address)
+
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as handle, pair() as (other, _):
+            task = await spawn(connect(handle, listener.getsockname(), other))
+            for operation in (handle.recv(9), handle.accept(), handle.send(b"x"), handle.sendAll(b"x")):
+                with pytest.raises(BusyResourceError):
+                    await operation
+            await task.join()
+            accepted, _ = await listener.accept()
+            with accepted:
+                await handle.sendAll(b"data")
+                assert await accepted.recv(9) == b"data"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("what", [None, 5, socket.socket])
+def test_connect_takes_a_handle_and_says_what_it_got(what: Any) -> None:
+    async def root() -> None:
+        with pytest.raises(TypeError, match=r"handle must be a SocketHandle, not ") as caught:
+            await flowno.connect(what, ("127.0.0.1", 1))
+        assert repr(what) in str(caught.value)
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("address", ["localhost", None, 7, ("127.0.0.1",), ("127.0.0.1", "http"), ["127.0.0.1", 1]])
+def test_what_is_no_address_is_a_type_error_that_shows_it_and_the_handle_stays_usable(address: Any) -> None:
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as handle:
+            with pytest.raises(TypeError) as caught:
+                await flowno.connect(handle, address)
+            assert str(caught.value).startswith(f"connect() cannot take {address!r} for an address: ")
+            assert "connect_ex" not in str(caught.value)
+            await flowno.connect(handle, listener.getsockname())
+
+    flowno.run(root())

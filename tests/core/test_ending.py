@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, TaskCancelled, TaskHandle, sleep, spawn
+from flowno import EventLoop, TaskCancelled, TaskHandle, exit, sleep, spawn
 from tests.conftest import RunPython
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, fail, value
@@ -358,3 +358,28 @@ def test_a_task_that_ends_well_is_freed_without_the_garbage_collector() -> None:
         assert freed == ["result", "result", "root"]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize("when", ["before", "in its clean-up"])
+def test_the_error_of_root_is_logged_where_another_task_decides_what_the_run_gives(
+    when: str, join: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def child() -> None:
+        for _ in range(3):
+            await sleep(0)
+        await exit("of the child")
+
+    async def root() -> None:
+        await spawn(child())
+        try:
+            if when != "before":
+                await sleep(FOREVER)
+        finally:
+            raise ValueError("of root")
+
+    with EventLoop() as loop:
+        assert loop.run_until_complete(root(), join=join) == ("of the child" if join else None)
+        del loop
+    gc.collect()
+    assert [record.exc_info and repr(record.exc_info[1]) for record in caplog.records] == ["ValueError('of root')"]

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHandle, TaskHandle, sleep, spawn
+from flowno import (
+    BusyResourceError,
+    ClosedResourceError,
+    EventLoop,
+    SocketHandle,
+    TaskCancelled,
+    TaskHandle,
+    sleep,
+    spawn,
+)
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import READS, WRITES, Operation, fill, listening, pair, receive
 
@@ -285,3 +294,116 @@ def test_two_loops_in_two_threads_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert results == {number: b"%d" % number * rounds for number in range(2)}
+
+
+READ_OPERATIONS = {
+    "recv": lambda handle: handle.recv(9),
+    "recv_into": lambda handle: handle.recv_into(bytearray(9)),
+}
+WRITE_OPERATIONS = {
+    "send": lambda handle: handle.send(b"intruder"),
+    "sendAll": lambda handle: handle.sendAll(b"intruder"),
+}
+
+
+@pytest.mark.parametrize("operation", [*READ_OPERATIONS, *WRITE_OPERATIONS])
+def test_a_handle_that_waits_in_another_living_loop_is_refused_also_where_there_is_nothing_to_wait_for(
+    operation: str,
+) -> None:
+    """There is data to receive, and room to send."""
+
+    async def wait(handle: SocketHandle) -> TaskHandle[bytes]:
+        reader = await spawn(handle.recv(9))
+        await sleep(0)
+        return reader
+
+    async def intrude(handle: SocketHandle) -> None:
+        with pytest.raises(BusyResourceError):
+            await {**READ_OPERATIONS, **WRITE_OPERATIONS}[operation](handle)
+
+    with pair() as (one, other), EventLoop() as first, EventLoop() as second:
+        reader = first.run_until_complete(wait(one), join=True, wait_for_spawned_tasks=False)
+        other.socket.send(b"data")
+        second.run_until_complete(intrude(one), join=True)
+        assert first.run_until_complete(reader.join(), join=True) == b"data"
+        with pytest.raises(BlockingIOError):
+            other.socket.recv(9)
+
+
+@pytest.mark.parametrize("operation", [*READ_OPERATIONS, *WRITE_OPERATIONS])
+def test_a_handle_that_is_armed_in_a_loop_that_runs_elsewhere_is_refused_though_nobody_waits(operation: str) -> None:
+    """There is data to receive, and room to send. The other loop is in its selector all the while."""
+    armed, go_on = threading.Event(), threading.Event()
+
+    async def use(handle: SocketHandle, other: SocketHandle) -> None:
+        reader = await spawn(handle.recv(9))
+        await sleep(0)
+        other.socket.send(b"first")
+        assert await reader.join() == b"first"
+        selector.before_select = stay
+        await sleep(0)
+
+    def stay() -> None:
+        armed.set()
+        assert go_on.wait(20)
+
+    async def intrude(handle: SocketHandle) -> None:
+        with pytest.raises(BusyResourceError, match="another event loop"):
+            await {**READ_OPERATIONS, **WRITE_OPERATIONS}[operation](handle)
+
+    with pair() as (one, other), CountingSelector() as selector, EventLoop(selector) as first:
+        thread = threading.Thread(target=first.run_until_complete, args=(use(one, other),))
+        thread.start()
+        try:
+            assert armed.wait(20)
+            other.socket.send(b"data")
+            flowno.run(intrude(one))
+        finally:
+            go_on.set()
+            thread.join(20)
+        assert flowno.run(one.recv(9)) == b"data"
+        with pytest.raises(BlockingIOError):
+            other.socket.recv(9)
+
+
+def test_directions_are_owned_by_a_connect_in_another_loop_than_the_one_that_knew_the_handle_before() -> None:
+    """The first loop lives on, in a thread of its own."""
+    used = threading.Event()
+
+    async def use(handle: SocketHandle) -> None:
+        with pytest.raises(OSError):  # noqa: PT011 - not connected
+            await handle.recv(9)
+        used.set()
+        try:
+            await sleep(float("inf"))
+        except TaskCancelled:
+            pass
+
+    async def root(handle: SocketHandle, listener: SocketHandle) -> None:
+        connecting = await spawn(flowno.connect(handle, listener.getsockname()))
+        if not connecting.is_finished:
+            for operation in (*READS.values(), *WRITES.values()):
+                with pytest.raises(BusyResourceError):
+                    await operation(handle)
+        await connecting.join()
+        accepted, _ = await listener.accept()
+        with accepted:
+            await handle.sendAll(b"data")
+            assert await accepted.recv(9) == b"data"
+            reader = await spawn(handle.recv(9))
+            await sleep(0)
+            with pytest.raises(BusyResourceError):
+                await handle.recv(9)
+            await accepted.sendAll(b"answer")
+            assert await reader.join() == b"answer"
+
+    with EventLoop() as loop, flowno.socket() as handle, listening() as listener:
+        user = use(handle)
+        thread = threading.Thread(target=loop.run_until_complete, args=(user,))
+        thread.start()
+        try:
+            assert used.wait(20)
+            flowno.run(root(handle, listener))
+        finally:
+            loop.cancel(user)
+            thread.join(20)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,10 @@ class CountedSocket(socket.socket):
     def recv(self, *args: int) -> bytes:
         self.calls["recv"] += 1
         return super().recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self.calls["recv_into"] += 1
+        return super().recv_into(*args)
 
     def send(self, *args: object) -> int:
         self.calls["send"] += 1
@@ -82,21 +87,28 @@ def test_a_message_that_fills_the_buffer_of_the_receiver_is_followed_without_wai
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.parametrize("how", ["recv", "recv_into"])
 @pytest.mark.parametrize("waited", [False, True], ids=["was there at once", "was waited for"])
-def test_after_a_receive_that_took_all_there_was_the_next_waits_before_it_tries(waited: bool) -> None:
+def test_after_a_receive_that_took_all_there_was_the_next_waits_before_it_tries(waited: bool, how: str) -> None:
+    async def take(handle: SocketHandle) -> bytes:
+        if how == "recv":
+            return await handle.recv(9)
+        buffer = bytearray(9)
+        return bytes(buffer[: await handle.recv_into(buffer)])
+
     async def root() -> None:
         for number in range(1, 4):
             if waited or number > 1:
-                before = calls["recv"]
-                reader = await spawn(handle.recv(9))
+                before = calls[how]
+                reader = await spawn(take(handle))
                 await sleep(0)
-                assert calls["recv"] - before == (number == 1)  # nobody knew that there was nothing
+                assert calls[how] - before == (number == 1)  # nobody knew that there was nothing
                 peer.send(b"short")
                 assert await reader.join() == b"short"
-                assert calls["recv"] - before == 1 + (number == 1)
+                assert calls[how] - before == 1 + (number == 1)
             else:
                 peer.send(b"short")
-                assert await handle.recv(9) == b"short"
+                assert await take(handle) == b"short"
 
     with counted_pair() as (handle, peer, calls), EventLoop() as loop:
         loop.run_until_complete(root(), join=True)

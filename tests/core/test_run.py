@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import sys
+import warnings
 import weakref
 from typing import Any
 
@@ -326,3 +328,51 @@ def test_run_returns_the_value_and_cancels_what_is_left() -> None:
 def test_run_that_gets_no_loop_complains_of_that_alone() -> None:
     with pytest.raises(flowno.UnknownSelectorError):  # a RuntimeWarning of the coroutine would fail the test
         flowno.run(value(1), selector="no such selector")
+
+
+@pytest.mark.parametrize("how", ["before __init__", "in __init__"])
+def test_a_loop_that_was_never_made_drops_silently(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loop(EventLoop):
+        def __init__(self) -> None:
+            if how == "before __init__":
+                raise ValueError("of the subclass")
+            super().__init__(deadlock="no such policy")  # type: ignore[arg-type]
+
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with pytest.raises(ValueError, match="of the subclass|no such policy"):
+        Loop()
+    gc.collect()
+    assert unraisable == []
+
+
+@pytest.mark.parametrize(
+    "how", ["create_task", "run_until_complete", "in a run", "in another run", "run", "no selector"]
+)
+def test_a_coroutine_that_is_refused_leaves_no_warning(how: str) -> None:
+    """Else Python adds to the error that the coroutine was never awaited."""
+
+    async def inside(loop: EventLoop) -> None:
+        with pytest.raises(EventLoopError):
+            loop.run_until_complete(value(1))
+        with pytest.raises(EventLoopError):
+            flowno.run(value(1))
+
+    with warnings.catch_warnings(record=True) as caught, EventLoop() as loop:
+        warnings.simplefilter("always")
+        if how == "in a run":
+            loop.run_until_complete(inside(loop), join=True)
+        elif how == "in another run":
+            flowno.run(inside(loop))
+        elif how == "no selector":
+            with pytest.raises(flowno.UnknownSelectorError):
+                flowno.run(value(1), "no such selector")
+        elif how == "run":
+            with pytest.raises(TypeError):
+                flowno.run(value)  # type: ignore[arg-type]
+        else:
+            loop.close()
+            with pytest.raises(EventLoopError):
+                getattr(loop, how)(value(1))
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []

@@ -1,18 +1,30 @@
 """SocketHandle: what a socket can do, without holding up the loop."""
 
 import array
+import copy
 import errno
 import inspect
 import os
+import pickle
 import re
 import socket
 import sys
+import types
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 import flowno
-from flowno import ClosedResourceError, EventLoopError, SocketHandle, current_event_loop, sleep, spawn
+from flowno import (
+    BusyResourceError,
+    ClosedResourceError,
+    EventLoopError,
+    SocketHandle,
+    current_event_loop,
+    sleep,
+    spawn,
+)
 from flowno.core.event_loop.commands import SocketAcceptCommand, SocketCommand, SocketRecvCommand, SocketSendCommand
 from flowno.core.event_loop.selectors import sel
 from tests.support.loopback import LARGE, fill, listening, pair, receive, tcp_pair
@@ -566,5 +578,79 @@ def test_a_regular_file_behind_a_handle_is_always_ready(tmp_path: Any) -> None:
             assert await short.recv(2000) == b""
             short.close()
         await other.join()
+
+    flowno.run(root())
+
+
+def test_a_closed_resource_error_can_be_pickled_and_copied() -> None:
+    error = ClosedResourceError("the handle was closed")
+    error.add_note("a note")
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is ClosedResourceError
+        assert (str(twin), twin.errno, twin.args) == (str(error), errno.EBADF, error.args)
+        assert twin.__notes__ == ["a note"]
+
+
+@pytest.mark.parametrize("what", [3, None, "socket", socket.socket.fileno])
+def test_what_is_no_socket_is_a_type_error_that_shows_it(what: Any) -> None:
+    with pytest.raises(TypeError, match=f"SocketHandle takes a socket, not {re.escape(repr(what))}$"):
+        SocketHandle(what)
+
+
+@pytest.mark.parametrize("method", ["bind", "listen", "recv", "recv_into", "send", "sendAll", "accept", "shutdown"])
+def test_an_operation_on_a_closed_handle_is_named(method: str) -> None:
+    arguments: dict[str, tuple[Any, ...]] = {
+        "bind": (("127.0.0.1", 0),),
+        "recv": (1,),
+        "recv_into": (bytearray(1),),
+        "send": (b"x",),
+        "sendAll": (b"x",),
+        "shutdown": (socket.SHUT_RDWR,),
+    }
+
+    async def operate(handle: SocketHandle) -> None:
+        result = getattr(handle, method)(*arguments.get(method, ()))
+        if result is not None:
+            await result
+
+    handle = flowno.socket()
+    handle.close()
+    with pytest.raises(ClosedResourceError, match=rf"^\[Errno {errno.EBADF}\] {method} on <SocketHandle closed>: "):
+        flowno.run(operate(handle))
+
+
+@pytest.mark.parametrize("command_class", [SocketRecvCommand, SocketAcceptCommand, SocketSendCommand])
+def test_a_command_that_a_program_yields_by_hand_binds_a_fresh_handle(command_class: type[SocketCommand]) -> None:
+    @types.coroutine
+    def wait(handle: SocketHandle) -> Generator[SocketCommand, None, None]:
+        yield command_class(handle)
+
+    async def root() -> None:
+        with pair() as (one, other):
+            other.socket.send(b"data")
+            await wait(one)
+            assert await one.recv(9) == b"data"
+            await one.sendAll(b"answer")
+            assert await other.recv(9) == b"answer"
+            reader = await spawn(one.recv(9))
+            await sleep(0)
+            other.socket.send(b"more")
+            assert await reader.join() == b"more"
+
+    flowno.run(root())
+
+
+def test_a_send_that_is_refused_leaves_the_count_of_the_one_that_goes_on() -> None:
+    async def root() -> None:
+        with pair(4096) as (one, other):
+            sender = await spawn(one.sendAll(bytes(LARGE)))
+            sent = one.bytes_sent
+            assert 0 < sent < LARGE
+            with pytest.raises(BusyResourceError):
+                await one.sendAll(b"second")
+            assert one.bytes_sent == sent
+            assert len(await receive(other, LARGE)) == LARGE
+            await sender.join()
+            assert one.bytes_sent == LARGE
 
     flowno.run(root())

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 import flowno
-from flowno import BusyResourceError, ClosedResourceError, SocketHandle, TaskCancelled, sleep, spawn
+from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHandle, TaskCancelled, sleep, spawn
 from flowno.core.event_loop.selectors import TLSSocketHandle
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -391,3 +392,163 @@ def test_socket_makes_either_handle(client_context: ssl.SSLContext) -> None:
         assert type(plain) is SocketHandle
         assert type(tls) is TLSSocketHandle
         assert tls.ssl_context is client_context
+
+
+# -------------------------------------------------------------------------------------------- threads, loops and turns
+
+
+def test_closing_from_another_thread_leaves_tls_to_the_thread_of_the_loop(
+    server_context: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    """OpenSSL's objects are not made for two threads at once."""
+    goodbyes: list[int] = []
+
+    class Object(ssl.SSLObject):
+        def unwrap(self) -> None:
+            goodbyes.append(threading.get_ident())
+            super().unwrap()
+
+    context = ssl.create_default_context()
+    context.sslobject_class = Object
+    authority.configure_trust(context)
+    waits = threading.Event()
+
+    async def main(address: tuple[str, int]) -> None:
+        with client(context) as handle:
+            await flowno.connect(handle, address)
+            reader = await spawn(handle.recv(1))
+            closer = threading.Thread(target=lambda: waits.wait(20) and handle.close())
+            closer.start()
+            waits.set()
+            with pytest.raises(ClosedResourceError):
+                await reader.join()
+            closer.join()
+
+    with tls_peer(server_context, echo) as address:
+        flowno.run(main(address))
+    assert goodbyes == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["by connect", "of a connected socket"])
+def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than_before(
+    connected: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """The loop that knew the handle before lives on, in a thread of its own."""
+    used = threading.Event()
+
+    async def use(handle: TLSSocketHandle) -> None:
+        with pytest.raises(OSError if connected else TypeError):
+            await flowno.connect(handle, "no address")
+        used.set()
+        try:
+            await sleep(float("inf"))
+        except TaskCancelled:
+            pass
+
+    async def main(handle: TLSSocketHandle, address: tuple[str, int]) -> None:
+        begin = handle.sendAll(b"hello") if connected else flowno.connect(handle, address)
+        beginner = await spawn(begin)
+        for operation in (handle.recv(9), handle.send(b"x"), handle.sendAll(b"x"), flowno.connect(handle, address)):
+            with pytest.raises(BusyResourceError):
+                await operation
+        await beginner.join()
+        if not connected:
+            await handle.sendAll(b"hello")
+        assert await handle.recv(9) == b"hello"
+        reader = await spawn(handle.recv(9))
+        await sleep(0)
+        with pytest.raises(BusyResourceError):
+            await handle.recv(9)
+        await handle.sendAll(b"again")
+        assert await reader.join() == b"again"
+
+    with tls_peer(server_context, echo) as address, EventLoop() as loop:
+        if connected:
+            handle = TLSSocketHandle(system_socket.create_connection(address), client_context, "localhost")
+        else:
+            handle = client(client_context)
+        with handle:
+            user = use(handle)
+            thread = threading.Thread(target=loop.run_until_complete, args=(user,))
+            thread.start()
+            try:
+                assert used.wait(20)
+                flowno.run(main(handle, address))
+            finally:
+                loop.cancel(user)
+                thread.join(20)
+
+
+class Sink(system_socket.socket):
+    """Once it is told to, it takes whatever is sent, as a fast network does."""
+
+    swallows = False
+
+    def send(self, data: Any, *flags: int) -> int:
+        return memoryview(data).nbytes if self.swallows else super().send(data, *flags)
+
+
+def test_a_large_send_that_never_has_to_wait_gives_way_to_the_others(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await sleep(0)
+
+    async def main(address: tuple[str, int]) -> None:
+        with Sink() as sink, TLSSocketHandle(sink, client_context, "localhost") as handle:
+            await flowno.connect(handle, address)
+            other = await spawn(take_turns())
+            sink.swallows = True
+            before = turns
+            await handle.sendAll(bytes(3 * 64 * 65536))
+            assert 2 <= turns - before <= 6
+            await other.cancel()
+
+    with tls_peer(server_context, echo) as address:
+        flowno.run(main(address))
+
+
+def test_bytes_sent_is_that_of_the_last_send_that_was_not_refused(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    go_on = threading.Event()
+
+    def collect(tls: ssl.SSLSocket) -> None:
+        assert go_on.wait(20)
+        while tls.recv(65536):
+            pass
+
+    async def main(address: tuple[str, int]) -> None:
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            await handle.sendAll(b"first")
+            assert handle.bytes_sent == 5
+            sender = await spawn(handle.sendAll(bytes(50_000_000)))
+            sent = handle.bytes_sent
+            assert 5 < sent < 50_000_000
+            with pytest.raises(BusyResourceError):
+                await handle.sendAll(b"refused")
+            assert handle.bytes_sent == sent
+            go_on.set()
+            await sender.join()
+            assert handle.bytes_sent == 50_000_000
+
+    with tls_peer(server_context, collect) as address:
+        flowno.run(main(address))
+
+
+def test_a_send_whose_handshake_is_cancelled_has_sent_nothing(client_context: ssl.SSLContext) -> None:
+    async def main() -> None:
+        one, other = system_socket.socketpair()
+        with other, TLSSocketHandle(one, client_context, "localhost") as handle:
+            handle.bytes_sent = 7  # as of a send before
+            sender = await spawn(handle.sendAll(b"data"))
+            await sender.cancel()
+            assert handle.bytes_sent == 0
+
+    flowno.run(main())
