@@ -165,8 +165,10 @@ class World(Protocol):
         """A new socket, or one around ``fileno``, as ``socket.socket`` makes it."""
         ...
 
-    def socketpair(self) -> tuple[system_socket.socket, system_socket.socket]:
-        """Two connected stream sockets."""
+    def socketpair(
+        self, family: int | None = None, type: int = system_socket.SOCK_STREAM, proto: int = 0
+    ) -> tuple[system_socket.socket, system_socket.socket]:
+        """Two connected sockets, as ``socket.socketpair`` makes them; the loop itself takes what comes by default."""
         ...
 
     def getaddrinfo(

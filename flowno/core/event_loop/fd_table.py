@@ -11,22 +11,30 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import weakref
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from .commands import FdCommand
 from .errors import BusyResourceError, ClosedResourceError
+from .running import current_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from selectors import SelectorKey
 
-    from .backend import Selector
+    from .backend import FileObject, Selector
     from .commands import SocketCheckCommand, SocketCommand
     from .inbox import Inbox
     from .tasks import Budget, TaskHandle
 
 __all__ = ["FdRecord", "FdTable"]
+
+_Identity: TypeAlias = "tuple[Any, ...] | None"
+
+#: What never blocks, poll(2), open(2). epoll refuses these; kqueue would not report a file that was read to its end.
+_ALWAYS_READY = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK})
 
 logger = logging.getLogger("flowno")
 
@@ -38,8 +46,8 @@ class FdRecord:
     both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
     """
 
-    __slots__ = ("always_ready", "armed", "budget", "dead", "fd", "handles", "reader", "reading", "socket", "table",
-                 "writer", "writing")  # fmt: skip
+    __slots__ = ("always_ready", "armed", "budget", "dead", "fd", "handles", "identity", "reader", "reading", "socket",
+                 "table", "writer", "writing")  # fmt: skip
 
     def __init__(self, fd: int, socket: Callable[[], Any], table: FdTable | None) -> None:
         self.fd = fd
@@ -48,17 +56,20 @@ class FdRecord:
         self.armed = 0  # the mask that the selector holds; 0 where the fd is not registered
         self.reader: TaskHandle[Any] | None = None  # the task that waits for readability
         self.writer: TaskHandle[Any] | None = None
-        self.handles = 0  # how many handles use this record
-        self.always_ready = False  # the selector cannot hold the fd: regular files under epoll
+        self.handles = 0  # how many handles use this record, and waits without one
+        self.identity: _Identity = None  # what tells an fd that came as a number from a later one of the same number
+        self.always_ready = False  # regular files, and what else epoll cannot hold
         self.dead = self.reading = self.writing = table is None  # reading, writing: the direction is owned
         if table is not None:
             self.budget: Budget = table.budget
 
     @property
     def is_open(self) -> bool:
-        """Whether the socket that this record was made for still owns the fd."""
+        """Whether the fd is still what this record was made for."""
         socket = self.socket()
-        return socket is not None and socket.fileno() == self.fd
+        if socket is not None and socket.fileno() == self.fd:
+            return True
+        return self.identity is not None and _identity_of(self.fd) == self.identity
 
     def __repr__(self) -> str:
         return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
@@ -108,16 +119,42 @@ class FdTable:
             record = None
         if record is None:
             self._records[fd] = record = FdRecord(fd, _reference_to(socket), self)
+        elif record.socket() is None:  # so far it was waited for by its number only
+            record.socket = _reference_to(socket)
+        record.handles += 1
+        return record
+
+    def attach_fd(self, fileobj: FileObject) -> FdRecord:
+        """The record of an fd that is waited for without a handle; one more wait uses it.
+
+        Sockets that are open are known by their object, as :meth:`attach` has it. Of anything else there is only the
+        number, which may be another file's by the next wait: so each looks at what is behind it, and the registration
+        ends with the last wait, as nobody will tell when the fd is closed.
+        """
+        if hasattr(fileobj, "getsockname"):
+            return self.attach(fileobj)
+        fd = _number_of(fileobj)
+        record = self._records.get(fd)
+        if record is not None and not record.is_open:
+            self.retire(record, f"fd {fd} was closed while it was waited for, and is now another file's")
+            record = None
+        if record is None:
+            identity = _identity_of(fd)
+            if identity is None:
+                raise _not_open(fd)
+            self._records[fd] = record = FdRecord(fd, _no_socket, self)
+            record.identity = identity
+            record.always_ready = identity[0] in _ALWAYS_READY
         record.handles += 1
         return record
 
     def find(self, socket: Any) -> FdRecord | None:
-        """The record of a socket, where there is one."""
+        """The record of an open socket, where there is one, whoever uses it."""
         record = self._records.get(socket.fileno())
-        return record if record is not None and record.socket() is socket else None
+        return record if record is not None and (record.socket() is socket or record.is_open) else None
 
     def detach(self, record: FdRecord) -> None:
-        """A handle that was dropped unclosed does not use the record any more."""
+        """A handle that was dropped unclosed, or a wait that has ended, does not use the record any more."""
         record.handles -= 1
         if not record.handles and not record.dead:
             self.retire(record, "the last handle on the socket was dropped")
@@ -149,7 +186,7 @@ class FdTable:
 
     # --- waits: the loop calls these for the commands of the same names ----------------------------------------------
 
-    def wait_readable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+    def wait_readable(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """Suspend the task until the fd of the command is readable."""
         record = command.record
         if record is None or record.table is not self or record.dead:
@@ -162,7 +199,7 @@ class FdTable:
         record.reader = task
         task._waiting = command
 
-    def wait_writable(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+    def wait_writable(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """Suspend the task until the fd of the command is writable."""
         record = command.record
         if record is None or record.table is not self or record.dead:
@@ -182,18 +219,30 @@ class FdTable:
             self._adopt(command, command.directions)
         self._ready.append(task)
 
-    def forget_reader(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+    def forget_reader(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """A task that waited for readability was cancelled."""
         _record_of(command).reader = None
 
-    def forget_writer(self, task: TaskHandle[Any], command: SocketCommand) -> None:
+    def forget_writer(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """A task that waited for writability was cancelled."""
         record = _record_of(command)
         record.writer = None
         self._set_armed(record, record.armed & ~EVENT_WRITE)
 
-    def _adopt(self, command: SocketCommand, directions: int) -> FdRecord:
+    def end_wait(self, command: FdCommand, direction: int) -> None:
+        """A wait without a handle has ended, however it did: its direction is free, and nothing of it stays behind."""
+        record, command.record = command.record, None
+        if record is not None:
+            if direction == EVENT_READ:
+                record.reading = record.dead
+            else:
+                record.writing = record.dead
+            self.detach(record)
+
+    def _adopt(self, command: SocketCommand | FdCommand, directions: int) -> FdRecord:
         """The record of this loop for a command that brings none, or one that died, or another loop's."""
+        if isinstance(command, FdCommand):
+            return self._adopt_fd(command, directions)
         handle = command.handle
         old = command.record
         if old is not None and old.table is not None and not old.dead:
@@ -210,6 +259,22 @@ class FdTable:
         handle._bind(record)
         if old is not None:  # an operation of the handle, which goes on to own its directions
             record.reading, record.writing = reading, writing
+        return record
+
+    def _adopt_fd(self, command: FdCommand, direction: int) -> FdRecord:
+        """The record for a wait without a handle, which owns its direction from now on."""
+        record = self.attach_fd(command.fileobj)
+        if record.reading if direction == EVENT_READ else record.writing:
+            self.detach(record)
+            doing = "reading from" if direction == EVENT_READ else "writing to"
+            raise BusyResourceError(
+                f"another task is {doing} fd {record.fd}, or waits to; one task at a time may: {command.fileobj!r}"
+            )
+        if direction == EVENT_READ:
+            record.reading = True
+        else:
+            record.writing = True
+        command.record = record
         return record
 
     # --- what the selector reports -----------------------------------------------------------------------------------
@@ -369,7 +434,7 @@ class FdTable:
                 pass  # the selector was closed or emptied by somebody else
 
 
-def _record_of(command: SocketCommand) -> FdRecord:
+def _record_of(command: SocketCommand | FdCommand) -> FdRecord:
     """The record of a command that a task waits in."""
     return cast(FdRecord, command.record)
 
@@ -380,6 +445,62 @@ def _reference_to(socket: Any) -> Callable[[], Any]:
         return weakref.ref(socket)
     except TypeError:
         return lambda: socket
+
+
+def _no_socket() -> None:
+    """The socket of an fd that is known by its number only."""
+
+
+def _number_of(fileobj: FileObject) -> int:
+    """The fd that an argument is, or has."""
+    if isinstance(fileobj, int):
+        if fileobj < 0:
+            raise ValueError(f"an fd is not negative: {fileobj}")
+        return fileobj
+    try:
+        fd = fileobj.fileno()
+    except AttributeError:
+        raise TypeError(f"an fd is needed, or an object with a fileno() method, not {fileobj!r}") from None
+    except ValueError as error:
+        if isinstance(error, OSError):
+            raise  # io.UnsupportedOperation: a file in memory has no fd
+        raise ClosedResourceError(f"the file is closed: {fileobj!r}") from None
+    if not isinstance(fd, int):
+        raise TypeError(f"fileno() of {fileobj!r} gave {fd!r}, which is no fd")
+    if fd < 0:
+        raise ClosedResourceError(f"the file is closed: {fileobj!r}")
+    return fd
+
+
+if os.name == "nt":
+    # Only sockets can be waited for, and only Winsock knows what a number stands for.
+    def _identity_of(fd: int) -> _Identity:
+        try:
+            sock = current_world().socket(fileno=fd)
+        except OSError:
+            return None
+        try:
+            address = sock.getsockname()
+        except OSError:
+            address = None  # not bound yet
+        identity = sock.family, sock.type, address
+        sock.detach()
+        return identity
+
+    def _not_open(fd: int) -> Exception:
+        return ValueError(f"{fd} is no open socket, and on Windows nothing else can be waited for")
+else:
+
+    def _identity_of(fd: int) -> _Identity:
+        """What an fd stands for: kind of file, device, inode; None where it is not open."""
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return None
+        return stat.S_IFMT(status.st_mode), status.st_dev, status.st_ino
+
+    def _not_open(fd: int) -> Exception:
+        return ClosedResourceError(f"fd {fd} is not open")
 
 
 def _is_open(record: FdRecord) -> bool:

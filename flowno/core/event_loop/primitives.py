@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import socket as _socket
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator
 from math import inf
+from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from .commands import Command, ExitCommand, SleepCommand, SpawnCommand
-from .running import current_world
+from .commands import (
+    Command,
+    ExitCommand,
+    FdCommand,
+    FdReadableCommand,
+    FdWritableCommand,
+    SleepCommand,
+    SpawnCommand,
+)
+from .running import current_world, required_event_loop
 from .selectors import SocketHandle
 from .tasks import GIVE_WAY
 
@@ -16,11 +26,12 @@ if TYPE_CHECKING:
     import ssl
     from typing import NoReturn
 
+    from .backend import FileObject
     from .selectors import Address
     from .tasks import TaskHandle
     from .tls import TLSSocketHandle
 
-__all__ = ["azip", "connect", "exit", "sleep", "socket", "spawn"]
+__all__ = ["azip", "connect", "exit", "sleep", "socket", "socketpair", "spawn", "wait_readable", "wait_writable"]
 
 T = TypeVar("T")
 T2 = TypeVar("T2")
@@ -129,6 +140,75 @@ async def connect(handle: SocketHandle, address: Address) -> None:
     await handle._connect(address)
 
 
+async def wait_readable(fileobj: FileObject) -> None:
+    """Wait until a read would not block: there is data, the end, an error, or a connection to accept.
+
+    For what flowno has no handle for: pipes, terminals, devices, sockets of other libraries. The descriptor is not
+    touched, so it may be a blocking one. A regular file is always ready; the other tasks run once.
+
+    Args:
+        fileobj: A file descriptor, or an object with a ``fileno()`` method, also a :class:`SocketHandle`: then it is
+            its socket that is waited for, whatever TLS has decrypted already. On Windows only sockets will do.
+
+    Raises:
+        ValueError: A negative number; a number that the selector cannot hold (1024 and more for select); on Windows
+            anything but an open socket.
+        TypeError: That is no descriptor, and has none.
+        OSError: The selector does not take it.
+        BusyResourceError: Another task reads from it, or waits to.
+        ClosedResourceError: It is closed, or was closed meanwhile. A handle says so at once. A descriptor that
+            something else closes is missed within a second or so; close it only when nobody waits for it.
+
+    Cancellation: the wait ends, and nothing is left of it.
+
+    Example:
+        >>> import socket
+        >>> from flowno import run, spawn, wait_readable
+        >>> async def main():
+        ...     reader, writer = socket.socketpair()  # anywhere but on Windows, os.pipe() does as well
+        ...     with reader, writer:
+        ...         waiting = await spawn(wait_readable(reader))
+        ...         writer.send(b"a line")
+        ...         await waiting.join()
+        ...         return reader.recv(100)
+        >>> run(main())
+        b'a line'
+    """
+    if isinstance(fileobj, SocketHandle):
+        await fileobj._wait_until(EVENT_READ)
+    else:
+        await _wait_for_fd(FdReadableCommand(fileobj), EVENT_READ)
+
+
+async def wait_writable(fileobj: FileObject) -> None:
+    """Wait until a write would not block: there is room, or nobody reads any more.
+
+    Everything else is as of :func:`wait_readable`.
+
+    Args:
+        fileobj: A file descriptor, or an object with a ``fileno()`` method. On Windows only sockets will do.
+
+    Raises:
+        ValueError, TypeError, OSError, ClosedResourceError: As of :func:`wait_readable`.
+        BusyResourceError: Another task writes to it, or waits to.
+
+    Cancellation: the wait ends, and nothing is left of it.
+    """
+    if isinstance(fileobj, SocketHandle):
+        await fileobj._wait_until(EVENT_WRITE)
+    else:
+        await _wait_for_fd(FdWritableCommand(fileobj), EVENT_WRITE)
+
+
+@coroutine
+def _wait_for_fd(command: FdCommand, direction: int) -> Generator[Command, Any, None]:
+    fds = required_event_loop("wait_readable()" if direction == EVENT_READ else "wait_writable()").fds
+    try:
+        yield command
+    finally:
+        fds.end_wait(command, direction)
+
+
 @overload
 def socket(
     family: int = ...,
@@ -207,6 +287,35 @@ def socket(
     except BaseException:
         sock.close()
         raise
+
+
+def socketpair(
+    family: int | None = None, type: int = _socket.SOCK_STREAM, proto: int = 0
+) -> tuple[SocketHandle, SocketHandle]:
+    """Two sockets that are connected to each other, as ``socket.socketpair`` makes them, with their handles.
+
+    Args:
+        family: By default ``socket.AF_UNIX`` where the system has that, else ``socket.AF_INET``.
+        type: ``socket.SOCK_STREAM``, or another type where the system can.
+        proto: The protocol number, usually left out.
+
+    Raises:
+        OSError: The system has no such sockets to give.
+        ValueError: The system makes pairs of that kind not at all (Windows: anything but streams of the internet
+            families).
+
+    Example:
+        >>> from flowno import run, socketpair
+        >>> async def main():
+        ...     one, other = socketpair()
+        ...     with one, other:
+        ...         await one.sendAll(b"Hello")
+        ...         return await other.recv(100)
+        >>> run(main())
+        b'Hello'
+    """
+    one, other = current_world().socketpair(family, type, proto)
+    return SocketHandle(one), SocketHandle(other)
 
 
 @overload

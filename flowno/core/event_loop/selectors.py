@@ -35,16 +35,20 @@ Example:
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket as _socket
-from collections.abc import Generator
+import stat
+from array import array
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, overload
 
 from .backend import default_selector_name
 from .commands import (
     Command,
+    SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
     SocketConnectCommand,
@@ -54,7 +58,7 @@ from .commands import (
 )
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
-from .running import current_event_loop, required_event_loop
+from .running import current_event_loop, current_world, required_event_loop
 from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
@@ -69,6 +73,10 @@ __all__ = ["Address", "SocketHandle", "TLSSocketHandle", "sel"]
 
 Address: TypeAlias = Any
 """An address as the socket's family has it: ``(host, port)`` for IPv4 and IPv6, a path for a Unix socket."""
+
+T = TypeVar("T")
+
+_ErrorType: TypeAlias = "type[BaseException]"  # a handle has a ``type`` of its own
 
 # Two records that are always dead: the one of a handle that no loop knows yet, and the one of a handle that is closed.
 _UNBOUND = FdRecord(-1, bool, None)
@@ -92,6 +100,21 @@ _REBIND_OPTION: int = getattr(_socket, "SO_EXCLUSIVEADDRUSE", _socket.SO_REUSEAD
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
+
+
+#: Bytes of a file that are read, or given to the system to send, in one go; the loop stands still for so long.
+_FILE_CHUNK = 262_144
+
+#: What os.sendfile says where it cannot take this file, or this socket, sendfile(2) of Linux, FreeBSD and macOS.
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+
+_AF_UNIX: int | None = getattr(_socket, "AF_UNIX", None)
+
+#: Received fds are not for the programs that this one starts, as no fd of Python's is, PEP 446.
+_CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
+
+#: Seconds between two tries where the system has no readiness to wait for; each is twice as long as the one before.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.064
 
 
 class SocketHandle:
@@ -137,6 +160,33 @@ class SocketHandle:
         self._fileno = socket.fileno
         self._sock_recv = socket.recv
         self._sock_send = socket.send
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """A handle for a socket that is known by its fd, such as one that was inherited, or given away by
+        :meth:`detach`. The handle owns the fd from now on, and closes it.
+
+        Args:
+            fd: An open socket, whose family, type and protocol are found out. It is made non-blocking.
+
+        Raises:
+            OSError: That is no open socket; the fd stays as it is.
+            TypeError, ValueError: That is no fd at all.
+        """
+        if not isinstance(fd, int):
+            raise TypeError(f"fd must be an int, not {fd!r}")
+        if fd < 0:
+            raise ValueError(f"fd must not be negative: {fd}")
+        try:
+            sock = current_world().socket(fileno=fd)
+        except OSError as error:
+            error.filename = fd
+            raise
+        try:
+            return cls(sock)
+        except BaseException:
+            sock.detach()
+            raise
 
     # --- to begin and to end -----------------------------------------------------------------------------------------
 
@@ -192,17 +242,51 @@ class SocketHandle:
         Tasks that wait for it get ClosedResourceError. From another thread than the loop's, the loop closes it with its
         next batch.
         """
-        record = self._record
-        if record is _CLOSED:
+        if self._record is _CLOSED:
             return
-        loop = current_event_loop() if record.dead else None
-        if loop is not None:  # not used by this handle yet, but maybe by another one on the same socket
-            record = loop.fds.find(self.socket) or record
+        record = self._shared_record()
         if record.table is None or record.dead or record.table.inbox.is_at_hand:
             self._close_now(record)
         else:
             record.table.inbox.post(self._close_now, record)
         self._record = _CLOSED
+
+    def detach(self) -> int:
+        """Give the fd away. The handle is closed then, the socket is not: whoever has the fd closes it.
+
+        Tasks that wait for the handle get ClosedResourceError. The fd stays non-blocking.
+
+        Returns:
+            The fd.
+
+        Raises:
+            ClosedResourceError: The handle is closed.
+            EventLoopError: The loop that waits for the handle runs in another thread.
+        """
+        if self._record is _CLOSED or self._fileno() < 0:
+            raise ClosedResourceError(f"detach on {self!r}: there is no fd any more")
+        record = self._shared_record()
+        if record.table is not None and not record.dead:
+            if not record.table.inbox.is_at_hand:
+                raise EventLoopError(f"{self!r} is in use by an event loop of another thread, where it can be detached")
+            record.table.retire(record, f"{self!r} was detached")
+        self._record = _CLOSED
+        return self.socket.detach()
+
+    def dup(self) -> SocketHandle:
+        """Another handle on the same connection, with an fd of its own; the connection ends with the last of them.
+
+        Raises:
+            OSError: There is no fd left.
+            ClosedResourceError: The handle is closed.
+        """
+        return SocketHandle(self._call("dup"))
+
+    def _shared_record(self) -> FdRecord:
+        """The record of the socket, whoever uses it: maybe not this handle yet, but another one, or a bare wait."""
+        record = self._record
+        loop = current_event_loop() if record.dead else None
+        return record if loop is None else loop.fds.find(self.socket) or record
 
     def _close_now(self, record: FdRecord) -> None:
         self._say_goodbye()
@@ -216,7 +300,7 @@ class SocketHandle:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: _ErrorType | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -473,7 +557,276 @@ class SocketHandle:
 
     sendall = sendAll
 
+    # --- messages, and what goes with them ---------------------------------------------------------------------------
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> Awaitable[tuple[bytes, Address]]:
+        """Wait for a datagram.
+
+        Args:
+            bufsize: How many bytes to take at most; the rest of a longer datagram is lost (on Windows an OSError).
+            flags: As of recvfrom(2), such as ``socket.MSG_PEEK``.
+
+        Returns:
+            Awaited: the datagram, which may be empty, and the address of its sender.
+
+        Raises:
+            As :meth:`recv`. ConnectionRefusedError, on Windows ConnectionResetError, says that an earlier datagram
+            found nobody; the socket stays usable.
+
+        Cancellation: no datagram is lost.
+        """
+        return self._read_by(self.socket.recvfrom, bufsize, flags)
+
+    def recvfrom_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> Awaitable[tuple[int, Address]]:
+        """Wait for a datagram, and put it into a buffer.
+
+        Args:
+            buffer: A writable buffer.
+            nbytes: How many bytes to take at most; 0 fills the buffer.
+            flags: As of recvfrom(2).
+
+        Returns:
+            Awaited: how many bytes have come, and the address of their sender.
+
+        Raises:
+            As :meth:`recvfrom`, and TypeError where the buffer is not writable.
+
+        Cancellation: no datagram is lost.
+        """
+        return self._read_by(self.socket.recvfrom_into, buffer, nbytes, flags)
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> Awaitable[tuple[bytes, list[tuple[int, int, bytes]], int, Address]]:
+        """Wait for data, and for what was sent along with it. Not on Windows.
+
+        Args:
+            bufsize: How many bytes to take at most.
+            ancbufsize: How many bytes of ancillary data to take at most; see ``socket.CMSG_SPACE``.
+            flags: As of recvmsg(2).
+
+        Returns:
+            Awaited: the data, the ancillary data as ``(level, type, data)``, flags such as ``socket.MSG_TRUNC``, and
+            the address of the sender. Fds in the ancillary data are the caller's to close; :meth:`recv_fds` is
+            simpler.
+
+        Raises:
+            As :meth:`recvfrom`. OSError with EOPNOTSUPP where the system has no such call.
+
+        Cancellation: nothing is lost: what has come, fds included, is taken and returned in one step.
+        """
+        return self._read_by(self._system_call("recvmsg"), bufsize, ancbufsize, flags)
+
+    def recvmsg_into(
+        self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0
+    ) -> Awaitable[tuple[int, list[tuple[int, int, bytes]], int, Address]]:
+        """As :meth:`recvmsg`, into several buffers, which are filled in turn. Not on Windows.
+
+        Args:
+            buffers: Writable buffers.
+            ancbufsize: How many bytes of ancillary data to take at most.
+            flags: As of recvmsg(2).
+
+        Returns:
+            Awaited: how many bytes have come, and the rest as of :meth:`recvmsg`.
+
+        Raises:
+            As :meth:`recvmsg`, and TypeError where a buffer is not writable.
+
+        Cancellation: as of :meth:`recvmsg`.
+        """
+        return self._read_by(self._system_call("recvmsg_into"), list(buffers), ancbufsize, flags)
+
+    @overload
+    def sendto(self, data: Buffer, address: Address, /) -> Awaitable[int]: ...
+
+    @overload
+    def sendto(self, data: Buffer, flags: int, address: Address, /) -> Awaitable[int]: ...
+
+    def sendto(self, data: Buffer, *args: Any) -> Awaitable[int]:
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``: send a datagram.
+
+        One task at a time may send, also datagrams: where several do, a :class:`~flowno.Lock` keeps them apart.
+
+        Args:
+            data: Bytes, or any contiguous buffer; sent as a whole or not at all.
+            flags: As of sendto(2).
+            address: Where to. A name is resolved in a worker thread; a number needs none.
+
+        Returns:
+            Awaited: how many bytes were sent.
+
+        Raises:
+            OSError: What the system says, with the address: it is too long for one datagram (EMSGSIZE), or nobody
+                takes it.
+            BusyResourceError: Another task sends.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: nothing was sent.
+        """
+        if not 1 <= len(args) <= 2:
+            raise TypeError(f"sendto() takes data, optional flags and an address, not {len(args) + 1} arguments")
+        return self._write_by(self.socket.sendto, data, *args[:-1], to=args[-1])
+
+    def sendmsg(
+        self,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: Address = None,
+    ) -> Awaitable[int]:
+        """Send several buffers one behind the other, without joining them: a datagram, or some of a stream.
+
+        Args:
+            buffers: What to send. The system sets a limit to their number (``os.sysconf("SC_IOV_MAX")``).
+            ancdata: What to send along with it, as ``(level, type, data)``; not on Windows. It goes with the first
+                byte, so it must not be sent again with the rest.
+            flags: As of sendmsg(2).
+            address: Where to, for a socket that is not connected.
+
+        Returns:
+            Awaited: how many bytes were taken; of a stream it may be a part.
+
+        Raises:
+            As :meth:`sendto`. OSError with EOPNOTSUPP for ancillary data on a system that has no such call.
+
+        Cancellation: nothing was sent.
+        """
+        whole, along = list(buffers), list(ancdata)
+        if along or hasattr(self.socket, "sendmsg"):
+            return self._write_by(self._system_call("sendmsg"), whole, along, flags, to=address)
+        if address is None:
+            return self._write_by(self.socket.send, b"".join(whole), flags)
+        return self._write_by(self.socket.sendto, b"".join(whole), flags, to=address)
+
+    def send_fds(
+        self, buffers: Iterable[Buffer], fds: Iterable[int], flags: int = 0, address: Address = None
+    ) -> Awaitable[int]:
+        """Send fds to another process, through a Unix socket; the receiver gets fds of its own for the same files.
+
+        Args:
+            buffers: Data to go with them; a stream needs one byte at least.
+            fds: What to send, at most 253 on Linux. They must stay open until this returns, and stay the caller's.
+            flags: As of sendmsg(2).
+            address: Where to, for a socket that is not connected.
+
+        Returns:
+            Awaited: how many bytes of the data were taken. The fds go with the first one.
+
+        Raises:
+            As :meth:`sendmsg`.
+
+        Cancellation: nothing was sent.
+        """
+        rights = getattr(_socket, "SCM_RIGHTS", 0)  # where there is none, there is no sendmsg either
+        return self.sendmsg(buffers, [(_socket.SOL_SOCKET, rights, array("i", fds))], flags, address)
+
+    async def recv_fds(self, bufsize: int, maxfds: int, flags: int = 0) -> tuple[bytes, list[int], int, Address]:
+        """Wait for data and the fds that were sent along with it, through a Unix socket.
+
+        Args:
+            bufsize: How many bytes of data to take at most.
+            maxfds: How many fds to take at most. The system closes the others, and sets ``socket.MSG_CTRUNC``.
+            flags: As of recvmsg(2).
+
+        Returns:
+            The data, the fds, flags, and the address of the sender. The fds are the caller's, who closes them; they
+            are not inherited by the programs that this one starts.
+
+        Raises:
+            As :meth:`recvmsg`.
+
+        Cancellation: nothing is lost: fds that have come are returned.
+        """
+        received = array("i")
+        room = _socket.CMSG_LEN(maxfds * received.itemsize) if hasattr(_socket, "CMSG_LEN") else 0
+        data, ancillary, answer, address = await self.recvmsg(bufsize, room, flags | _CLOSE_ON_EXEC)
+        for level, kind, content in ancillary:
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+        if not _CLOSE_ON_EXEC:
+            for fd in received:
+                os.set_inheritable(fd, False)
+        return data, list(received), answer & ~_CLOSE_ON_EXEC, address
+
+    async def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, or a part of it: by the system's own ``sendfile`` where that takes the file, else by reading it.
+
+        The loop stands still while the system reads from the disk, for at most 256 KiB at a time.
+
+        Args:
+            file: A file that is open for reading in binary mode. Any other object with a ``read`` will do.
+            offset: Where in the file to begin, in bytes. For a file that cannot seek, only 0.
+            count: How many bytes to send at most; None goes on to the end of the file.
+
+        Returns:
+            How many bytes were sent: fewer than ``count`` where the file ends before. The file stands behind them.
+
+        Raises:
+            ValueError: The file is in text mode, the socket no stream, ``offset`` negative or ``count`` not positive.
+            TypeError: ``offset`` or ``count`` is no int.
+            OSError: What the system says of the file or the socket. The file stands behind what was sent.
+            BusyResourceError: Another task sends. Nothing of this file was sent.
+            ClosedResourceError: The handle is closed, or was closed meanwhile.
+
+        Cancellation: some of it may have been sent; ``bytes_sent`` says how much, and the file stands behind that.
+        """
+        _check_sendfile(self, file, offset, count)
+        source = _sendfile_source(file)
+        seekable = source is not None or getattr(file, "seekable", lambda: hasattr(file, "seek"))()
+        if offset and not seekable:
+            raise ValueError(f"offset must be 0 for a file that cannot seek: {file!r}")
+        self.bytes_sent = sent = 0
+        try:
+            while source is not None and sent != count:
+                size = _FILE_CHUNK if count is None else min(count - sent, _FILE_CHUNK)
+                try:
+                    taken = await self._write_by(self._sendfile, source, offset + sent, size)
+                except OSError as error:
+                    if sent or error.errno not in _NO_SENDFILE:
+                        raise
+                    source = None
+                else:
+                    sent += taken
+                    if not taken:
+                        return sent
+            if seekable and sent != count:
+                file.seek(offset)
+            while sent != count:
+                size = _FILE_CHUNK if count is None else min(count - sent, _FILE_CHUNK)
+                data = file.read(size)
+                if not data:
+                    break
+                self.bytes_sent = 0
+                try:
+                    await self.sendAll(data)
+                finally:
+                    sent += self.bytes_sent
+            return sent
+        finally:
+            self.bytes_sent = sent
+            if seekable and not file.closed:
+                file.seek(offset + sent)
+
+    def _sendfile(self, source: int, offset: int, size: int) -> int:
+        return os.sendfile(self._fileno(), source, offset, size)
+
     # --- what a socket has besides -----------------------------------------------------------------------------------
+
+    @property
+    def family(self) -> int:
+        """The family of the socket's addresses, such as ``socket.AF_INET``."""
+        return self.socket.family
+
+    @property
+    def type(self) -> int:
+        """The type of the socket, such as ``socket.SOCK_STREAM``."""
+        return self.socket.type
+
+    @property
+    def proto(self) -> int:
+        """The number of the socket's protocol; 0 is the usual one of its family and type."""
+        return self.socket.proto
 
     def fileno(self) -> int:
         """The fd of the socket, or -1 once it is closed."""
@@ -518,6 +871,111 @@ class SocketHandle:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    @coroutine
+    def _read_by(self, function: Callable[..., T], *args: Any) -> Generator[Command, Any, T]:
+        """Receive by any function that raises BlockingIOError where there is nothing, owning the read side."""
+        record = self._record
+        if record.reading:
+            record = yield from self._claim(function.__name__, reading=True)
+        budget = record.budget
+        command: Command = self._recv_command
+        if budget.left > 0:
+            budget.left -= 1
+            try:
+                return function(*args)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error, function.__name__) from None
+        else:
+            command = SocketCheckCommand(self, record, EVENT_READ)
+        record.reading = True
+        try:
+            while True:
+                yield command
+                try:
+                    return function(*args)
+                except BlockingIOError:
+                    command = self._recv_command
+                except OSError as error:
+                    raise self._failure(error, function.__name__) from None
+        finally:
+            self._release(EVENT_READ)
+
+    @coroutine
+    def _write_by(self, function: Callable[..., T], *args: Any, to: Address = None) -> Generator[Command, Any, T]:
+        """Send by any function that raises BlockingIOError where there is no room, owning the write side.
+
+        Args:
+            function: What to call.
+            args: Its arguments but the last.
+            to: Its last argument, an address, whose name is resolved; None where there is none.
+        """
+        if to is not None:
+            try:
+                args = (*args, (yield from self._resolve(to)))
+            except OSError as error:
+                raise self._failure(error, function.__name__, to) from None
+        record = self._record
+        if record.writing:
+            record = yield from self._claim(function.__name__, writing=True)
+        budget = record.budget
+        command: Command = self._send_command
+        if budget.left > 0:
+            budget.left -= 1
+            try:
+                return function(*args)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise self._failure(error, function.__name__, to) from None
+        else:
+            command = SocketCheckCommand(self, record, EVENT_WRITE)
+        record.writing = True
+        pause = _FIRST_PAUSE
+        try:
+            while True:
+                yield command
+                try:
+                    return function(*args)
+                except BlockingIOError:
+                    if command.__class__ is SocketCheckCommand:
+                        command = self._send_command
+                    else:  # it is the receiver who has no room: unix(7) reports no readiness of that
+                        command = SleepCommand(pause)
+                        pause = min(2 * pause, _LONGEST_PAUSE)
+                except OSError as error:
+                    raise self._failure(error, function.__name__, to) from None
+        finally:
+            self._release(EVENT_WRITE)
+
+    @coroutine
+    def _wait_until(self, direction: int) -> Generator[Command, Any, None]:
+        """Wait for readiness in one direction, owning it."""
+        record = self._record
+        reading = direction == EVENT_READ
+        if record.reading if reading else record.writing:
+            record = yield from self._claim("a wait", reading=reading, writing=not reading)
+        if self._fileno() < 0:
+            raise self._failure(OSError(errno.EBADF, os.strerror(errno.EBADF)), "a wait")
+        if reading:
+            record.reading = True
+        else:
+            record.writing = True
+        try:
+            yield self._recv_command if reading else self._send_command
+        finally:
+            self._release(direction)
+        if reading:
+            self._drained = False
+
+    def _system_call(self, method: str) -> Callable[..., Any]:
+        """A method of the socket that not every system has."""
+        function: Callable[..., Any] | None = getattr(self.socket, method, None)
+        if function is None:
+            raise OSError(errno.EOPNOTSUPP, f"this system has no {method}; asked of {self!r}")
+        return function
+
     def _claim(
         self, operation: str = "the operation", *, reading: bool = False, writing: bool = False
     ) -> Generator[Command, Any, FdRecord]:
@@ -538,7 +996,7 @@ class SocketHandle:
             yield GIVE_WAY
         loop.budget.left -= 1
         if record is _CLOSED or self._fileno() < 0:
-            raise ClosedResourceError(f"{operation} on {self!r}: it came after close()")
+            raise ClosedResourceError(f"{operation} on {self!r}: it came after close() or detach()")
         direction = "receiving from" if reading and record.reading else "sending to"
         raise BusyResourceError(
             f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
@@ -572,6 +1030,8 @@ class SocketHandle:
             what = "the handle was" if self._record is _CLOSED else "its socket was, but not by its handle,"
             return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
         if address is not None:
+            if error.errno is None:  # found by Python, not by the system: a path too long for AF_UNIX, and the like
+                error = OSError(errno.ENAMETOOLONG if self.socket.family == _AF_UNIX else errno.EINVAL, str(error))
             error.filename = address  # str() shows it behind the reason
         return error
 
@@ -635,6 +1095,11 @@ class SocketHandle:
             code = self.socket.connect_ex(resolved)
             if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
                 code = self.socket.connect_ex(resolved)
+            pause = _FIRST_PAUSE
+            while code == errno.EAGAIN and self.socket.family == _AF_UNIX:  # the backlog is full, and nothing tells
+                yield SleepCommand(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                code = self.socket.connect_ex(resolved)
             if code in _IN_PROGRESS:
                 command = SocketConnectCommand(self, record)
                 while True:
@@ -660,7 +1125,8 @@ class SocketHandle:
             return address
         query = (host, port, family, self.socket.type, self.socket.proto)
         found: Any = yield ThreadCommand(required_event_loop(repr(self)).world.getaddrinfo, query)
-        return (*found[0][4][:2], *address[2:])
+        number = found[0][4]
+        return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
 
     def _is_connected(self) -> bool:
         """Whether there is a peer; without one, the readiness that was reported meant nothing."""
@@ -683,7 +1149,7 @@ def _is_number(host: object) -> bool:
     """Whether a host needs no resolver: an IP address, or the empty name, which is any of this machine's."""
     if isinstance(host, (bytes, bytearray)):
         host = host.decode("ascii", "replace")
-    if not host or not isinstance(host, str):
+    if not host or not isinstance(host, str) or host == "<broadcast>":
         return True  # not ours to judge: the socket says what is wrong
     for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
@@ -703,7 +1169,37 @@ def _address_text(socket: Any, method: str) -> str:
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    if isinstance(address, bytes):  # an abstract name, unix(7), as ss(8) and lsof(8) write it
+        return f"@{os.fsdecode(address[1:])}" if address else ""
     return str(address) if address else ""
+
+
+def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: int | None) -> None:
+    """What socket.sendfile checks, and one thing more."""
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError(f"file must be open in binary mode: {file!r}")
+    if handle.type != _socket.SOCK_STREAM:
+        raise ValueError(f"sendfile needs a stream socket, not {handle!r}")
+    for name, value, least in (("offset", offset, 0), ("count", count, 1)):
+        if value is None and name == "count":
+            continue
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, not {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _sendfile_source(file: BinaryIO) -> int | None:
+    """The fd from which the system can send what reading the file would give; None where only reading it will do.
+
+    A ``fileno()`` is not enough: a GzipFile has one, and other bytes behind it.
+    """
+    raw = getattr(file, "raw", file)
+    if not isinstance(raw, io.FileIO) or not hasattr(os, "sendfile"):
+        return None
+    file.flush()  # what was written, and only Python knows
+    fd = raw.fileno()
+    return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
 
 
 class _RunningSelector:
