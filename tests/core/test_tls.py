@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -434,7 +434,13 @@ def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than
     connected: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     """The loop that knew the handle before lives on, in a thread of its own."""
-    used = threading.Event()
+    used, go_on = threading.Event(), threading.Event()
+
+    def answer(connection: system_socket.socket) -> None:
+        assert go_on.wait(20)
+        with suppress(ssl.SSLError, ConnectionError):  # the client does not say goodbye in every case
+            with server_context.wrap_socket(connection, server_side=True) as tls:
+                echo(tls)
 
     async def use(handle: TLSSocketHandle) -> None:
         with pytest.raises(OSError if connected else TypeError):
@@ -451,6 +457,7 @@ def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than
         for operation in (handle.recv(9), handle.send(b"x"), handle.sendAll(b"x"), flowno.connect(handle, address)):
             with pytest.raises(BusyResourceError):
                 await operation
+        go_on.set()
         await beginner.join()
         if not connected:
             await handle.sendAll(b"hello")
@@ -462,7 +469,7 @@ def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than
         await handle.sendAll(b"again")
         assert await reader.join() == b"again"
 
-    with tls_peer(server_context, echo) as address, EventLoop() as loop:
+    with peer(answer) as address, EventLoop() as loop:
         if connected:
             handle = TLSSocketHandle(system_socket.create_connection(address), client_context, "localhost")
         else:
@@ -475,6 +482,7 @@ def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than
                 assert used.wait(20)
                 flowno.run(main(handle, address))
             finally:
+                go_on.set()
                 loop.cancel(user)
                 thread.join(20)
 
