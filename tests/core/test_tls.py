@@ -438,9 +438,11 @@ def test_directions_are_owned_by_the_handshake_and_after_it_in_another_loop_than
 
     def answer(connection: system_socket.socket) -> None:
         assert go_on.wait(20)
-        with suppress(ssl.SSLError, ConnectionError):  # the client does not say goodbye in every case
-            with server_context.wrap_socket(connection, server_side=True) as tls:
-                echo(tls)
+        with (
+            suppress(ssl.SSLError, ConnectionError),  # of a client that breaks off
+            server_context.wrap_socket(connection, server_side=True) as tls,
+        ):
+            echo(tls)
 
     async def use(handle: TLSSocketHandle) -> None:
         with pytest.raises(OSError if connected else TypeError):
