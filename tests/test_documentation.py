@@ -291,6 +291,18 @@ def test_the_table_of_commands_has_every_command() -> None:
     assert len(rows) == len(set(rows))
 
 
+def test_the_table_of_commands_says_of_each_whether_it_waits() -> None:
+    pattern = r"^   \* - :class:`~flowno\.core\.event_loop\.commands\.(\w+)`\n(?:     .*\n)*?     - (yes|no)$"
+    rows = re.findall(pattern, text_of(DOCS / "commands.rst"), re.MULTILINE)
+    assert rows
+    assert dict(rows) == {name: "yes" if getattr(commands, name).is_wait else "no" for name, _ in rows}
+
+
+def test_the_house_has_every_room_of_the_event_loop() -> None:
+    rooms = set(re.findall(r"^       (\w+\.py)  ", text_of(DOCS / "design.rst"), re.MULTILINE))
+    assert rooms == {path.name for path in (ROOT / "flowno/core/event_loop").glob("[!_]*.py")}
+
+
 def test_the_table_of_backends_has_each_in_the_order_of_preference() -> None:
     rows = re.findall(r"^``(\w+)`` ", text_of(DOCS / "backends.rst"), re.MULTILINE)
     assert rows == list(BUILT_IN)
