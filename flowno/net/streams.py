@@ -1,0 +1,714 @@
+"""A connection as a stream of bytes: read by lines, by separators or by number, written with back-pressure built in.
+
+The names and the errors are those of :mod:`asyncio`'s streams, in one class instead of two.
+
+Example:
+    >>> from flowno import run, socketpair, spawn
+    >>> from flowno.net import Stream
+    >>> async def shout(stream):
+    ...     async with stream:
+    ...         async for line in stream:
+    ...             await stream.write(line.upper())
+    >>> async def main():
+    ...     one, other = socketpair()
+    ...     task = await spawn(shout(Stream(other)))
+    ...     async with Stream(one) as stream:
+    ...         await stream.write(b"hello\\nworld\\n")
+    ...         await stream.write_eof()
+    ...         print(await stream.readline(), await stream.read())
+    ...     await task.join()
+    >>> run(main())
+    b'HELLO\\n' b'WORLD\\n'
+"""
+
+from __future__ import annotations
+
+import os
+import socket as _socket
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from operator import index
+from types import coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..core.event_loop.commands import Command
+from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
+from ..core.event_loop.running import current_event_loop, required_event_loop
+from ..core.event_loop.selectors import SocketHandle
+from ..core.event_loop.tasks import GIVE_WAY, Budget
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+__all__ = ["DEFAULT_LIMIT", "IncompleteReadError", "LimitOverrunError", "Stream"]
+
+#: Bytes: how long a line may be, or what stands before a separator, unless a stream is told otherwise.
+DEFAULT_LIMIT = 65_536
+
+#: Bytes that one receive takes at most.
+_CHUNK = 65_536
+
+#: Buffers that one sendmsg may have, IOV_MAX in limits.h; the least that POSIX allows is 16.
+_IOV_MAX = 1024
+if hasattr(os, "sysconf") and "SC_IOV_MAX" in os.sysconf_names:
+    _IOV_MAX = max(os.sysconf("SC_IOV_MAX"), 16)
+
+#: Where a read ends in what has been received, counted from where it begins; -1 where more is needed. What has been
+#: received are the first buffer's bytes from the number on.
+_Finder: TypeAlias = Callable[["bytes | bytearray", int], int]
+
+#: The budget of a stream whose buffer may not be read from directly: a task is reading, or the stream is closed.
+_NO_BUDGET = Budget()
+_NO_BUDGET.left = 0
+
+
+class IncompleteReadError(FlownoError, EOFError):
+    """The stream ended before all that was asked for had come.
+
+    Args:
+        partial: What had come before the end. It is not in the stream any more.
+        expected: How many bytes were asked for; None where a separator was.
+    """
+
+    def __init__(self, partial: bytes, expected: int | None) -> None:
+        asked = "a separator" if expected is None else f"{expected} bytes"
+        super().__init__(f"the stream ended after {len(partial)} bytes, before {asked} had come")
+        self.partial = partial
+        self.expected = expected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.partial, self.expected)
+
+
+class LimitOverrunError(FlownoError):
+    """No separator stands within the limit of the stream. All that has come is still in it.
+
+    Args:
+        message: What was looked for.
+        consumed: How many bytes stand before the separator, or were looked through in vain: so many can be read, by
+            ``readexactly``, without passing over a separator.
+    """
+
+    def __init__(self, message: str, consumed: int) -> None:
+        super().__init__(message)
+        self.consumed = consumed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.consumed)
+
+
+class Stream:
+    """A connection that is read from and written to as a stream of bytes.
+
+    It reads ahead: from now on its handle is used through the stream only. One task at a time may read and one may
+    write; both at once are fine, a second one in the same direction gets BusyResourceError before a byte moves. What
+    has been received stays in the stream until a read returns it, also where one was cancelled or failed.
+
+    An asynchronous iterator over its lines, and an asynchronous context manager: leaving it closes the stream as
+    :meth:`aclose` does, or by an exception as :meth:`close` does.
+
+    Args:
+        handle: A connected :class:`~flowno.SocketHandle`, plain or TLS. The stream takes it over.
+        limit: How many bytes may stand before the separator that :meth:`readline` and :meth:`readuntil` look for.
+
+    Raises:
+        ValueError: ``limit`` is not above 0.
+        TypeError: ``handle`` is no handle.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_budget",  # the running loop's, or _NO_BUDGET
+        "_buffer",  # what has been received, from _start on
+        "_closed",
+        "_ended",  # the peer will send no more
+        "_error",  # errno and text of the error that the connection came to
+        "_gathers",  # the handle can send several buffers by one call
+        "_handle",
+        "_peername",
+        "_reading",  # a task is in a read that has to wait, or may
+        "_recv",  # a bound method of the handle
+        "_sockname",
+        "_start",
+        "_tail",  # what has been received, instead of _buffer, where it came in small pieces; _buffer is empty then
+        "_write_ended",
+        "limit",
+    )
+
+    def __init__(self, handle: SocketHandle, *, limit: int = DEFAULT_LIMIT) -> None:
+        if not hasattr(handle, "sendAll"):
+            raise TypeError(f"Stream() takes a SocketHandle, not {handle!r}")
+        if index(limit) <= 0:
+            raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
+        self.limit = limit
+        self._budget = _NO_BUDGET
+        self._buffer = b""
+        self._start = 0
+        self._tail = bytearray()
+        self._reading = self._ended = self._write_ended = self._closed = False
+        self._error: tuple[Any, ...] | None = None
+        self._take_over(handle)
+        # Asked now: of a connection that has broken down, the system does not know them any more.
+        self._peername = _address(handle.socket, "getpeername")
+        self._sockname = _address(handle.socket, "getsockname")
+
+    def _take_over(self, handle: SocketHandle) -> None:
+        recv: Any = handle.recv
+        self._handle = handle
+        self._recv: Callable[[int], Generator[Command, Any, bytes]] = recv
+        # TLS has its own records to put the bytes in, and Windows has no such call.
+        self._gathers = not hasattr(handle, "ssl_context") and hasattr(handle.socket, "sendmsg")
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+    #
+    # Each read begins with what is fast: the answer is in the buffer, and the budget has something left. One test keeps
+    # others out, for a stream that is being read from, or is closed, has no budget.
+
+    @coroutine
+    def read(self, n: int = -1) -> Generator[Command, Any, bytes]:
+        """Wait for data, and take what there is, up to ``n`` bytes; or everything until the end.
+
+        Args:
+            n: How many bytes to take at most; -1 reads until the end of the stream.
+
+        Returns:
+            What has come; ``b""`` at the end of the stream, and for 0 bytes.
+
+        Raises:
+            OSError: What the system says; ConnectionResetError where the peer broke off.
+            BusyResourceError: Another task reads.
+            ClosedResourceError: The stream is closed, or was closed meanwhile.
+
+        Cancellation: no data is lost.
+        """
+        budget = self._budget
+        if budget.left > 0 and n.__class__ is int and n > 0:
+            start = self._start
+            data = self._buffer[start : start + n]
+            if data:
+                budget.left -= 1
+                self._start = start + len(data)
+                return data
+        size = index(n)
+        if size < 0:
+            yield from self._take_when(_never)
+            return self._take_all()
+        some = yield from self._take_when(lambda buffer, start: min(len(buffer) - start, size) or -(size > 0))
+        return some or b""
+
+    @coroutine
+    def readexactly(self, n: int) -> Generator[Command, Any, bytes]:
+        """Wait for exactly so many bytes.
+
+        Args:
+            n: How many.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            IncompleteReadError: The stream ended before. ``partial`` has what had come.
+            ValueError: ``n`` is negative.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: no data is lost.
+        """
+        budget = self._budget
+        if budget.left > 0 and n.__class__ is int and n > 0:
+            start = self._start
+            end = start + n
+            buffer = self._buffer
+            if end <= len(buffer):
+                budget.left -= 1
+                self._start = end
+                return buffer[start:end]
+        size = index(n)
+        if size < 0:
+            raise ValueError(f"readexactly() takes a number of bytes, not {n!r}")
+        data = yield from self._take_when(lambda buffer, start: size if len(buffer) - start >= size else -1)
+        if data is None:
+            raise IncompleteReadError(self._take_all(), size)
+        return data
+
+    @coroutine
+    def readuntil(self, separator: Buffer | tuple[Buffer, ...] = b"\n") -> Generator[Command, Any, bytes]:
+        """Wait for a separator.
+
+        Args:
+            separator: The bytes that end what is read; or several of them in a tuple, of which that one counts that
+                ends first.
+
+        Returns:
+            All the bytes up to and including the separator.
+
+        Raises:
+            LimitOverrunError: More than ``limit`` bytes stand before the separator. They are left in the stream.
+            IncompleteReadError: The stream ended before. ``partial`` has what had come.
+            ValueError: A separator is empty, or there is none.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: no data is lost.
+        """
+        budget = self._budget
+        if budget.left > 0 and isinstance(separator, bytes) and separator:
+            start = self._start
+            found = self._buffer.find(separator, start)
+            if 0 <= found - start <= self.limit:
+                budget.left -= 1
+                self._start = end = found + len(separator)
+                return self._buffer[start:end]
+        data = yield from self._take_when(_Search(separator, self.limit).end_of)
+        if data is None:
+            raise IncompleteReadError(self._take_all(), None)
+        return data
+
+    @coroutine
+    def readline(self) -> Generator[Command, Any, bytes]:
+        """Wait for a line.
+
+        Returns:
+            The line, with the ``b"\\n"`` that ends it; without, the last one where the stream ended before; ``b""`` at
+            the end of the stream.
+
+        Raises:
+            ValueError: The line is longer than ``limit``. It is dropped up to its end where that has come, else
+                everything that has come is; use ``readuntil()`` to keep it.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: no data is lost.
+        """
+        budget = self._budget
+        if budget.left > 0:
+            start = self._start
+            end = self._buffer.find(b"\n", start) + 1
+            if 0 < end - start <= self.limit:
+                budget.left -= 1
+                self._start = end
+                return self._buffer[start:end]
+        return (yield from self._next_line())
+
+    def __aiter__(self) -> Self:
+        """The lines of the stream, as :meth:`readline` has them, until its end."""
+        return self
+
+    @coroutine
+    def __anext__(self) -> Generator[Command, Any, bytes]:
+        budget = self._budget
+        if budget.left > 0:
+            start = self._start
+            end = self._buffer.find(b"\n", start) + 1
+            if 0 < end - start <= self.limit:
+                budget.left -= 1
+                self._start = end
+                return self._buffer[start:end]
+        line = yield from self._next_line()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    def at_eof(self) -> bool:
+        """Whether the peer has ended the stream, as far as a read has noticed, and everything has been read."""
+        return self._ended and not self._tail and self._start == len(self._buffer)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: Buffer) -> Awaitable[None]:
+        """Write all of the data, without copying it: awaited, it returns when the system has taken the last byte.
+
+        So a peer that does not read slows its writer down, and nothing piles up here.
+
+        Args:
+            data: Bytes, or any contiguous buffer, which must not change until this returns.
+
+        Raises:
+            OSError: What the system says; BrokenPipeError where the peer is gone.
+            BusyResourceError: Another task writes. None of this data was sent.
+            ClosedResourceError: The stream is closed, or was closed meanwhile, or :meth:`write_eof` came before.
+
+        Cancellation: some of it may have been sent; ``handle.bytes_sent`` says how much.
+        """
+        if self._write_ended:
+            raise self._no_more()
+        return self._handle.sendAll(data)
+
+    @coroutine
+    def writelines(self, buffers: Iterable[Buffer]) -> Generator[Command, Any, None]:
+        """Write several buffers, as one: by one system call without joining them, where there is such a call.
+
+        Through TLS they are joined.
+
+        Args:
+            buffers: Bytes, or any contiguous buffers, which must not change until this returns.
+
+        Raises:
+            As :meth:`write`.
+
+        Cancellation: some of it may have been sent; ``handle.bytes_sent`` says how much, counted over all of them.
+        """
+        if self._write_ended:
+            raise self._no_more()
+        handle: Any = self._handle
+        parts = [part for part in map(_octets, buffers) if part]
+        if len(parts) < 2 or not self._gathers:
+            yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
+            return
+        total = first = 0
+        try:
+            while first < len(parts):
+                sent = yield from handle.sendmsg(parts[first : first + _IOV_MAX])
+                total += sent
+                while first < len(parts) and sent >= len(parts[first]):
+                    sent -= len(parts[first])
+                    first += 1
+                if sent:
+                    parts[first] = memoryview(parts[first])[sent:]
+        finally:
+            handle.bytes_sent = total
+
+    async def write_eof(self) -> None:
+        """End the writing side: the peer reads what was written before, and then the end. Idempotent.
+
+        Reading goes on. Through TLS the peer gets a close_notify.
+
+        Raises:
+            OSError: What the system says; the connection may be broken.
+            BusyResourceError: Another task writes.
+            ClosedResourceError: The stream is closed.
+
+        Cancellation: the side is not ended, unless it had been already.
+        """
+        if self._write_ended:
+            return
+        handle: Any = self._handle
+        if hasattr(handle, "send_eof"):
+            await handle.send_eof()
+        else:
+            await handle.sendAll(b"")  # finds out whether another task writes
+            handle.shutdown(_socket.SHUT_WR)
+        self._write_ended = True
+
+    def _no_more(self) -> ClosedResourceError:
+        return ClosedResourceError(f"{self!r}: a write came after write_eof(), which ended the writing side")
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    @property
+    def handle(self) -> SocketHandle:
+        """What the stream reads from and writes to; another one after :meth:`start_tls` and :meth:`unwrap`."""
+        return self._handle
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What else is known of the connection.
+
+        Args:
+            name: One of ``"peername"``, ``"sockname"``, ``"socket"``; with TLS also ``"sslcontext"``, ``"ssl_object"``,
+                ``"cipher"``, ``"peercert"`` (as ``ssl.SSLObject.getpeercert()`` has it) and ``"compression"``.
+            default: What to return where that is not known of this connection.
+        """
+        look_up = _EXTRA_INFO.get(name)
+        value = None if look_up is None else look_up(self)
+        return default if value is None else value
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, *, server_side: bool = False, server_hostname: str | None = None
+    ) -> None:
+        """Go on through TLS. What the peer has sent and was not read yet counts as TLS, never as plain text.
+
+        Args:
+            ssl_context: The TLS settings.
+            server_side: Whether the peer is the client.
+            server_hostname: The name that the peer's certificate must be for, also sent to the peer (SNI).
+
+        Raises:
+            ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
+            BusyResourceError: Another task reads or writes.
+            OSError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: the stream is closed, as it is by a handshake that failed.
+        """
+        from ..core.event_loop.tls import start_tls
+
+        self._check_idle("start_tls()")
+        self._reading, self._budget = True, _NO_BUDGET
+        received = self._peek()
+        try:
+            handle = await start_tls(
+                self._handle,
+                ssl_context,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                received=received,
+            )
+        except BaseException:
+            if self._handle.fileno() < 0:
+                self.close()
+            raise
+        finally:
+            self._reading = False
+        self._take_all()
+        self._take_over(handle)
+
+    async def unwrap(self) -> None:
+        """Leave TLS, by a close_notify in both directions, and go on in plain text.
+
+        What was received through TLS and not read yet stays in front of what follows.
+
+        Raises:
+            ssl.SSLError: The peer has sent data that was not received yet: read it, to the end, and try again.
+            TimeoutError: The peer did not answer within ``handle.shutdown_timeout`` seconds. The stream is closed then.
+            TypeError: The stream does not go through TLS.
+            BusyResourceError: Another task reads or writes.
+            OSError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: the stream is closed.
+        """
+        tls: Any = self._handle
+        if not hasattr(tls, "unwrap"):
+            raise TypeError(f"{self!r} does not go through TLS")
+        self._check_idle("unwrap()")
+        self._reading, self._budget = True, _NO_BUDGET
+        try:
+            handle, received = await tls.unwrap()
+        except BaseException:
+            if tls.fileno() < 0:
+                self.close()
+            raise
+        finally:
+            self._reading = False
+        if received:
+            self._add(received)
+        self._take_over(handle)
+        self._ended = self._write_ended = False  # that was said of the stream inside of TLS
+
+    async def aclose(self) -> None:
+        """Close the stream and its handle. Through TLS, wait until the peer has ended its side, too. Idempotent.
+
+        That takes ``handle.shutdown_timeout`` seconds at most, and whatever goes wrong meanwhile is no error any more.
+
+        Cancellation: the stream is closed at once.
+        """
+        handle: Any = self._handle
+        try:
+            if not self._closed and hasattr(handle, "aclose"):
+                await handle.aclose()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the stream and its handle at once. Idempotent, and it never waits.
+
+        Tasks that read or write get ClosedResourceError; what was received and not read is dropped.
+        """
+        self._closed = True
+        self._budget = _NO_BUDGET
+        self._ended = False  # it is not the end that a read finds now
+        self._take_all()
+        self._handle.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.aclose()
+        else:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Stream {self._handle!r}>"
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
+        """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
+        if self._reading:
+            yield from self._refuse()
+        budget = (current_event_loop() or required_event_loop(f"a read from {self!r}")).budget
+        self._reading, self._budget = True, _NO_BUDGET
+        try:
+            if budget.left <= 0:
+                yield GIVE_WAY
+            budget.left -= 1
+            while True:
+                end = end_of(self._tail or self._buffer, self._start)
+                if end >= 0:
+                    return self._take(end)
+                if self._ended:
+                    return None
+                if self._error is not None:
+                    raise OSError(*self._error)
+                data = yield from self._receive()
+                if data:
+                    self._add(data)
+                else:
+                    self._ended = True
+        finally:
+            self._reading = False
+            if not self._closed:
+                self._budget = budget
+
+    def _receive(self) -> Generator[Command, Any, bytes]:
+        try:
+            return (yield from self._recv(_CHUNK))
+        except OSError as error:
+            if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
+                self._error = error.args  # the system says it once, and then that all is well
+            raise
+
+    def _refuse(self) -> Generator[Command, Any, None]:
+        budget = required_event_loop(f"a read from {self!r}").budget
+        if budget.left <= 0:  # a failure, too, must not keep the other tasks from running
+            yield GIVE_WAY
+        budget.left -= 1
+        self._check_idle("the read")
+
+    def _check_idle(self, operation: str) -> None:
+        if self._reading:
+            raise BusyResourceError(
+                f"another task is reading from {self!r}; {operation} has to wait: one task at a time may read"
+            )
+
+    def _next_line(self) -> Generator[Command, Any, bytes]:
+        search = _Search(b"\n", self.limit)
+        try:
+            line = yield from self._take_when(search.end_of)
+        except LimitOverrunError as error:
+            buffer = self._tail or self._buffer
+            if buffer.startswith(b"\n", self._start + error.consumed):
+                self._take(error.consumed + 1)
+            else:
+                self._take_all()
+            raise ValueError(error.args[0]) from None
+        return self._take_all() if line is None else line
+
+    def _add(self, data: bytes) -> None:
+        """Put more bytes behind those that were not read yet.
+
+        What is left is copied at most once for each byte that has come since, so the cost is linear also where a peer
+        sends byte by byte.
+        """
+        if self._tail:
+            self._tail += data
+            return
+        left = len(self._buffer) - self._start
+        if left > len(data):
+            self._tail += memoryview(self._buffer)[self._start :]
+            self._tail += data
+            self._buffer = b""
+        else:
+            self._buffer = self._buffer[self._start :] + data if left else data
+        self._start = 0
+
+    def _take(self, size: int) -> bytes:
+        """Take so many bytes from the front."""
+        if not self._tail:
+            start = self._start
+            self._start = end = start + size
+            return self._buffer[start:end]
+        tail, self._tail = self._tail, bytearray()
+        if size == len(tail):
+            return bytes(tail)
+        with memoryview(tail) as view:
+            self._buffer = bytes(view[size:])
+            return bytes(view[:size])
+
+    def _peek(self) -> bytes:
+        """All the bytes that were not read yet."""
+        return bytes(self._tail) or self._buffer[self._start :]
+
+    def _take_all(self) -> bytes:
+        data = self._peek()
+        self._buffer = b""
+        self._start = 0
+        self._tail = bytearray()
+        return data
+
+
+class _Search:
+    """Looks for separators in what comes, and at no byte twice."""
+
+    __slots__ = ("_limit", "_longest", "_searched", "_separators")
+
+    def __init__(self, separator: Buffer | tuple[Buffer, ...], limit: int) -> None:
+        given = separator if isinstance(separator, tuple) else (separator,)
+        self._separators = sorted((bytes(memoryview(one)) for one in given), key=len)
+        if not self._separators or not self._separators[0]:
+            raise ValueError(f"a separator is at least one byte, and there is at least one; not {separator!r}")
+        self._longest = len(self._separators[-1])
+        self._limit = limit
+        self._searched = 0  # so many bytes cannot begin a separator
+
+    def end_of(self, buffer: bytes | bytearray, start: int) -> int:
+        """The end of the separator that ends first, counted from ``start``; -1 where there is none yet."""
+        size = len(buffer)
+        position = start + self._searched
+        # By windows that grow, so that a separator which is far away does not cost more than what is found before it.
+        window = size if len(self._separators) == 1 else 256
+        while position < size:
+            found, end = -1, min(position + window, size)
+            stop = end
+            for separator in self._separators:
+                at = buffer.find(separator, position, end)
+                if at >= 0 and (found < 0 or at + len(separator) < end):
+                    found, end = at, at + len(separator)
+            if found >= 0:
+                if found - start > self._limit:
+                    raise LimitOverrunError(f"a separator stands behind the limit, {self._limit} bytes", found - start)
+                return end - start
+            if stop == size:
+                break
+            position = max(stop - self._longest + 1, position)
+            window *= 2
+        self._searched = max(size - start - self._longest + 1, self._searched)
+        if self._searched > self._limit:
+            raise LimitOverrunError(
+                f"no separator in {self._searched} bytes, and the limit is {self._limit}", self._searched
+            )
+        return -1
+
+
+def _never(buffer: bytes | bytearray, start: int) -> int:
+    return -1
+
+
+def _octets(data: Buffer) -> bytes | memoryview:
+    """Any contiguous buffer as one whose length is its number of bytes, without copying it."""
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else b""
+
+
+def _address(socket: Any, method: str) -> Any:
+    """An address of a socket; None where it has none."""
+    try:
+        return getattr(socket, method)()
+    except (OSError, AttributeError):
+        return None
+
+
+def _of_tls(name: str) -> Callable[[Stream], Any]:
+    """What a method of the SSLObject says, None without one."""
+
+    def look_up(stream: Stream) -> Any:
+        tls = getattr(stream.handle, "ssl_object", None)
+        return None if tls is None else getattr(tls, name)()
+
+    return look_up
+
+
+_EXTRA_INFO: dict[str, Callable[[Stream], Any]] = {
+    "peername": lambda stream: stream._peername,
+    "sockname": lambda stream: stream._sockname,
+    "socket": lambda stream: stream.handle.socket,
+    "sslcontext": lambda stream: getattr(stream.handle, "ssl_context", None),
+    "ssl_object": lambda stream: getattr(stream.handle, "ssl_object", None),
+    "cipher": _of_tls("cipher"),
+    "peercert": _of_tls("getpeercert"),
+    "compression": _of_tls("compression"),
+}
