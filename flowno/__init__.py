@@ -5,6 +5,9 @@ that they talk through, and :func:`connect` connects one. :class:`EventLoop` is 
 want to keep it or choose its selector; :func:`available_selectors` lists the choices.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
     BrokenResourceError,
@@ -21,11 +24,27 @@ from .core.event_loop.errors import (
     UnknownSelectorError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
-from .core.event_loop.primitives import azip, connect, exit, sleep, socket, spawn
+from .core.event_loop.primitives import (
+    azip,
+    connect,
+    exit,
+    sleep,
+    socket,
+    socketpair,
+    spawn,
+    wait_readable,
+    wait_writable,
+)
 from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
+
+if TYPE_CHECKING:
+    from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
+    from .net.connections import open_connection, open_unix_connection
+    from .net.resolver import getaddrinfo, getnameinfo
+    from .net.streams import IncompleteReadError, LimitOverrunError, Stream
 
 __all__ = [
     "AsyncLifoQueue",
@@ -43,6 +62,8 @@ __all__ = [
     "EventLoop",
     "EventLoopError",
     "FlownoError",
+    "IncompleteReadError",
+    "LimitOverrunError",
     "Lock",
     "NotOwnerError",
     "QueueClosedError",
@@ -53,8 +74,11 @@ __all__ = [
     "SelectorUnavailableError",
     "Semaphore",
     "SocketHandle",
+    "Stream",
+    "TLSSocketHandle",
     "TaskCancelled",
     "TaskHandle",
+    "TruncatedStreamError",
     "UnknownSelectorError",
     "available_selectors",
     "azip",
@@ -62,8 +86,41 @@ __all__ = [
     "current_event_loop",
     "current_task",
     "exit",
+    "getaddrinfo",
+    "getnameinfo",
+    "open_connection",
+    "open_unix_connection",
     "run",
     "sleep",
     "socket",
+    "socketpair",
     "spawn",
+    "start_tls",
+    "wait_readable",
+    "wait_writable",
 ]
+
+# What is imported when it is first asked for: these need ssl, which takes longer to import than all the rest.
+_LAZY = {
+    "TLSSocketHandle": "flowno.core.event_loop.tls",
+    "TruncatedStreamError": "flowno.core.event_loop.tls",
+    "start_tls": "flowno.core.event_loop.tls",
+    "IncompleteReadError": "flowno.net.streams",
+    "LimitOverrunError": "flowno.net.streams",
+    "Stream": "flowno.net.streams",
+    "open_connection": "flowno.net.connections",
+    "open_unix_connection": "flowno.net.connections",
+    "getaddrinfo": "flowno.net.resolver",
+    "getnameinfo": "flowno.net.resolver",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
