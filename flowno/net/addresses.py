@@ -1,0 +1,43 @@
+"""Addresses: how they read in a message, and the paths of Unix sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _socket
+import sys
+from typing import Any, TypeAlias
+
+__all__ = ["UnixPath", "address_text", "unix_path"]
+
+UnixPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+"""Where a Unix socket is. On Linux a name that begins with a zero byte is abstract: it is in no file system."""
+
+
+def address_text(address: Any) -> str:
+    """An address in the usual notation; empty where there is none, as of the client of a Unix socket."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    if isinstance(address, bytes):
+        address = os.fsdecode(address)
+    return str(address or "").replace("\0", "@")  # as ss(8) shows abstract names
+
+
+def unix_path(path: UnixPath) -> str | bytes:
+    """The path of a Unix socket as the system takes it.
+
+    Raises:
+        TypeError: That is no path.
+        ValueError: It is empty, or has a zero byte within.
+        OSError: This system, or this Python, has no Unix sockets (EAFNOSUPPORT).
+    """
+    if not hasattr(_socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, f"Python has no Unix sockets on {sys.platform}; use TCP on 127.0.0.1 instead")
+    taken: str | bytes = os.fspath(path)
+    if not taken:
+        raise ValueError("path is empty; it is where the Unix socket is to be found")
+    rest = taken[1:]
+    if (0 in rest if isinstance(rest, bytes) else "\0" in rest) and taken[:1] not in ("\0", b"\0"):
+        raise ValueError(f"path has a zero byte within: {taken!r}")
+    return taken
