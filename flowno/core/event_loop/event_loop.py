@@ -625,7 +625,9 @@ class EventLoop:
 
     def resume(self, task: TaskHandle[Any], value: Any = None) -> None:
         """Go on with a task that was taken out of the queue that it waited in; also from a signal handler."""
-        task._wake(self.ready, value)
+        task._waiting = None
+        task._value = value
+        self.ready.append(task)
         if self.inbox.sleeping:  # looked at after the task is ready: the loop does it the other way round
             self.inbox.wake()
 
@@ -702,8 +704,9 @@ class EventLoop:
 
     def _spawn(self, task: TaskHandle[Any], command: SpawnCommand) -> None:
         child = TaskHandle(self, coroutine_of(command.raw_task, "spawn()"), task._context.copy())
-        self._start(child)
-        task._wake(self.ready, child)  # after its child
+        self.tasks[child] = None
+        task._value = child
+        self.ready += (child, task)  # the child first
 
     def _exit(self, task: TaskHandle[Any], command: ExitCommand) -> None:
         raise _Exit(command)
@@ -711,7 +714,8 @@ class EventLoop:
     def _sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
         seconds = command.seconds
         if seconds <= 0:
-            task._wake(self.ready, 0.0)
+            task._value = 0.0
+            self.ready.append(task)
             return
         if seconds != seconds:
             raise ValueError("seconds must be a number, not NaN")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .commands import Command, QueueGetCommand, QueuePeekCommand, QueuePutCommand
 from .errors import QueueClosedError, QueueEmptyError, QueueFullError
-from .running import required_event_loop
+from .running import here, required_event_loop
 from .synchronization import Event, completed, take_first
 from .tasks import DONE
 
@@ -106,7 +106,7 @@ class _Queue(Generic[Put, Got]):
 
         Cancellation: the item is not in the queue.
         """
-        budget = required_event_loop("put()").budget
+        budget = (here.loop or required_event_loop("put()")).budget
         if self._closed:
             yield from completed(budget)
             raise QueueClosedError("put() on a closed queue")
@@ -126,7 +126,7 @@ class _Queue(Generic[Put, Got]):
         Cancellation: no item is taken. One that was given to the task already is returned, and the cancellation comes
         at the next wait.
         """
-        budget = required_event_loop("get()").budget
+        budget = (here.loop or required_event_loop("get()")).budget
         if budget.left > 0 and len(self):
             budget.left -= 1
             return self.take()
@@ -145,7 +145,7 @@ class _Queue(Generic[Put, Got]):
 
         Cancellation: the wait ends.
         """
-        budget = required_event_loop("peek()").budget
+        budget = (here.loop or required_event_loop("peek()")).budget
         if len(self):
             item = self._next()
             yield from completed(budget)

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from .event_loop import EventLoop
 
-__all__ = ["current_event_loop", "current_task", "current_world", "fork_count", "required_event_loop", "set_running"]
+__all__ = [
+    "current_event_loop",
+    "current_task",
+    "current_world",
+    "fork_count",
+    "here",
+    "required_event_loop",
+    "set_running",
+]
 
 
 class _Running(threading.local):
@@ -23,17 +31,18 @@ class _Running(threading.local):
     loop: EventLoop | None = None
 
 
-_running = _Running()
+#: Where operations look for their loop: ``here.loop or required_event_loop("what")``.
+here = _Running()
 
 
 def set_running(loop: EventLoop | None) -> None:
     """Say which event loop runs in this thread; for the loops themselves."""
-    _running.loop = loop
+    here.loop = loop
 
 
 def current_event_loop() -> EventLoop | None:
     """The event loop that runs in this thread, or None."""
-    return _running.loop
+    return here.loop
 
 
 def required_event_loop(operation: str) -> EventLoop:
@@ -42,7 +51,7 @@ def required_event_loop(operation: str) -> EventLoop:
     Raises:
         EventLoopError: None does; ``operation`` needs one.
     """
-    loop = _running.loop
+    loop = here.loop
     if loop is None:
         raise EventLoopError(f"{operation} was awaited outside of an event loop; run the coroutine with flowno.run()")
     return loop
@@ -50,14 +59,14 @@ def required_event_loop(operation: str) -> EventLoop:
 
 def current_task() -> Coroutine[Any, Any, Any] | None:
     """The coroutine of the task that runs in this thread, or None outside of one."""
-    loop = _running.loop
+    loop = here.loop
     task = None if loop is None else loop.running_task
     return None if task is None else task.raw_task
 
 
 def current_world() -> World:
     """Where to take time and sockets from: the world of the event loop that runs in this thread, else the system's."""
-    loop = _running.loop
+    loop = here.loop
     return SYSTEM_WORLD if loop is None else loop.world
 
 

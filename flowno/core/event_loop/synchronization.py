@@ -20,7 +20,7 @@ from .commands import (
     ShieldedLockAcquireCommand,
 )
 from .errors import BrokenResourceError, BusyResourceError, NotOwnerError
-from .running import required_event_loop
+from .running import here, required_event_loop
 from .tasks import DONE, GIVE_WAY
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Event:
 
         Cancellation: the wait ends, and the event is not affected.
         """
-        budget = required_event_loop("Event.wait()").budget
+        budget = (here.loop or required_event_loop("Event.wait()")).budget
         if self._is_set:
             yield from completed(budget)
         else:
@@ -139,7 +139,7 @@ class Lock:
 
         Cancellation: the wait ends, and the task does not have the lock.
         """
-        loop = required_event_loop("Lock.acquire()")
+        loop = here.loop or required_event_loop("Lock.acquire()")
         task = loop.running_task
         if self.owner is None and loop.budget.left > 0 and task is not None:
             loop.budget.left -= 1
@@ -330,7 +330,7 @@ class Semaphore:
 
         Cancellation: the wait ends, and no permit is taken.
         """
-        budget = required_event_loop("Semaphore.acquire()").budget
+        budget = (here.loop or required_event_loop("Semaphore.acquire()")).budget
         if self.value > 0 and budget.left > 0:
             budget.left -= 1
             self.value -= 1
