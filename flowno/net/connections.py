@@ -17,7 +17,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.event_loop.commands import Command, ThreadCommand
-from ..core.event_loop.primitives import connect, sleep, socket, spawn
+from ..core.event_loop.primitives import connect, socket, spawn
 from ..core.event_loop.synchronization import Event
 from .addresses import UnixPath, address_text, unix_path
 from .limits import wait_at_most
@@ -39,9 +39,6 @@ SHORTEST_DELAY = 0.010
 #: IP_BIND_ADDRESS_NO_PORT, ip(7): the local port is chosen when both ends are known, so that there are more to choose
 #: from. Python has the name from 3.12 on.
 _LATE_PORT: int | None = getattr(_socket, "IP_BIND_ADDRESS_NO_PORT", 24 if sys.platform == "linux" else None)
-
-#: Seconds between two tries to get into the queue of a Unix socket that is full.
-QUEUE_PAUSE = 0.005
 
 
 async def open_connection(
@@ -127,12 +124,7 @@ async def open_unix_connection(
     address = unix_path(path)
     handle = socket(_socket.AF_UNIX)
     try:
-        while True:
-            try:
-                await connect(handle, address)
-                break
-            except BlockingIOError:  # on Linux; elsewhere a full queue refuses
-                await sleep(QUEUE_PAUSE)
+        await connect(handle, address)
     except BaseException:
         handle.close()
         raise
@@ -324,11 +316,10 @@ async def _stream(
     """The stream of a connected handle, through TLS where that is asked for; closed where that fails."""
     try:
         if tls:
-            from ..core.event_loop.tls import TLSSocketHandle
+            from ..core.event_loop.tls import start_tls
 
             context = await _default_context() if tls is True else tls
-            handle = TLSSocketHandle(handle.socket, context, _name_to_verify(server_hostname, host))
-            await handle.do_handshake()
+            handle = await start_tls(handle, context, server_hostname=_name_to_verify(server_hostname, host))
         return Stream(handle, limit=limit)
     except BaseException:
         handle.close()

@@ -1,4 +1,4 @@
-"""Connections to a host: which of its addresses is taken, what becomes of the others, and what is said where all fail."""
+"""Connections to a host: which of its addresses is taken, what becomes of the others, what is said where all fail."""
 
 import errno
 import os
@@ -91,7 +91,7 @@ async def exchange(stream: Stream, listener: SocketHandle) -> None:
         assert await connection.recv(9) == b"ping"
 
 
-# ---------------------------------------------------------------------------------------------------------- one address
+# ------------------------------------------------------------------------------------------------------ one address
 
 
 def test_connects_to_a_number_without_a_resolver_or_a_task() -> None:
@@ -158,7 +158,7 @@ def test_a_cancelled_connection_leaves_nothing_open(turns: int) -> None:
         assert open_sockets(world) == []
 
 
-# ------------------------------------------------------------------------------------------------------ happy eyeballs
+# -------------------------------------------------------------------------------------------------- happy eyeballs
 
 
 def test_a_failure_starts_the_next_attempt_at_once() -> None:
@@ -216,10 +216,11 @@ def test_without_a_delay_an_address_is_tried_only_after_a_failure(delay: float |
         assert len(world.sockets) == before + 1
         await connecting.cancel()
 
-    with refusing() as bad, silent() as slow, listening() as listener:
-        with named(bad, listener.getsockname()) as (loop, world):
-            world.names["slow"] = answer(slow, listener.getsockname())
-            run_in(loop, root())
+    with ExitStack() as stack:
+        bad, slow, listener = map(stack.enter_context, (refusing(), silent(), listening()))
+        loop, world = stack.enter_context(named(bad, listener.getsockname()))
+        world.names["slow"] = answer(slow, listener.getsockname())
+        run_in(loop, root())
 
 
 def test_the_attempts_of_a_zero_delay_keep_the_distance_of_the_rfc() -> None:
@@ -227,11 +228,12 @@ def test_the_attempts_of_a_zero_delay_keep_the_distance_of_the_rfc() -> None:
         async with await open_connection("host", 80, happy_eyeballs_delay=0):
             pass
 
-    with silent() as slow, silent() as slower, listening() as listener:
-        with named(slow, slower, listener.getsockname()) as (loop, _):
-            began = loop.world.clock()
-            run_in(loop, root())
-            assert loop.world.clock() - began >= 0.02
+    with ExitStack() as stack:
+        slow, slower, listener = map(stack.enter_context, (silent(), silent(), listening()))
+        loop, _ = stack.enter_context(named(slow, slower, listener.getsockname()))
+        began = loop.world.clock()
+        run_in(loop, root())
+        assert loop.world.clock() - began >= 0.02
 
 
 def test_the_families_take_turns_beginning_with_the_first() -> None:
@@ -374,7 +376,7 @@ def test_a_race_that_is_cancelled_while_it_gives_up_the_losers_closes_the_winner
         run_in(loop, root())
 
 
-# ------------------------------------------------------------------------------------------------------- local addresses
+# --------------------------------------------------------------------------------------------------- local addresses
 
 
 def test_a_connection_can_be_made_from_an_address_of_this_machine() -> None:
@@ -422,7 +424,7 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
         assert open_sockets(world) == []
 
 
-# ------------------------------------------------------------------------------------------------------------- arguments
+# --------------------------------------------------------------------------------------------------------- arguments
 
 
 @pytest.mark.parametrize(
@@ -447,7 +449,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_opened(arguments: Any, e
         assert world.asked == []
 
 
-# ------------------------------------------------------------------------------------------------------------------ TLS
+# -------------------------------------------------------------------------------------------------------------- TLS
 
 
 @pytest.fixture(scope="module")
@@ -555,7 +557,7 @@ def test_tls_that_cannot_be_a_client_s_is_refused(server_context: ssl.SSLContext
         flowno.run(open_connection("127.0.0.1", 80, tls=server_context))
 
 
-# ----------------------------------------------------------------------------------------------------------------- Unix
+# ------------------------------------------------------------------------------------------------------------- Unix
 
 
 @contextmanager

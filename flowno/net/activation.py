@@ -1,0 +1,146 @@
+"""Sockets that systemd opened for this process: socket activation.
+
+The protocol is that of sd_listen_fds(3). The sockets are the descriptors from 3 on; ``LISTEN_FDS`` says how many,
+``LISTEN_PID`` for which process they are, and ``LISTEN_FDNAMES`` what they are called. Any program that does the same
+will do as well: ``systemd-socket-activate``, ``podman``, ``s6``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from ..core.event_loop.primitives import socket
+from .servers import Handler, Server, serve_sockets
+from .streams import DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ..core.event_loop.selectors import SocketHandle
+
+__all__ = ["activated_sockets", "serve_activated"]
+
+#: The first descriptor that is passed, SD_LISTEN_FDS_START.
+_FIRST = 3
+
+#: What a socket without a name is called, sd_listen_fds_with_names(3).
+_UNNAMED = "unknown"
+
+
+def activated_sockets() -> dict[str, list[SocketHandle]]:
+    """Take over the sockets that were passed to this process, and remove the variables that say so.
+
+    The programs that this one starts get neither. A second call finds nothing.
+
+    Returns:
+        Handles by the name of the socket unit (``FileDescriptorName=``), in the order in which they were passed; empty
+        where nothing was passed, or it was meant for another process. They are the caller's to close.
+
+    Raises:
+        OSError: A descriptor is no socket (ENOTSOCK), or not open (EBADF); the variables make no sense (EINVAL). The
+            descriptors are left alone, but the variables are removed.
+
+    Example:
+        >>> activated_sockets()  # not started by systemd
+        {}
+    """
+    values = [os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")]
+    pid, count = _number("LISTEN_PID", values[0]), _number("LISTEN_FDS", values[1])
+    if pid != os.getpid() or not count:
+        return {}
+    names = values[2].split(":") if values[2] else [_UNNAMED] * count
+    if len(names) != count:
+        raise OSError(errno.EINVAL, f"LISTEN_FDNAMES={values[2]} has {len(names)} names for LISTEN_FDS={count} sockets")
+    fds = dict(zip(range(_FIRST, _FIRST + count), names, strict=True))
+    for fd, name in fds.items():
+        _check_socket(fd, name)
+    handles: dict[str, list[SocketHandle]] = {}
+    for fd, name in fds.items():
+        os.set_inheritable(fd, False)
+        handles.setdefault(name or _UNNAMED, []).append(socket(fileno=fd))
+    return handles
+
+
+async def serve_activated(
+    handler: Handler,
+    *,
+    tls: ssl.SSLContext | None = None,
+    max_connections: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    handshake_timeout: float = 30.0,
+) -> Server:
+    """Run the handler for each connection to the sockets that systemd opened for this process.
+
+    For sockets that are to be served differently, take them by :func:`activated_sockets`, and give each its server by
+    :func:`~flowno.net.servers.serve_sockets`.
+
+    Args:
+        handler: As of :func:`~flowno.net.servers.serve_tcp`.
+        tls: As of :func:`~flowno.net.servers.serve_tcp`.
+        max_connections: As of :func:`~flowno.net.servers.serve_tcp`.
+        limit: As of :func:`~flowno.net.servers.serve_tcp`.
+        handshake_timeout: As of :func:`~flowno.net.servers.serve_tcp`.
+
+    Returns:
+        The server; leaving it as an asynchronous context manager stops it.
+
+    Raises:
+        OSError: Nothing was passed (ENOENT); and as :func:`activated_sockets`.
+        ValueError: A socket does not listen, or has no connections: ``ListenStream=`` and ``Accept=no`` are what it
+            takes.
+        TypeError, ssl.SSLError: As of :func:`~flowno.net.servers.serve_tcp`.
+
+    Cancellation: this does not wait.
+    """
+    for_us = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
+    sockets = [handle for handles in activated_sockets().values() for handle in handles]
+    if not sockets:
+        raise OSError(
+            errno.ENOENT,
+            f"no socket was passed to this process, {os.getpid()} (LISTEN_PID={for_us[0]}, LISTEN_FDS={for_us[1]}); "
+            "it is to be started by a systemd socket unit, or by systemd-socket-activate",
+        )
+    try:
+        return await serve_sockets(
+            handler,
+            sockets,
+            tls=tls,
+            max_connections=max_connections,
+            limit=limit,
+            handshake_timeout=handshake_timeout,
+        )
+    except BaseException:
+        for handle in sockets:
+            handle.close()
+        raise
+
+
+def _number(variable: str, value: str) -> int:
+    """The value of a variable, 0 where it is not set."""
+    if not value:
+        return 0
+    if not (value.isascii() and value.isdigit()):
+        raise OSError(errno.EINVAL, f"{variable}={value} is no number")
+    return int(value)
+
+
+def _check_socket(fd: int, name: str) -> None:
+    """See that a descriptor that was passed is a socket."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError as error:
+        raise OSError(error.errno, f"descriptor {fd} ({name}), which LISTEN_FDS counts, is not open") from None
+    if not stat.S_ISSOCK(mode):
+        kind = next((kind for is_one, kind in _KINDS if is_one(mode)), "something else")
+        raise OSError(errno.ENOTSOCK, f"descriptor {fd} ({name}), which LISTEN_FDS counts, is no socket but {kind}")
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO (ListenFIFO=)"),
+    (stat.S_ISREG, "a file (ListenSpecial=)"),
+    (stat.S_ISCHR, "a device (ListenSpecial=)"),
+    (stat.S_ISDIR, "a folder"),
+)

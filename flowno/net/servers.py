@@ -1,0 +1,646 @@
+"""Servers: they listen, accept, and run a handler for each connection, in a task of its own.
+
+What goes wrong with one connection is the end of that connection, and of nothing else: a failing handler, a handshake
+that stalls, a peer that is gone before it was accepted. Where the system runs out of descriptors, the connections wait
+in the backlog until there are some.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket as _socket
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+from ..core.event_loop.primitives import sleep, socket, wait_readable
+from ..core.event_loop.running import current_task, required_event_loop
+from ..core.event_loop.synchronization import Event
+from ..core.event_loop.tasks import TaskCancelled
+from .addresses import UnixPath, address_text, unix_path
+from .connections import check_limit, check_tls, set_no_delay
+from .limits import wait_at_most
+from .resolver import getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+    from typing import Self
+
+    from ..core.event_loop.selectors import Address, SocketHandle
+    from ..core.event_loop.tasks import TaskHandle
+    from .resolver import AddressInfo
+
+__all__ = ["GRACE", "Handler", "Server", "serve_sockets", "serve_tcp", "serve_unix"]
+
+Handler: TypeAlias = Callable[[Stream], Awaitable[object]]
+"""What serves one connection: an async function of its stream, which is closed when the function returns."""
+
+logger = logging.getLogger("flowno")
+
+#: How many connections may wait to be accepted, unless told otherwise. listen(2): the system takes it down to its own
+#: bound (net.core.somaxconn), which administrators set for just this. A number of ours would only get in their way.
+BACKLOG = max(_socket.SOMAXCONN, 4096)
+
+#: How many connections a listening socket may accept before the other tasks have their turn.
+ACCEPTS_PER_TURN = 64
+
+#: Out of descriptors or memory, accept(2): connections stay in the backlog, which is tried again after some seconds.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PAUSE = 0.1
+
+#: Seconds that handlers have to finish when a server stops, unless told otherwise.
+GRACE = 5.0
+
+#: How often a free port is looked for that every address of a server can have.
+PORT_TRIES = 20
+
+#: What a port says that another program has, or that Windows keeps for itself.
+_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES})
+
+#: What an address says that this machine cannot have: the kernel lacks the family, or it is switched off.
+_NOT_HERE = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+async def serve_tcp(
+    handler: Handler,
+    host: str | Sequence[str] | None,
+    port: int | str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    max_connections: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    handshake_timeout: float = 30.0,
+) -> Server:
+    """Listen on TCP, and run the handler for each connection.
+
+    The server listens on all addresses of the host; with port 0 the system chooses one that all of them share. When
+    this returns, clients can connect.
+
+    Args:
+        handler: An async function that is called with the :class:`~flowno.Stream` of each connection, and runs in a
+            task of its own. Its error is logged, and ends that connection only.
+        host: A name, a number, or several; None is all interfaces of this machine, by IPv4 and IPv6.
+        port: A number or the name of a service.
+        tls: The TLS settings, with a certificate; each handshake is made in the task of its connection.
+        backlog: How many connections may wait to be accepted; None takes as many as the system allows.
+        reuse_port: Whether other processes may listen on the same port, and get their share of the connections.
+        max_connections: How many connections may be open at once; the others wait in the backlog.
+        limit: How many bytes may stand before a separator, see :class:`~flowno.Stream`.
+        handshake_timeout: How many seconds a TLS handshake may take.
+
+    Returns:
+        The server; leaving it as an asynchronous context manager stops it.
+
+    Raises:
+        OSError: An address is taken, or is not this machine's; it is named.
+        socket.gaierror: The host does not resolve.
+        ssl.SSLError: The TLS settings are for clients only.
+        ValueError: ``reuse_port`` on a system without it, or a number that is out of range.
+        TypeError: An argument is of the wrong type.
+
+    Cancellation: nothing is left open.
+
+    Example:
+        >>> from flowno import open_connection, run, serve_tcp
+        >>> async def shout(stream):
+        ...     async for line in stream:
+        ...         await stream.write(line.upper())
+        >>> async def main():
+        ...     async with await serve_tcp(shout, "127.0.0.1", 0) as server:
+        ...         async with await open_connection(*server.addresses[0]) as stream:
+        ...             await stream.write(b"hello\\n")
+        ...             return await stream.readline()
+        >>> run(main())
+        b'HELLO\\n'
+    """
+    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings.check()
+    if reuse_port and not hasattr(_socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port: this system has no SO_REUSEPORT")
+    wanted = await _addresses(host, port)
+    return Server(settings, _listen_on_all(wanted, backlog, reuse_port))
+
+
+async def serve_unix(
+    handler: Handler,
+    path: UnixPath,
+    *,
+    mode: int | None = None,
+    tls: ssl.SSLContext | None = None,
+    backlog: int | None = None,
+    max_connections: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    handshake_timeout: float = 30.0,
+) -> Server:
+    """Listen on a Unix socket, and run the handler for each connection.
+
+    A socket file that a server has left behind is removed; one that somebody listens on is not. To find out, this
+    connects to it. When the server stops, it removes its file, unless another one has taken its place.
+
+    Args:
+        handler: As of :func:`serve_tcp`.
+        path: Where to put the socket; on Linux, a name that begins with a zero byte is abstract.
+        mode: The permissions of the file, such as ``0o660``; who may write may connect. None leaves them to the umask.
+        tls: As of :func:`serve_tcp`.
+        backlog: As of :func:`serve_tcp`.
+        max_connections: As of :func:`serve_tcp`.
+        limit: As of :func:`serve_tcp`.
+        handshake_timeout: As of :func:`serve_tcp`.
+
+    Returns:
+        The server; leaving it as an asynchronous context manager stops it.
+
+    Raises:
+        OSError: Somebody listens there, or something else is there (EADDRINUSE); the path is too long (ENAMETOOLONG);
+            there are no Unix sockets (EAFNOSUPPORT); and what else the system says. The path is in the message.
+        ValueError, TypeError, ssl.SSLError: As of :func:`serve_tcp`; ``mode`` for an abstract name, which has none.
+
+    Cancellation: this does not wait.
+    """
+    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings.check()
+    required_event_loop("serve_unix()")
+    listener, file = _listen_on_path(unix_path(path), mode, backlog)
+    return Server(settings, [listener], file)
+
+
+async def serve_sockets(
+    handler: Handler,
+    sockets: Iterable[SocketHandle],
+    *,
+    tls: ssl.SSLContext | None = None,
+    max_connections: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    handshake_timeout: float = 30.0,
+) -> Server:
+    """Run the handler for each connection to sockets that listen already. The server takes them over.
+
+    Args:
+        handler: As of :func:`serve_tcp`.
+        sockets: Handles of stream sockets that listen.
+        tls: As of :func:`serve_tcp`.
+        max_connections: As of :func:`serve_tcp`.
+        limit: As of :func:`serve_tcp`.
+        handshake_timeout: As of :func:`serve_tcp`.
+
+    Returns:
+        The server; leaving it as an asynchronous context manager stops it.
+
+    Raises:
+        ValueError: There are no sockets, or one does not listen, or is no stream socket. They are left open.
+        TypeError, ssl.SSLError: As of :func:`serve_tcp`.
+
+    Cancellation: this does not wait.
+    """
+    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings.check()
+    required_event_loop("serve_sockets()")
+    listeners = list(sockets)
+    if not listeners:
+        raise ValueError("sockets is empty; a server needs something to listen on")
+    for listener in listeners:
+        _check_listening(listener)
+    return Server(settings, listeners)
+
+
+class _Settings(NamedTuple):
+    """What a server does with its connections."""
+
+    handler: Handler
+    tls: ssl.SSLContext | None
+    max_connections: int | None
+    limit: int
+    handshake_timeout: float
+
+    def check(self) -> None:
+        """See that it can be done, before anything listens."""
+        if not callable(self.handler):
+            raise TypeError(f"handler must be an async function that takes a stream, not {self.handler!r}")
+        if self.max_connections is not None and self.max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, or None, not {self.max_connections!r}")
+        if self.handshake_timeout <= 0:
+            raise ValueError(f"handshake_timeout must be above 0 seconds, not {self.handshake_timeout!r}")
+        check_limit(self.limit)
+        if self.tls is not None:
+            check_tls(self.tls, server_side=True)
+
+
+class Server:
+    """Accepts connections and runs their handlers. Made by :func:`serve_tcp` and its like, not by calling this class.
+
+    An asynchronous context manager: leaving it stops it as :meth:`aclose` does. A server that nobody refers to goes on.
+
+    Attributes:
+        addresses: What it listens on, as the sockets' family has it; with port 0, with the port that was chosen.
+        sockets: The handles of the listening sockets.
+    """
+
+    def __init__(self, settings: _Settings, listeners: Sequence[SocketHandle], file: _SocketFile | None = None) -> None:
+        self._settings = settings
+        self.sockets = tuple(listeners)
+        self._file = file
+        self._closing = False
+        self._error: Exception | None = None
+        self._paused = False  # short of descriptors, and it has been said
+        self._connections: set[TaskHandle[Any]] = set()
+        self._changed: Event | None = None  # happens when a connection has ended, where somebody waits for that
+        self._ended = Event()  # no longer listening, and no connection is left
+        loop = required_event_loop("a server")
+        self.addresses: tuple[Address, ...] = tuple(listener.getsockname() for listener in listeners)
+        # No wait from here on: nothing can be lost between the sockets and who is responsible for them.
+        self._acceptors = [loop.create_task(self._accept(listener)) for listener in listeners]
+        self._accepting = len(self._acceptors)
+
+    # --- for users ---------------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def close(self) -> None:
+        """Stop listening. Connections go on. Idempotent, and it never waits."""
+        if self._closing:
+            return
+        self._closing = True
+        for listener in self.sockets:
+            listener.close()
+        for task in self._acceptors:
+            task.cancel()
+        if self._file is not None:
+            self._file.remove()
+
+    async def aclose(self, grace: float = GRACE) -> None:
+        """Stop: listen no more, let the handlers finish, and cancel those that have not by then. Idempotent.
+
+        A handler that calls this is not waited for, and not cancelled.
+
+        Args:
+            grace: How many seconds the handlers have; 0 cancels them now, infinite waits for as long as they take.
+
+        Cancellation: the handlers are cancelled at once; this does not wait for them any more.
+        """
+        self.close()
+        clock = required_event_loop("aclose()").world.clock
+        deadline = clock() + grace
+        try:
+            while self._others() and (left := deadline - clock()) > 0:
+                await wait_at_most(self._next_change(), left)
+        finally:
+            for task in self._others():
+                task.cancel()
+        while self._others():
+            await self._next_change().wait()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server has stopped listening and every connection has ended.
+
+        Cancellation: the wait ends, and the server goes on.
+        """
+        await self._ended.wait()
+
+    async def serve_forever(self) -> None:
+        """Wait until something stops the server.
+
+        Raises:
+            Exception: It could not go on accepting; mostly an OSError.
+
+        Cancellation: stops the server as :meth:`aclose` does.
+        """
+        try:
+            await self._ended.wait()
+        except BaseException:
+            await self.aclose()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        where = ", ".join(address_text(address) for address in self.addresses)
+        state = "closed" if self._ended.is_set() else "closing" if self._closing else "listening"
+        return f"<Server {where} {state}, {len(self._connections)} connections>"
+
+    # --- accepting ---------------------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: SocketHandle) -> None:
+        """Accept connections until the server is closed. What ends this ends the server."""
+        try:
+            while True:
+                await wait_readable(listener)
+                while self._is_full:
+                    await self._next_change().wait()
+                try:
+                    self._accept_some(listener)
+                except OSError as error:
+                    if error.errno not in _NO_ROOM:
+                        raise
+                    await self._pause(listener, error)
+        except Exception as error:
+            if not self._closing:
+                self._error = error
+                logger.error("%r cannot accept any more, and stops listening: %s", self, error)
+        finally:
+            self._accepting -= 1
+            self.close()
+            self._check_end()
+
+    def _accept_some(self, listener: SocketHandle) -> None:
+        """Accept what is there, up to a bound; without waiting, so that the number of connections stays exact."""
+        loop = required_event_loop("a server")
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._is_full:
+                break
+            accepted = listener._accept_now()
+            if accepted is None:
+                break
+            self._paused = False
+            self._connections.add(loop.create_task(self._serve(*accepted)))
+
+    @property
+    def _is_full(self) -> bool:
+        most = self._settings.max_connections
+        return most is not None and len(self._connections) >= most
+
+    async def _pause(self, listener: SocketHandle, error: OSError) -> None:
+        """Leave connections in the backlog for a while; it is logged once, until one could be accepted again."""
+        if not self._paused:
+            self._paused = True
+            logger.error(
+                "%r cannot accept connections for now: %s; they wait in the backlog of %s, which is tried every %g s",
+                self, error.strerror, address_text(listener.getsockname()), PAUSE,
+            )  # fmt: skip
+        await sleep(PAUSE)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def _serve(self, handle: SocketHandle, address: Address) -> None:
+        """One connection, from its handshake to its end."""
+        me = cast("TaskHandle[Any]", required_event_loop("a server").running_task)
+        try:
+            stream = await self._open(handle, address)
+            if stream is not None:
+                await self._handle(stream, address)
+        finally:
+            handle.close()
+            self._connections.discard(me)
+            changed, self._changed = self._changed, None
+            if changed is not None:
+                changed.set()
+            self._check_end()
+
+    async def _open(self, handle: SocketHandle, address: Address) -> Stream | None:
+        """The stream of a connection, through TLS where the server has it; None where the handshake failed."""
+        settings = self._settings
+        if settings.tls is not None:
+            from ..core.event_loop.tls import start_tls
+
+            try:
+                handle = await start_tls(
+                    handle, settings.tls, server_side=True, handshake_timeout=settings.handshake_timeout
+                )
+            except OSError as error:  # TimeoutError and ssl.SSLError are some
+                logger.info("%r: the TLS handshake with %s failed: %s", self, _peer(address), error)
+                return None
+        return Stream(handle, limit=settings.limit)
+
+    async def _handle(self, stream: Stream, address: Address) -> None:
+        """Run the handler. Its stream is closed in any case: in order where it returned, else at once."""
+        try:
+            try:
+                await self._settings.handler(stream)
+            except Exception:
+                logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
+                return
+            except TaskCancelled as cancelled:
+                if cancelled.by.raw_task is current_task():
+                    raise
+                logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
+                return
+            try:
+                await stream.aclose()
+            except Exception as error:
+                logger.info("%r: %s was gone before its connection was closed: %s", self, _peer(address), error)
+        finally:
+            stream.close()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _others(self) -> list[TaskHandle[Any]]:
+        """The connections that are open, but for that of the task which asks."""
+        me = required_event_loop("aclose()").running_task
+        return [task for task in self._connections if task is not me]
+
+    def _next_change(self) -> Event:
+        """What happens when the next connection has ended."""
+        if self._changed is None:
+            self._changed = Event()
+        return self._changed
+
+    def _check_end(self) -> None:
+        if self._closing and not self._accepting and not self._connections:
+            self._ended.set()
+
+
+def _peer(address: Address) -> str:
+    return address_text(address) or "a local client"
+
+
+# ------------------------------------------------------------------------------------------------------------------ TCP
+
+
+class _Wanted(NamedTuple):
+    """An address to listen on."""
+
+    family: int
+    type: int
+    proto: int
+    address: tuple[Any, ...]
+    optional: bool  # one of several that a name stands for: it is left out where this machine does not have it
+
+
+async def _addresses(host: str | Sequence[str] | None, port: int | str) -> list[_Wanted]:
+    """What to listen on, IPv4 first."""
+    hosts: list[str | None] = [host] if host is None or isinstance(host, (str, bytes)) else list(host)
+    if not hosts:
+        raise ValueError("host is empty; None is all interfaces")
+    wanted: dict[tuple[Any, ...], _Wanted] = {}
+    for each in hosts:
+        names = ("0.0.0.0", "::") if not each else (each,)
+        found: list[AddressInfo] = []
+        for name in names:
+            found += await getaddrinfo(name, port, type=_socket.SOCK_STREAM, flags=_socket.AI_PASSIVE)
+        several = len({info[4] for info in found}) > 1
+        for info in found:
+            wanted.setdefault(info[4], _Wanted(*info[:3], info[4], several))
+    # An IPv6 socket for all addresses would take the port of the IPv4 one, where it is not told to keep to its family.
+    return sorted(wanted.values(), key=lambda one: one.family != _socket.AF_INET)
+
+
+def _listen_on_all(wanted: Sequence[_Wanted], backlog: int | None, reuse_port: bool) -> list[SocketHandle]:
+    """Sockets that listen on all of these addresses; where the port is the system's to choose, on the same one."""
+    system_chooses = any(one.address[1] == 0 for one in wanted)
+    tries = PORT_TRIES if system_chooses else 1
+    while True:
+        listeners: list[SocketHandle] = []
+        missing: list[OSError] = []
+        port = 0
+        try:
+            for one in wanted:
+                try:
+                    listeners.append(_listen_on(one, port, backlog, reuse_port))
+                except OSError as error:
+                    if not one.optional or error.errno not in _NOT_HERE:
+                        raise
+                    missing.append(error)
+                else:
+                    port = listeners[-1].getsockname()[1]
+            if not listeners:
+                raise missing[0]
+        except BaseException as error:
+            for listener in listeners:
+                listener.close()
+            tries -= 1
+            if not tries or getattr(error, "errno", None) not in _TAKEN:
+                raise
+        else:
+            for absent in missing:
+                logger.info("listening without an address that this machine does not have: %s", absent)
+            return listeners
+
+
+def _listen_on(one: _Wanted, port: int, backlog: int | None, reuse_port: bool) -> SocketHandle:
+    """A socket that listens on this address, and on this port where the system may choose."""
+    address = (one.address[0], one.address[1] or port, *one.address[2:])
+    try:
+        listener = socket(one.family, one.type, one.proto)
+    except OSError as error:
+        error.filename = address
+        raise
+    try:
+        set_no_delay(listener)  # accepted connections have it from here
+        if one.family == _socket.AF_INET6:
+            listener.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        try:
+            listener.listen(BACKLOG if backlog is None else backlog)
+        except OSError as error:
+            error.filename = address  # two sockets may be bound to it that are not listening, socket(7): SO_REUSEADDR
+            raise
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+# ----------------------------------------------------------------------------------------------------------------- Unix
+
+
+class _SocketFile:
+    """The file of a Unix socket that this process listens on.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str | bytes) -> None:
+        self._path = os.path.abspath(path)  # the current folder may be another one at the end
+        self._identity = _identity(self._path)
+        self._process = os.getpid()
+
+    def remove(self) -> None:
+        """Remove it, if it is still the same file, and this the process that made it, not one that was forked off."""
+        if self._process == os.getpid() and self._identity is not None and _identity(self._path) == self._identity:
+            try:
+                os.unlink(self._path)
+            except OSError as error:
+                logger.warning("a server could not remove its socket: %s", error)
+
+
+def _identity(path: str | bytes) -> tuple[int, int] | None:
+    """What tells a file from another one at the same place; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _listen_on_path(
+    path: str | bytes, mode: int | None, backlog: int | None
+) -> tuple[SocketHandle, _SocketFile | None]:
+    """A socket that listens there, and its file."""
+    is_abstract = path[:1] in ("\0", b"\0")
+    if is_abstract and mode is not None:
+        raise ValueError("mode is for files; an abstract socket has no permissions: all of this machine may connect")
+    if not is_abstract:
+        _remove_stale(path)
+    file: _SocketFile | None = None
+    listener = socket(_socket.AF_UNIX)
+    try:
+        listener.bind(path)
+        if not is_abstract:
+            file = _SocketFile(path)
+            if mode is not None:
+                os.chmod(path, mode)  # before it listens: until then nobody can connect
+        listener.listen(BACKLOG if backlog is None else backlog)
+    except BaseException:
+        listener.close()
+        if file is not None:
+            file.remove()
+        raise
+    return listener, file
+
+
+def _remove_stale(path: str | bytes) -> None:
+    """Remove a socket that no server listens on any more.
+
+    Raises:
+        OSError: A server listens on it.
+    """
+    before = _identity(path)
+    if before is None or not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return  # nothing is there; or something that is not ours to remove, as bind() will say
+    with socket(_socket.AF_UNIX) as probe:
+        code = probe.socket.connect_ex(path)
+    if code == errno.ENOENT:
+        return
+    if code != errno.ECONNREFUSED:
+        why = "" if code in (0, errno.EAGAIN, errno.EINPROGRESS) else f" ({os.strerror(code)})"
+        raise OSError(errno.EADDRINUSE, f"another server listens there{why}", path)
+    if _identity(path) == before:  # not one that has begun meanwhile
+        os.unlink(path)
+
+
+# -------------------------------------------------------------------------------------------------------------- sockets
+
+
+def _check_listening(listener: SocketHandle) -> None:
+    """See that connections can be accepted from this socket.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if listener.socket.type != _socket.SOCK_STREAM:
+        raise ValueError(f"{listener!r} is no stream socket, so there are no connections to it")
+    try:
+        listens = listener.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+    except (OSError, AttributeError):
+        return  # not every system can say; then the first accept will
+    if not listens:
+        raise ValueError(f"{listener!r} does not listen; call its listen() first")
