@@ -164,8 +164,9 @@ class Stream:
 
     # --- reading -----------------------------------------------------------------------------------------------------
     #
-    # Each read begins with what is fast: the answer is in the buffer, and the budget has something left. One test keeps
-    # others out, for a stream that is being read from, or is closed, has no budget.
+    # Each read begins with what is fast: the answer is in the buffer, maybe after one receive into the empty buffer. That
+    # is long and flat because it was measured. One test keeps others out: a stream that is being read from, or is closed,
+    # has no budget. What needs more than that is for _take_when().
 
     @coroutine
     def read(self, n: int = -1) -> Generator[Command, Any, bytes]:
@@ -184,14 +185,17 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        budget = self._budget
-        if budget.left > 0 and n.__class__ is int and n > 0:
-            start = self._start
-            data = self._buffer[start : start + n]
-            if data:
-                budget.left -= 1
-                self._start = start + len(data)
-                return data
+        while n.__class__ is int and n > 0:
+            budget = self._budget
+            if budget.left > 0:
+                start = self._start
+                data = self._buffer[start : start + n]
+                if data:
+                    budget.left -= 1
+                    self._start = start + len(data)
+                    return data
+            if not (yield from self._fill()):
+                break
         size = index(n)
         if size < 0:
             yield from self._take_when(_never)
@@ -216,15 +220,18 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        budget = self._budget
-        if budget.left > 0 and n.__class__ is int and n > 0:
-            start = self._start
-            end = start + n
-            buffer = self._buffer
-            if end <= len(buffer):
-                budget.left -= 1
-                self._start = end
-                return buffer[start:end]
+        while n.__class__ is int and n > 0:
+            budget = self._budget
+            if budget.left > 0:
+                start = self._start
+                end = start + n
+                buffer = self._buffer
+                if end <= len(buffer):
+                    budget.left -= 1
+                    self._start = end
+                    return buffer[start:end]
+            if not (yield from self._fill()):
+                break
         size = index(n)
         if size < 0:
             raise ValueError(f"readexactly() takes a number of bytes, not {n!r}")
@@ -252,14 +259,17 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        budget = self._budget
-        if budget.left > 0 and isinstance(separator, bytes) and separator:
-            start = self._start
-            found = self._buffer.find(separator, start)
-            if 0 <= found - start <= self.limit:
-                budget.left -= 1
-                self._start = end = found + len(separator)
-                return self._buffer[start:end]
+        while separator.__class__ is bytes and separator:
+            budget = self._budget
+            if budget.left > 0:
+                start = self._start
+                found = self._buffer.find(separator, start)  # type: ignore[arg-type]
+                if 0 <= found - start <= self.limit:
+                    budget.left -= 1
+                    self._start = end = found + len(separator)  # type: ignore[arg-type]
+                    return self._buffer[start:end]
+            if not (yield from self._fill()):
+                break
         data = yield from self._take_when(_Search(separator, self.limit).end_of)
         if data is None:
             raise IncompleteReadError(self._take_all(), None)
@@ -280,15 +290,17 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        budget = self._budget
-        if budget.left > 0:
-            start = self._start
-            end = self._buffer.find(b"\n", start) + 1
-            if 0 < end - start <= self.limit:
-                budget.left -= 1
-                self._start = end
-                return self._buffer[start:end]
-        return (yield from self._next_line())
+        while True:
+            budget = self._budget
+            if budget.left > 0:
+                start = self._start
+                end = self._buffer.find(b"\n", start) + 1
+                if 0 < end - start <= self.limit:
+                    budget.left -= 1
+                    self._start = end
+                    return self._buffer[start:end]
+            if not (yield from self._fill()):
+                return (yield from self._next_line())
 
     def __aiter__(self) -> Self:
         """The lines of the stream, as :meth:`readline` has them, until its end."""
@@ -296,14 +308,17 @@ class Stream:
 
     @coroutine
     def __anext__(self) -> Generator[Command, Any, bytes]:
-        budget = self._budget
-        if budget.left > 0:
-            start = self._start
-            end = self._buffer.find(b"\n", start) + 1
-            if 0 < end - start <= self.limit:
-                budget.left -= 1
-                self._start = end
-                return self._buffer[start:end]
+        while True:
+            budget = self._budget
+            if budget.left > 0:
+                start = self._start
+                end = self._buffer.find(b"\n", start) + 1
+                if 0 < end - start <= self.limit:
+                    budget.left -= 1
+                    self._start = end
+                    return self._buffer[start:end]
+            if not (yield from self._fill()):
+                break
         line = yield from self._next_line()
         if not line:
             raise StopAsyncIteration
@@ -524,6 +539,28 @@ class Stream:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    @coroutine
+    def _fill(self) -> Generator[Command, Any, bool]:
+        """Receive once, where nothing was left over: the way of most reads. Whether there is something new to look at."""
+        budget = self._budget
+        if budget.left <= 0 or self._start != len(self._buffer) or self._tail or self._ended or self._error is not None:
+            return False
+        self._buffer = b""
+        self._start = 0
+        self._reading, self._budget = True, _NO_BUDGET
+        try:
+            self._buffer = data = yield from self._recv(_CHUNK)
+        except OSError as error:
+            self._remember(error)
+            raise
+        finally:
+            self._reading = False
+            if not self._closed:
+                self._budget = budget
+        self._ended = not data
+        return not self._ended
+
+    @coroutine
     def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
         if self._reading:
@@ -542,23 +579,23 @@ class Stream:
                     return None
                 if self._error is not None:
                     raise OSError(*self._error)
-                data = yield from self._receive()
+                data = yield from self._recv(_CHUNK)
                 if data:
                     self._add(data)
                 else:
                     self._ended = True
+        except OSError as error:
+            self._remember(error)
+            raise
         finally:
             self._reading = False
             if not self._closed:
                 self._budget = budget
 
-    def _receive(self) -> Generator[Command, Any, bytes]:
-        try:
-            return (yield from self._recv(_CHUNK))
-        except OSError as error:
-            if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
-                self._error = error.args  # the system says it once, and then that all is well
-            raise
+    def _remember(self, error: OSError) -> None:
+        """What broke the connection: the system says it once, and then that the stream has ended."""
+        if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
+            self._error = error.args
 
     def _refuse(self) -> Generator[Command, Any, None]:
         budget = required_event_loop(f"a read from {self!r}").budget
