@@ -229,6 +229,12 @@ class FdTable:
         record.writer = None
         self._set_armed(record, record.armed & ~EVENT_WRITE)
 
+    def verify(self, command: FdCommand) -> None:
+        """See that what was waited for is still what it was: poll and select report a closed fd as a ready one."""
+        record = command.record
+        if record is not None and not record.is_open:
+            raise ClosedResourceError(f"it was closed while it was waited for: {command.fileobj!r}")
+
     def end_wait(self, command: FdCommand, direction: int) -> None:
         """A wait without a handle has ended, however it did: its direction is free, and nothing of it stays behind."""
         record, command.record = command.record, None

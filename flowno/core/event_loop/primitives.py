@@ -205,6 +205,7 @@ def _wait_for_fd(command: FdCommand, direction: int) -> Generator[Command, Any, 
     fds = required_event_loop("wait_readable()" if direction == EVENT_READ else "wait_writable()").fds
     try:
         yield command
+        fds.verify(command)
     finally:
         fds.end_wait(command, direction)
 

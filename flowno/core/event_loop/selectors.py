@@ -113,7 +113,9 @@ _AF_UNIX: int | None = getattr(_socket, "AF_UNIX", None)
 #: Received fds are not for the programs that this one starts, as no fd of Python's is, PEP 446.
 _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 
-#: Seconds between two tries where the system has no readiness to wait for; each is twice as long as the one before.
+#: Seconds between two tries where the system reports no readiness that could be waited for: a Unix socket of Linux does
+#: not say when the queue of a receiver that it is not connected to, or the backlog of a server, has room again. Each
+#: pause is twice as long as the one before.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.064
 
 
@@ -772,7 +774,7 @@ class SocketHandle:
         Cancellation: some of it may have been sent; ``bytes_sent`` says how much, and the file stands behind that.
         """
         _check_sendfile(self, file, offset, count)
-        source = _sendfile_source(file)
+        source = self._sendfile_source(file)
         seekable = source is not None or getattr(file, "seekable", lambda: hasattr(file, "seek"))()
         if offset and not seekable:
             raise ValueError(f"offset must be 0 for a file that cannot seek: {file!r}")
@@ -805,11 +807,23 @@ class SocketHandle:
             return sent
         finally:
             self.bytes_sent = sent
-            if seekable and not file.closed:
+            if seekable and not getattr(file, "closed", False):
                 file.seek(offset + sent)
 
     def _sendfile(self, source: int, offset: int, size: int) -> int:
         return os.sendfile(self._fileno(), source, offset, size)
+
+    def _sendfile_source(self, file: BinaryIO) -> int | None:
+        """The fd from which the system can send what reading the file would give; None where only reading will do.
+
+        A ``fileno()`` is not enough: a GzipFile has one, and other bytes behind it.
+        """
+        raw = getattr(file, "raw", file)
+        if not isinstance(raw, io.FileIO) or not raw.readable() or not hasattr(os, "sendfile"):
+            return None
+        file.flush()  # what was written, and only Python knows
+        fd = raw.fileno()
+        return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
 
     # --- what a socket has besides -----------------------------------------------------------------------------------
 
@@ -939,11 +953,10 @@ class SocketHandle:
                 try:
                     return function(*args)
                 except BlockingIOError:
-                    if command.__class__ is SocketCheckCommand:
-                        command = self._send_command
-                    else:  # it is the receiver who has no room: unix(7) reports no readiness of that
-                        command = SleepCommand(pause)
+                    if command.__class__ is not SocketCheckCommand:  # ready, and yet there is no room: see _FIRST_PAUSE
+                        yield SleepCommand(pause)
                         pause = min(2 * pause, _LONGEST_PAUSE)
+                    command = self._send_command
                 except OSError as error:
                     raise self._failure(error, function.__name__, to) from None
         finally:
@@ -954,10 +967,11 @@ class SocketHandle:
         """Wait for readiness in one direction, owning it."""
         record = self._record
         reading = direction == EVENT_READ
+        operation = "wait_readable" if reading else "wait_writable"
         if record.reading if reading else record.writing:
-            record = yield from self._claim("a wait", reading=reading, writing=not reading)
+            record = yield from self._claim(operation, reading=reading, writing=not reading)
         if self._fileno() < 0:
-            raise self._failure(OSError(errno.EBADF, os.strerror(errno.EBADF)), "a wait")
+            raise self._failure(OSError(errno.EBADF, os.strerror(errno.EBADF)), operation)
         if reading:
             record.reading = True
         else:
@@ -1187,19 +1201,6 @@ def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: in
             raise TypeError(f"{name} must be an int, not {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
-
-
-def _sendfile_source(file: BinaryIO) -> int | None:
-    """The fd from which the system can send what reading the file would give; None where only reading it will do.
-
-    A ``fileno()`` is not enough: a GzipFile has one, and other bytes behind it.
-    """
-    raw = getattr(file, "raw", file)
-    if not isinstance(raw, io.FileIO) or not hasattr(os, "sendfile"):
-        return None
-    file.flush()  # what was written, and only Python knows
-    fd = raw.fileno()
-    return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
 
 
 class _RunningSelector:
