@@ -36,6 +36,7 @@ from .core.event_loop.primitives import (
     wait_writable,
 )
 from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
+from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_on_at, timeout, timeout_at
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
@@ -54,6 +55,7 @@ __all__ = [
     "AsyncSetQueue",
     "BrokenResourceError",
     "BusyResourceError",
+    "CancelScope",
     "ClosedResourceError",
     "Condition",
     "CountdownLatch",
@@ -77,6 +79,7 @@ __all__ = [
     "Stream",
     "TLSSocketHandle",
     "TaskCancelled",
+    "TaskGroup",
     "TaskHandle",
     "TruncatedStreamError",
     "UnknownSelectorError",
@@ -88,6 +91,8 @@ __all__ = [
     "exit",
     "getaddrinfo",
     "getnameinfo",
+    "move_on_after",
+    "move_on_at",
     "open_connection",
     "open_unix_connection",
     "run",
@@ -96,6 +101,8 @@ __all__ = [
     "socketpair",
     "spawn",
     "start_tls",
+    "timeout",
+    "timeout_at",
     "wait_readable",
     "wait_writable",
 ]

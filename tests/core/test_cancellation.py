@@ -416,8 +416,8 @@ def test_cancelled_sleeps_do_not_pile_up() -> None:
             handle = await spawn(sleep(1000))
             handle.cancel()
             await sleep(0)
-        assert len(loop._timers) == 0
-        assert len(loop._timers.heap) < 2100
+        assert len(loop.timers) == 0
+        assert len(loop.timers.heap) < 2100
 
     flowno.run(root())
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .backend import FileObject
     from .fd_table import FdRecord
     from .queues import _Queue
+    from .scopes import TaskGroup
     from .selectors import SocketHandle
     from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
@@ -31,6 +32,8 @@ __all__ = [
     "FdCommand",
     "FdReadableCommand",
     "FdWritableCommand",
+    "GroupSpawnCommand",
+    "GroupWaitCommand",
     "JoinCommand",
     "LockAcquireCommand",
     "LockReleaseCommand",
@@ -39,6 +42,7 @@ __all__ = [
     "QueuePutCommand",
     "QueueingCommand",
     "SemaphoreAcquireCommand",
+    "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
     "SleepCommand",
     "SocketAcceptCommand",
@@ -326,6 +330,47 @@ class QueuePutCommand(QueueingCommand):
 
     def __repr__(self) -> str:
         return f"QueuePutCommand({self.target!r}, {self.item!r})"
+
+
+class GroupSpawnCommand(SpawnCommand):
+    """As :class:`SpawnCommand`, for a task of a group. Not a wait.
+
+    Args:
+        raw_task: The coroutine that the task will run.
+        group: The group.
+    """
+
+    __slots__ = ("group",)
+
+    def __init__(self, raw_task: Awaitable[Any], group: TaskGroup) -> None:
+        super().__init__(raw_task)
+        self.group = group
+
+
+class GroupWaitCommand(QueueingCommand):
+    """Wait until every task of a group has ended. A wait.
+
+    Args:
+        group: The group.
+    """
+
+    __slots__ = ("group",)
+
+    def __init__(self, group: TaskGroup) -> None:
+        super().__init__(group.waiters)
+        self.group = group
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.group!r})"
+
+
+class ShieldedGroupWaitCommand(GroupWaitCommand):
+    """As :class:`GroupWaitCommand`, once the tasks are cancelled already: no wait."""
+
+    __slots__ = ()
+
+    is_wait = False
+    is_shielded = True
 
 
 class ExitCommand(Command):

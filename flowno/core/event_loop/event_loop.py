@@ -26,6 +26,8 @@ from .commands import (
     ExitCommand,
     FdReadableCommand,
     FdWritableCommand,
+    GroupSpawnCommand,
+    GroupWaitCommand,
     JoinCommand,
     LockAcquireCommand,
     LockReleaseCommand,
@@ -33,6 +35,7 @@ from .commands import (
     QueueingCommand,
     QueuePutCommand,
     SemaphoreAcquireCommand,
+    ShieldedGroupWaitCommand,
     ShieldedLockAcquireCommand,
     SleepCommand,
     SocketAcceptCommand,
@@ -68,6 +71,8 @@ if TYPE_CHECKING:
     from selectors import SelectorKey
     from types import TracebackType
     from typing import Self
+
+    from .scopes import CancelScope
 
 __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 
@@ -173,8 +178,8 @@ class EventLoop:
         except BaseException:
             self._release()
             raise
-        self._clock = self._world.clock
-        self._timers = Timers()
+        self.clock = self._world.clock
+        self.timers = Timers()
         self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
         self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
@@ -408,18 +413,20 @@ class EventLoop:
         Only between entering and leaving the loop.
         """
         tasks, ready, budget = self.tasks, self.ready, self.budget
-        timers, fds, inbox = self._timers, self.fds, self.inbox
+        timers, fds, inbox = self.timers, self.fds, self.inbox
         deadlines, posted, handlers = timers.heap, inbox.items, self.handlers
+        task: TaskHandle[Any] | None
+        batch: list[TaskHandle[Any]] | None
         while tasks or posted:
             if until is not None and until._state:
-                return
+                break
 
             if not ready:
                 self._wait()
             elif fds.registered:
                 fds.dispatch(self._select(0))
             if deadlines:
-                timers.fire_due(self._clock())
+                timers.fire_due(self.clock())
             if posted:
                 inbox.run()
 
@@ -449,13 +456,14 @@ class EventLoop:
                         handlers[command.__class__](task, command)
                 except Exception as error:
                     task._wake(ready, error=error.with_traceback(_without_loop(error.__traceback__)))
-            self.running_task = None
+            self.running_task = task = batch = None  # a task that has ended is not kept
             budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
+        until = None  # since Python 3.13 the traceback of a task's error leads to this frame
 
     def _wait(self) -> None:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
-        deadline = self._timers.next_deadline()
-        timeout = None if deadline is None else min(max(deadline - self._clock(), 0), LONGEST_WAIT)
+        deadline = self.timers.next_deadline()
+        timeout = None if deadline is None else min(max(deadline - self.clock(), 0), LONGEST_WAIT)
         audit = stuck = False
         since = 0.0
         if timeout is None or timeout > QUIET_BEFORE_AUDIT:
@@ -468,7 +476,7 @@ class EventLoop:
                     return
                 timeout = self._deadlock.patience(self.tasks)
                 stuck = timeout is not None
-                since = self._clock()
+                since = self.clock()
         inbox = self.inbox
         inbox.sleeping = True
         try:
@@ -480,11 +488,11 @@ class EventLoop:
         self._audited = audit and not events
         if self._audited:
             self.fds.audit()
-        if stuck and not events and not inbox.items and timeout is not None and self._clock() - since >= timeout:
+        if stuck and not events and not inbox.items and timeout is not None and self.clock() - since >= timeout:
             self._deadlock.log(self, self.tasks)
 
     def _audit_is_due(self) -> bool:
-        now = self._clock()
+        now = self.clock()
         if now < self._next_audit:
             return False
         self._next_audit = now + QUIET_BEFORE_AUDIT
@@ -569,6 +577,10 @@ class EventLoop:
         if task._locks:
             for lock in task._locks:
                 lock.break_()
+        if task._callbacks is not None:
+            callbacks, task._callbacks = task._callbacks, None
+            for callback in callbacks:
+                callback(task)
         joiners = task._joiners
         if joiners is not None:
             task._joiners = None
@@ -581,12 +593,13 @@ class EventLoop:
             self.end_task(task, CANCELLED, None)
             return True
         traceback = _without_loop(error.__traceback__)
+        is_outcome = _is_outcome(error)
+        if is_outcome:
+            task._state = FAILED  # so that its name says it
+            task._unjoined = UnjoinedError(repr(task), error.with_traceback(traceback))
+            self._unjoined.add(task._unjoined)
         self.end_task(task, FAILED, (error, traceback))
-        if not _is_outcome(error):
-            return False
-        task._unjoined = UnjoinedError(repr(task), error.with_traceback(traceback))
-        self._unjoined.add(task._unjoined)
-        return True
+        return is_outcome
 
     def request_cancel(self, task: TaskHandle[Any]) -> None:
         """Cancel a task, from any thread."""
@@ -599,12 +612,24 @@ class EventLoop:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
         if task._state:
             return
-        if task._waiting is not None and task._waiting.is_shielded:
-            task._cancel_pending = True
-        elif self.take_out_of_wait(task):
+        command = task._waiting
+        if task._scope is not None or (command is not None and command.is_shielded):
+            task._request_cancellation()
+            if not task._cancel_pending or command is None or command.is_shielded:
+                return
+        if self.take_out_of_wait(task):
             task._deliver_cancellation(self.ready)
         elif task._error is None or task._delivered is None or task._delivered() is not task._error:
-            task._cancel_pending = True
+            task._request_cancellation()
+
+    def cancel_inside(self, scope: CancelScope) -> None:
+        """A scope was cancelled: so is every task in it, where it waits."""
+        for task in list(scope.tasks_inside()):
+            task._refresh()
+            command = task._waiting
+            if task._cancel_pending and command is not None and not command.is_shielded:
+                self.take_out_of_wait(task)
+                task._deliver_cancellation(self.ready)
 
     def interrupt_after(self, seconds: float, error: BaseException) -> Timer:
         """Raise an error in the running task, if it waits, when some time has passed.
@@ -612,7 +637,7 @@ class EventLoop:
         Returns:
             A timer, to be taken back by :meth:`forget`. Where it fired while the task did not wait, nothing happened.
         """
-        return self._timers.add(self._clock() + seconds, self._interrupt, (self.running_task, error))
+        return self.timers.add(self.clock() + seconds, self._interrupt, (self.running_task, error))
 
     def _interrupt(self, argument: tuple[TaskHandle[Any], BaseException]) -> None:
         task, error = argument
@@ -621,7 +646,7 @@ class EventLoop:
 
     def forget(self, timer: Timer) -> None:
         """Take back a timer; one that has fired is left alone."""
-        self._timers.cancel(timer)
+        self.timers.cancel(timer)
 
     def resume(self, task: TaskHandle[Any], value: Any = None) -> None:
         """Go on with a task that was taken out of the queue that it waited in; also from a signal handler."""
@@ -670,6 +695,9 @@ class EventLoop:
             SleepCommand: self._sleep,
             JoinCommand: self._join,
             CancelCommand: self._cancel,
+            GroupSpawnCommand: self._spawn_in_group,
+            GroupWaitCommand: self._wait_for_group,
+            ShieldedGroupWaitCommand: self._wait_for_group,
             ThreadCommand: self._call_in_thread,
             QueueingCommand: self._queue,
             QueueGetCommand: self._get,
@@ -708,6 +736,16 @@ class EventLoop:
         task._value = child
         self.ready += (child, task)  # the child first
 
+    def _spawn_in_group(self, task: TaskHandle[Any], command: GroupSpawnCommand) -> None:
+        self._spawn(task, command)
+        command.group.adopt(task._value)
+
+    def _wait_for_group(self, task: TaskHandle[Any], command: GroupWaitCommand) -> None:
+        if command.group.is_empty:
+            task._wake(self.ready)
+        else:
+            self._queue(task, command)
+
     def _exit(self, task: TaskHandle[Any], command: ExitCommand) -> None:
         raise _Exit(command)
 
@@ -719,17 +757,17 @@ class EventLoop:
             return
         if seconds != seconds:
             raise ValueError("seconds must be a number, not NaN")
-        start = self._clock()
-        task._timer = self._timers.add(start + seconds, self._wake_sleeper, (task, start, seconds))
+        start = self.clock()
+        task._timer = self.timers.add(start + seconds, self._wake_sleeper, (task, start, seconds))
         task._waiting = command
 
     def _wake_sleeper(self, argument: tuple[TaskHandle[Any], float, float]) -> None:
         task, start, seconds = argument
         # Not below what was asked for, as the rounding of start + seconds can make it look.
-        task._wake(self.ready, max(self._clock() - start, seconds))
+        task._wake(self.ready, max(self.clock() - start, seconds))
 
     def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
-        self._timers.cancel(task._timer)
+        self.timers.cancel(task._timer)
 
     def _join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
         target = command.task_handle

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from .event_loop import EventLoop
+    from .scopes import CancelScope
     from .synchronization import Lock
     from .timers import Timer
 
@@ -54,11 +55,14 @@ class TaskCancelled(BaseException):
 
     Attributes:
         by: The handle of the task that is, or was, cancelled.
+        scope: The :class:`~flowno.CancelScope` that cancelled, and swallows this when it is left; None after
+            ``cancel()``.
     """
 
     def __init__(self, by: TaskHandle[Any]) -> None:
         super().__init__(by)
         self.by = by
+        self.scope: CancelScope | None = None
         self._was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
 
     def __str__(self) -> str:
@@ -78,7 +82,9 @@ class TaskHandle(Generic[T_co]):
     __slots__ = (
         "__weakref__",
         # The rest is the loop's side of the task, for the modules beside this one.
-        "_cancel_pending",  # a cancellation to deliver at the next wait
+        "_callbacks",  # called with this handle when the task has ended, or None
+        "_cancel_pending",  # a cancellation to deliver at the next wait: one was requested, or a scope is cancelled
+        "_cancel_requested",  # cancel() was called, and not delivered yet
         "_context",  # the contextvars.Context that its steps run in
         "_delivered",  # weak reference to the last TaskCancelled thrown in, or None
         "_error",  # what to throw in at the next step, or None
@@ -86,6 +92,7 @@ class TaskHandle(Generic[T_co]):
         "_locks",  # those that it has, or None
         "_result",  # its value, or its error, once it has ended
         "_run",  # context.run, bound
+        "_scope",  # the innermost CancelScope that it is in, or None
         "_send",  # coroutine.send, bound
         "_state",
         "_timer",  # the timer of its last sleep; not set before the first
@@ -108,7 +115,10 @@ class TaskHandle(Generic[T_co]):
         self._state = ALIVE
         self._joiners: dict[TaskHandle[Any], None] | None = None
         self._locks: dict[Lock, None] | None = None
+        self._scope: CancelScope | None = None
+        self._callbacks: list[Callable[[TaskHandle[Any]], object]] | None = None
         self._cancel_pending = False
+        self._cancel_requested = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
         self._unjoined: UnjoinedError | None = None
 
@@ -188,12 +198,47 @@ class TaskHandle(Generic[T_co]):
         ready.append(self)
 
     def _deliver_cancellation(self, ready: list[TaskHandle[Any]]) -> None:
-        """Have the next step of a task that is at a wait raise TaskCancelled."""
-        self._cancel_pending = False
+        """Have the next step of a task that is at a wait raise TaskCancelled.
+
+        A scope goes before ``cancel()``, which then arrives at the first wait after the scope is left.
+        """
         error = TaskCancelled(self)
         error._was_thrown_in = True
+        if self._scope is not None:
+            error.scope, _ = self._visible_cancellation()
+        if error.scope is None:
+            self._cancel_requested = False
+            self._cancel_pending = False
         self._delivered = weakref.ref(error)
         self._wake(ready, error=error)
+
+    def _visible_cancellation(self) -> tuple[CancelScope | None, bool]:
+        """The outermost cancelled scope that no shield hides, and whether there is a shield."""
+        found = None
+        scope = self._scope
+        while scope is not None:
+            if scope.cancel_called:
+                found = scope
+            if scope.shield:
+                return found, True
+            scope = scope.parent
+        return found, False
+
+    def _refresh(self) -> None:
+        """Work out whether a cancellation is due, after the scopes have changed."""
+        found, shielded = self._visible_cancellation()
+        self._cancel_pending = found is not None or (self._cancel_requested and not shielded)
+
+    def _request_cancellation(self) -> None:
+        """Have a cancellation arrive at the next wait that is open to it."""
+        self._cancel_requested = True
+        self._refresh()
+
+    def _add_callback(self, callback: Callable[[TaskHandle[Any]], object]) -> None:
+        """Call this when the task has ended; it has not yet."""
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append(callback)
 
     def _outcome(self) -> T_co:
         """The value of an ended task, or its error raised; now somebody knows of it."""

@@ -1,0 +1,618 @@
+"""Cancel scopes, time limits and task groups."""
+# ruff: noqa: PT012, PT017, SIM117 - what happens inside and between nested blocks is the subject here
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+import flowno
+from flowno import (
+    CancelScope,
+    Event,
+    EventLoopError,
+    TaskCancelled,
+    TaskGroup,
+    current_event_loop,
+    move_on_after,
+    move_on_at,
+    sleep,
+    spawn,
+    timeout,
+    timeout_at,
+)
+from flowno.core.event_loop.scopes import TaskStatus
+
+FOREVER = math.inf
+
+
+def clock() -> float:
+    loop = current_event_loop()
+    assert loop is not None
+    return loop.clock()
+
+
+# --- scopes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_scope_ends_its_block_and_nothing_else() -> None:
+    async def main() -> list[str]:
+        log = []
+        with CancelScope() as scope:
+            scope.cancel()
+            log.append("goes on to its next wait")
+            await sleep(0)
+            log.append("never")
+        assert scope.cancel_called
+        assert scope.cancelled_caught
+        await sleep(0)
+        return log
+
+    assert flowno.run(main()) == ["goes on to its next wait"]
+
+
+def test_every_wait_inside_of_a_cancelled_scope_raises() -> None:
+    async def main() -> int:
+        raised = 0
+        with CancelScope() as scope:
+            scope.cancel()
+            for _ in range(5):
+                try:
+                    await sleep(FOREVER)
+                except TaskCancelled as error:
+                    assert error.scope is scope
+                    raised += 1
+        assert not scope.cancelled_caught  # the block came to its end by itself
+        await sleep(0)
+        return raised
+
+    assert flowno.run(main()) == 5
+
+
+def test_another_task_can_cancel_a_scope() -> None:
+    async def main() -> None:
+        scope = CancelScope()
+
+        async def waits() -> str:
+            with scope:
+                await sleep(FOREVER)
+            return "left"
+
+        task = await spawn(waits())
+        scope.cancel()
+        assert await task.join() == "left"
+
+    flowno.run(main())
+
+
+def test_a_scope_that_is_cancelled_before_it_is_entered_ends_its_block_at_the_first_wait() -> None:
+    async def main() -> None:
+        scope = CancelScope()
+        scope.cancel()
+        with scope:
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_the_outermost_cancelled_scope_is_left_at_once() -> None:
+    async def main() -> None:
+        with CancelScope() as outer:
+            with CancelScope() as inner:
+                inner.cancel()
+                outer.cancel()
+                await sleep(FOREVER)
+            raise AssertionError("the outer scope was not left")
+        assert outer.cancelled_caught
+        assert not inner.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_an_inner_scope_leaves_only_its_own_block() -> None:
+    async def main() -> None:
+        with CancelScope() as outer:
+            with CancelScope() as inner:
+                inner.cancel()
+                await sleep(FOREVER)
+            await sleep(0)
+        assert inner.cancelled_caught
+        assert not outer.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_a_shield_keeps_out_what_cancels_from_outside_until_it_is_left() -> None:
+    async def main() -> list[str]:
+        log = []
+        with CancelScope() as outer:
+            with CancelScope(shield=True):
+                outer.cancel()
+                await sleep(0)
+                log.append("shielded")
+            await sleep(0)
+            log.append("never")
+
+        async def shielded() -> None:
+            with CancelScope(shield=True):
+                await sleep(0)
+                await sleep(0)
+                log.append("shielded from cancel()")
+            await sleep(0)
+            log.append("never")
+
+        task = await spawn(shielded())
+        task.cancel()
+        assert await task.cancel() is None
+        assert task.is_cancelled
+        return log
+
+    assert flowno.run(main()) == ["shielded", "shielded from cancel()"]
+
+
+def test_a_shielded_scope_can_itself_be_cancelled() -> None:
+    async def main() -> None:
+        with CancelScope(shield=True) as scope:
+            scope.cancel()
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_cancel_in_a_cancelled_scope_arrives_at_the_first_wait_after_it() -> None:
+    async def main() -> None:
+        log = []
+
+        async def work() -> None:
+            with CancelScope() as scope:
+                scope.cancel()
+                try:
+                    await sleep(FOREVER)
+                finally:
+                    log.append("left by the scope")
+                    task.cancel()
+            log.append("after the scope")
+            await sleep(0)
+            log.append("never")
+
+        started = Event()
+
+        async def begin() -> None:
+            await started.wait()
+            await work()
+
+        task = await spawn(begin())
+        started.set()
+        with pytest.raises(TaskCancelled):
+            await task.join()
+        assert log == ["left by the scope", "after the scope"]
+        assert task.is_cancelled
+
+    flowno.run(main())
+
+
+def test_spawned_tasks_are_outside_of_the_scope_of_their_parent() -> None:
+    async def main() -> None:
+        with CancelScope() as scope:
+            child = await spawn(sleep(0.001))
+            scope.cancel()
+            await sleep(FOREVER)
+        await child.join()
+
+    flowno.run(main())
+
+
+def test_a_scope_serves_one_block_once_and_is_left_innermost_first() -> None:
+    async def main() -> None:
+        with CancelScope() as scope:
+            with pytest.raises(EventLoopError, match="one block, once"):
+                scope.__enter__()
+        outer, inner = CancelScope(), CancelScope()
+        outer.__enter__()
+        inner.__enter__()
+        with pytest.raises(EventLoopError, match="inside of it"):
+            outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        outer.__exit__(None, None, None)
+
+    flowno.run(main())
+
+
+def test_a_scope_needs_an_event_loop() -> None:
+    with pytest.raises(EventLoopError), CancelScope():
+        pass
+
+
+# --- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_timeout_raises_and_move_on_after_does_not() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match=r"longer than 0\.001 s"):
+            async with timeout(0.001):
+                await sleep(FOREVER)
+        with move_on_after(0.001) as scope:
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+        with pytest.raises(TimeoutError):
+            with timeout_at(clock() + 0.001):
+                await sleep(FOREVER)
+        with move_on_at(clock() + 0.001) as scope:
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -math.inf])
+def test_a_time_limit_in_the_past_ends_the_block_at_its_first_wait(seconds: float) -> None:
+    async def main() -> None:
+        with move_on_after(seconds) as scope:
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("seconds", [None, math.inf, 1e300, 3600])
+def test_a_block_that_is_in_time_is_not_touched_and_leaves_no_timer(seconds: float | None) -> None:
+    async def main() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        with timeout(seconds), move_on_after(seconds) as scope:
+            await sleep(0)
+        assert not scope.cancel_called
+        assert len(loop.timers) == 0
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("make", [timeout, move_on_after, timeout_at, move_on_at])
+def test_no_time_limit_is_nan(make: Callable[[float], CancelScope]) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        make(math.nan)
+
+
+def test_an_error_of_the_block_goes_before_the_time_limit() -> None:
+    async def main() -> None:
+        with pytest.raises(KeyError):
+            async with timeout(0.001):
+                try:
+                    await sleep(FOREVER)
+                except TaskCancelled:
+                    raise KeyError from None
+
+    flowno.run(main())
+
+
+def test_the_inner_and_the_outer_limit_are_told_apart() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match=r"0\.001 s"):
+            with timeout(60):
+                with timeout(0.001):
+                    await sleep(FOREVER)
+        with move_on_after(0.001) as outer:
+            try:
+                with timeout(60):
+                    await sleep(FOREVER)
+            except TimeoutError as error:
+                raise AssertionError("that was the outer limit") from error
+        assert outer.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_a_deadline_can_be_extended_again_and_again_without_the_heap_growing() -> None:
+    async def main() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        with move_on_after(0.001) as scope:
+            for _ in range(1000):
+                scope.deadline = clock() + 3600
+            assert len(loop.timers.heap) == 1
+            await sleep(0.002)
+        assert not scope.cancel_called
+
+    flowno.run(main())
+
+
+def test_a_deadline_can_be_moved_forward_and_be_taken_away() -> None:
+    async def main() -> None:
+        with move_on_after(3600) as scope:
+            scope.deadline = clock() + 0.001
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+        with move_on_after(0.001) as scope:
+            scope.deadline = FOREVER
+            await sleep(0.003)
+        assert not scope.cancel_called
+        with CancelScope() as scope:
+            scope.deadline = clock() + 0.001
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_time_limit_around_a_receive_loses_nothing() -> None:
+    async def main() -> None:
+        one, other = flowno.socketpair()
+        with one, other:
+            for _ in range(3):
+                with move_on_after(0.001) as scope:
+                    await one.recv(10)
+                assert scope.cancelled_caught
+            await other.sendAll(b"data")
+            with timeout(60):
+                assert await one.recv(10) == b"data"
+
+    flowno.run(main())
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+async def fails(error: BaseException, after: int = 0) -> None:
+    for _ in range(after):
+        await sleep(0)
+    raise error
+
+
+async def ends_with(value: Any) -> Any:
+    await sleep(0)
+    return value
+
+
+def test_a_group_waits_for_its_tasks_and_their_values_are_at_the_handles() -> None:
+    async def main() -> list[int]:
+        async with TaskGroup() as group:
+            tasks = [await group.spawn(ends_with(number)) for number in range(3)]
+            tasks.append(group.create_task(ends_with(3)))
+        assert all(task.is_finished for task in tasks)
+        return [await task.join() for task in tasks]
+
+    assert flowno.run(main()) == [0, 1, 2, 3]
+
+
+def test_the_first_error_cancels_the_others_and_all_errors_are_raised_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails_when_cancelled() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            raise KeyError("clean-up")
+
+    async def main() -> None:
+        tasks = []
+        with pytest.raises(ExceptionGroup) as caught:
+            async with TaskGroup() as group:
+                tasks.append(await group.spawn(sleep(FOREVER)))
+                await group.spawn(fails_when_cancelled())
+                await group.spawn(fails(ValueError("first"), after=1))
+                await sleep(FOREVER)
+        assert [type(error) for error in caught.value.exceptions] == [ValueError, KeyError]
+        assert tasks[0].is_cancelled
+
+    flowno.run(main())
+    assert not caplog.records
+
+
+def test_an_error_of_the_block_cancels_the_tasks_and_is_in_the_group() -> None:
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with TaskGroup() as group:
+                task = await group.spawn(sleep(FOREVER))
+                raise ValueError("of the block")
+        assert [str(error) for error in caught.value.exceptions] == ["of the block"]
+        assert task.is_cancelled
+
+    flowno.run(main())
+
+
+def test_cancelling_the_scope_of_a_group_ends_all_of_it_without_an_error() -> None:
+    async def main() -> None:
+        async with TaskGroup() as group:
+            task = await group.spawn(sleep(FOREVER))
+            group.cancel_scope.cancel()
+            await sleep(FOREVER)
+        assert task.is_cancelled
+        assert group.cancel_scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("in_block", [True, False])
+def test_cancelling_the_task_of_a_group_cancels_all_of_it(in_block: bool) -> None:
+    async def main() -> None:
+        children = []
+
+        async def parent() -> None:
+            async with TaskGroup() as group:
+                children.append(await group.spawn(sleep(FOREVER)))
+                if in_block:
+                    await sleep(FOREVER)
+
+        task = await spawn(parent())
+        for _ in range(5):
+            await sleep(0)
+        assert await task.cancel() is None
+        assert task.is_cancelled
+        assert children[0].is_cancelled
+
+    flowno.run(main())
+
+
+def test_a_time_limit_around_a_group_cancels_all_of_it() -> None:
+    async def main() -> None:
+        with move_on_after(0.001) as scope:
+            async with TaskGroup() as outer:
+                task = await outer.spawn(sleep(FOREVER))
+                async with TaskGroup() as inner:
+                    deep = await inner.spawn(sleep(FOREVER))
+        assert scope.cancelled_caught
+        assert task.is_cancelled
+        assert deep.is_cancelled
+
+    flowno.run(main())
+
+
+def test_the_clean_up_of_a_cancelled_task_can_be_shielded_and_the_group_waits_for_it() -> None:
+    async def main() -> list[str]:
+        log = []
+
+        async def careful() -> None:
+            try:
+                await sleep(FOREVER)
+            finally:
+                with CancelScope(shield=True):
+                    await sleep(0.001)
+                    log.append("cleaned up")
+
+        async with TaskGroup() as group:
+            await group.spawn(careful())
+            group.cancel_scope.cancel()
+        return log
+
+    assert flowno.run(main()) == ["cleaned up"]
+
+
+def test_a_task_that_is_cancelled_by_hand_is_no_error_of_its_group() -> None:
+    async def main() -> None:
+        async with TaskGroup() as group:
+            one, other = await group.spawn(sleep(FOREVER)), await group.spawn(ends_with("value"))
+            await one.cancel()
+        assert await other.join() == "value"
+
+    flowno.run(main())
+
+
+def test_a_task_can_start_others_in_its_group_while_the_block_waits() -> None:
+    async def main() -> None:
+        log = []
+
+        async def spawns(depth: int) -> None:
+            log.append(depth)
+            if depth:
+                await group.spawn(spawns(depth - 1))
+
+        async with TaskGroup() as group:
+            await group.spawn(spawns(3))
+        assert log == [3, 2, 1, 0]
+        with pytest.raises(EventLoopError, match="only inside of its block"):
+            await group.spawn(spawns(1))
+        with pytest.raises(EventLoopError, match="only inside of its block"):
+            group.create_task(spawns(1))
+
+    flowno.run(main())
+
+
+def test_start_waits_until_the_task_says_that_it_is_ready() -> None:
+    async def serve(name: str, *, task_status: TaskStatus[str]) -> None:
+        await sleep(0)
+        task_status.started(f"{name} is ready")
+        await sleep(FOREVER)
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            assert await group.start(serve, "it") == "it is ready"
+            group.cancel_scope.cancel()
+
+    flowno.run(main())
+
+
+def test_what_goes_wrong_before_a_task_is_ready_is_raised_by_start_alone() -> None:
+    async def breaks(*, task_status: TaskStatus[None]) -> None:
+        await sleep(0)
+        raise ValueError("not ready")
+
+    async def forgets(*, task_status: TaskStatus[None]) -> None:
+        await sleep(0)
+
+    async def repeats(*, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        with pytest.raises(EventLoopError, match="twice"):
+            task_status.started()
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            with pytest.raises(ValueError, match="not ready"):
+                await group.start(breaks)
+            with pytest.raises(EventLoopError, match="without calling"):
+                await group.start(forgets)
+            await group.start(repeats)
+            await sleep(0)
+
+    flowno.run(main())
+
+
+def test_a_start_that_is_cancelled_cancels_the_task() -> None:
+    async def never_ready(*, task_status: TaskStatus[None]) -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            ended.set()
+
+    ended = Event()
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            with move_on_after(0.001):
+                await group.start(never_ready)
+            await ended.wait()
+
+    flowno.run(main())
+
+
+def test_an_interrupt_in_a_group_ends_the_run() -> None:
+    async def main() -> None:
+        async with TaskGroup() as group:
+            await group.spawn(fails(KeyboardInterrupt(), after=1))
+            await sleep(FOREVER)
+
+    with pytest.raises(KeyboardInterrupt):
+        flowno.run(main())
+
+
+def test_a_cancellation_is_not_lost_behind_the_errors_of_a_group() -> None:
+    async def fails_when_cancelled() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            raise KeyError("clean-up")
+
+    async def parent(log: list[str]) -> None:
+        try:
+            async with TaskGroup() as group:
+                await group.spawn(fails_when_cancelled())
+                await sleep(FOREVER)
+        except ExceptionGroup:
+            log.append("errors")
+        await sleep(0)
+        log.append("never")
+
+    async def main() -> None:
+        log: list[str] = []
+        task = await spawn(parent(log))
+        for _ in range(5):
+            await sleep(0)
+        await task.cancel()
+        assert task.is_cancelled
+        assert log == ["errors"]
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("wait", [lambda: sleep(0), lambda: Event().wait()], ids=["sleep", "event"])
+def test_a_cancelled_scope_takes_tasks_out_of_any_wait(wait: Callable[[], Awaitable[Any]]) -> None:
+    async def main() -> None:
+        with move_on_after(0.001) as scope:
+            while True:
+                await wait()
+        assert scope.cancelled_caught
+
+    flowno.run(main())
