@@ -149,15 +149,13 @@ async def gets_wrong_commands(watch: Watch) -> None:
 
 
 #: From 3.13 on the frame of a coroutine that raised keeps the frame of the loop that ran it, and what that one had.
-NEWER_FRAMES = pytest.mark.skipif(sys.version_info >= (3, 13), reason="an error holds the frames that its task ran in")
-
 PROGRAMS: list[Any] = [
     returns,
-    pytest.param(raises, marks=NEWER_FRAMES),
+    raises,
     joins_an_error,
-    pytest.param(raises_what_it_joined, marks=NEWER_FRAMES),
+    raises_what_it_joined,
     joins_a_cancellation,
-    pytest.param(fails_with_sockets, marks=NEWER_FRAMES),
+    fails_with_sockets,
     is_interrupted,
     has_a_child_that_is_interrupted,
     exits,

@@ -417,6 +417,7 @@ class EventLoop:
         deadlines, posted, handlers = timers.heap, inbox.items, self.handlers
         task: TaskHandle[Any] | None
         batch: list[TaskHandle[Any]] | None
+        command: Any
         while tasks or posted:
             if until is not None and until._state:
                 break
@@ -456,7 +457,7 @@ class EventLoop:
                         handlers[command.__class__](task, command)
                 except Exception as error:
                     task._wake(ready, error=error.with_traceback(_without_loop(error.__traceback__)))
-            self.running_task = task = batch = None  # a task that has ended is not kept
+            self.running_task = task = batch = value = command = None  # what has ended is not kept
             budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
         until = None  # since Python 3.13 the traceback of a task's error leads to this frame
 
