@@ -21,10 +21,10 @@ import errno
 import os
 import socket as _socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
@@ -221,6 +221,52 @@ class TLSSocketHandle(SocketHandle):
         return self._write(data if type(data) is bytes else _bytes_of(data), "sendAll")  # pyright: ignore[reportReturnType]
 
     sendall = sendAll
+
+    def sendmsg(
+        self,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: Address = None,
+    ) -> Operation[int]:
+        """Send some of several buffers one behind the other: up to 64 KiB, as a whole. They are joined.
+
+        Args:
+            buffers: What to send.
+            ancdata: Must be empty, ``flags`` 0 and ``address`` None: they would go past TLS.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            As :meth:`sendAll`. OSError with EOPNOTSUPP for what would go past TLS.
+
+        Cancellation: as of :meth:`send`.
+        """
+        if flags or address is not None or list(ancdata):
+            raise self._unsupported("sendmsg with ancdata, flags or an address")
+        return self.send(b"".join(buffers))
+
+    if not TYPE_CHECKING:
+
+        def recvfrom(self, *args: Any) -> None:
+            """OSError with EOPNOTSUPP, as are the next ones: they would go past TLS."""
+            raise self._unsupported("recvfrom")
+
+        def recvfrom_into(self, *args: Any) -> None:
+            raise self._unsupported("recvfrom_into")
+
+        def recvmsg(self, *args: Any) -> None:
+            raise self._unsupported("recvmsg")
+
+        def recvmsg_into(self, *args: Any) -> None:
+            raise self._unsupported("recvmsg_into")
+
+        def sendto(self, *args: Any) -> None:
+            raise self._unsupported("sendto")
+
+        def dup(self) -> None:
+            raise self._unsupported("dup")
 
     @coroutine
     def do_handshake(self) -> Generator[Command, Any, None]:
@@ -604,6 +650,12 @@ class TLSSocketHandle(SocketHandle):
         if stalled is not None:
             stalled.set()
 
+    def _sendfile_source(self, file: BinaryIO) -> None:
+        """The system's sendfile(2) would go past TLS."""
+
+    def _unsupported(self, what: str) -> OSError:
+        return OSError(errno.EOPNOTSUPP, f"{what} would go past the TLS of {self!r}")
+
     def _truncation(self, what: str) -> TruncatedStreamError:
         return TruncatedStreamError(ssl.SSL_ERROR_EOF, f"{self!r}: {what}")
 
@@ -726,6 +778,12 @@ class TLSSocketHandle(SocketHandle):
             ValueError: The context wants the name of the peer, and there is none.
         """
         if self._tls is None:
+            if self.ssl_context.check_hostname and not self.server_hostname and not self._server_side:
+                # wrap_socket() says so itself; wrap_bio() would just not check.
+                raise ValueError(
+                    f"{self!r}: ssl_context.check_hostname needs server_hostname, the name that the peer's certificate "
+                    "must be for"
+                )
             self._tls = self.ssl_context.wrap_bio(
                 self._incoming,
                 self._outgoing,
@@ -893,6 +951,9 @@ class _Carrier:
     def close(self) -> None:
         self.below._say_goodbye()
         self.below.socket.close()
+
+    def detach(self) -> int:
+        return self.below.socket.detach()
 
     def recv(self, size: int) -> bytes:
         """As ``socket.recv``. Less than ``size`` bytes come only where the socket below is to be waited for."""

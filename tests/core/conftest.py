@@ -1,0 +1,36 @@
+"""Certificates for the tests of TLS; making them takes longer than most tests, so there is one set for all."""
+
+import ssl
+
+import pytest
+import trustme
+
+from tests.support.tls import client_context_of, server_context_of
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    return server_context_of(authority)
+
+
+@pytest.fixture(scope="session")
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    return client_context_of(authority)
+
+
+@pytest.fixture
+def connections(backend: str) -> int:
+    """How many at once. Both ends are in one process, and select(2) ends at the fd 1,023, on Windows at 512 of them."""
+    return 200 if backend == "select" else 1000
+
+
+@pytest.fixture(params=[64 << 20], ids=["64MiB"])
+def transfer_size(request: pytest.FixtureRequest) -> int:
+    """Bytes."""
+    size: int = request.param
+    return size

@@ -1,0 +1,458 @@
+"""TLS: the bytes of a stream, in both directions."""
+
+import errno
+import socket as system_socket
+import ssl
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import flowno
+from flowno import (
+    BusyResourceError,
+    TaskCancelled,
+    sleep,
+    spawn,
+)
+from flowno.core.event_loop.selectors import TLSSocketHandle
+from tests.support.loopback import LARGE, receive
+from tests.support.tls import (
+    VERSIONS,
+    client,
+    client_context_of,
+    echo,
+    server_context_of,
+    tls_pair,
+    tls_peer,
+)
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def test_both_directions_carry_more_than_any_buffer_at_once(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    data = bytes(range(256)) * 8000
+
+    async def main(address: tuple[str, int]) -> None:
+        async def read() -> bytes:
+            received = bytearray()
+            while len(received) < len(data):
+                received += await handle.recv(100_000)
+            return bytes(received)
+
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            reader = await spawn(read())
+            with pytest.raises(BusyResourceError):
+                await handle.recv(1)
+            await handle.sendall(data)
+            assert handle.bytes_sent == len(data)
+            assert await reader.join() == data
+
+    with tls_peer(server_context, echo) as address:
+        flowno.run(main(address))
+
+
+def test_a_server_and_its_client_in_one_loop(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+    async def serve(listener: TLSSocketHandle) -> None:
+        connection, _ = await listener.accept()
+        with connection:
+            assert isinstance(connection, TLSSocketHandle)
+            while data := await connection.recv(1000):
+                await connection.sendAll(data)
+
+    async def main() -> None:
+        with TLSSocketHandle(system_socket.socket(), server_context, None) as listener:
+            listener.bind(("localhost", 0))
+            listener.listen()
+            server = await spawn(serve(listener))
+            with client(client_context) as handle:
+                await flowno.connect(handle, ("localhost", listener.getsockname()[1]))
+                assert await handle.send(b"abc") == 3
+                buffer = bytearray(10)
+                assert await handle.recv_into(buffer) == 3
+                assert await handle.send(memoryview(b"de")) == 2
+                assert await handle.recv_into(buffer, 1) == 1
+                assert await handle.recv_into(buffer, 1) == 1
+                assert buffer == b"ebc" + bytes(7)
+                handle.shutdown(system_socket.SHUT_WR)
+                await server.join()
+                assert await handle.recv(10) == b""
+
+    flowno.run(main())
+
+
+def test_what_is_decrypted_already_comes_without_waiting(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    turns: list[None] = []
+
+    async def count_turns() -> None:
+        while True:
+            await sleep(0)
+            turns.append(None)
+
+    async def main(address: tuple[str, int]) -> None:
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            assert await handle.recv(1) == b"x"
+            counter = await spawn(count_turns())
+            before = len(turns)
+            for _ in range(50):
+                assert await handle.recv(1) == b"x"
+            assert len(turns) == before
+            for _ in range(200):
+                assert await handle.recv(1) == b"x"
+            assert len(turns) > before  # and yet the others have their turn
+            await counter.cancel()
+
+    with tls_peer(server_context, lambda tls: tls.sendall(b"x" * 1000)) as address:
+        flowno.run(main(address))
+
+
+def test_after_a_cancelled_send_its_records_go_out_first(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    received = bytearray()
+    go_on = threading.Event()
+
+    def collect(tls: ssl.SSLSocket) -> None:
+        assert go_on.wait(20)
+        while data := tls.recv(65536):
+            received.extend(data)
+        tls.unwrap()
+
+    async def main(address: tuple[str, int]) -> int:
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            sender = await spawn(handle.sendAll(b"a" * 50_000_000))
+            await sender.cancel()
+            with pytest.raises(TaskCancelled):
+                await sender.join()
+            sent = handle.bytes_sent
+            assert 0 < sent < 50_000_000
+            go_on.set()
+            await handle.sendAll(b"end")
+            handle.shutdown(system_socket.SHUT_WR)
+            assert await handle.recv(1) == b""
+            return sent
+
+    with tls_peer(server_context, collect) as address:
+        sent = flowno.run(main(address))
+    assert received == b"a" * sent + b"end"
+
+
+class Sink(system_socket.socket):
+    """Once it is told to, it takes whatever is sent, as a fast network does."""
+
+    swallows = False
+
+    def send(self, data: Any, *flags: int) -> int:
+        return memoryview(data).nbytes if self.swallows else super().send(data, *flags)
+
+
+def test_a_large_send_that_never_has_to_wait_gives_way_to_the_others(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await sleep(0)
+
+    async def main(address: tuple[str, int]) -> None:
+        with Sink() as sink, TLSSocketHandle(sink, client_context, "localhost") as handle:
+            await flowno.connect(handle, address)
+            other = await spawn(take_turns())
+            sink.swallows = True
+            before = turns
+            await handle.sendAll(bytes(3 * 64 * 65536))
+            assert 2 <= turns - before <= 6
+            await other.cancel()
+
+    with tls_peer(server_context, echo) as address:
+        flowno.run(main(address))
+
+
+def test_bytes_sent_is_that_of_the_last_send_that_was_not_refused(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    go_on = threading.Event()
+
+    def collect(tls: ssl.SSLSocket) -> None:
+        assert go_on.wait(20)
+        while tls.recv(65536):
+            pass
+
+    async def main(address: tuple[str, int]) -> None:
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            await handle.sendAll(b"first")
+            assert handle.bytes_sent == 5
+            sender = await spawn(handle.sendAll(bytes(50_000_000)))
+            sent = handle.bytes_sent
+            assert 5 < sent < 50_000_000
+            with pytest.raises(BusyResourceError):
+                await handle.sendAll(b"refused")
+            assert handle.bytes_sent == sent
+            go_on.set()
+            await sender.join()
+            assert handle.bytes_sent == 50_000_000
+
+    with tls_peer(server_context, collect) as address:
+        flowno.run(main(address))
+
+
+class Counting(system_socket.socket):
+    """Counts the system calls that carry bytes."""
+
+    receives = sends = 0
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        data = super().recv(size, *flags)
+        self.receives += 1
+        return data
+
+    def send(self, data: Any, *flags: int) -> int:
+        self.sends += 1
+        return super().send(data, *flags)
+
+
+@contextmanager
+def counted_pair(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> Iterator[tuple[TLSSocketHandle, TLSSocketHandle, Counting, Counting]]:
+    first, second = (Counting(fileno=end.detach()) for end in system_socket.socketpair())
+    with (
+        TLSSocketHandle(first, client_context, "localhost") as one,
+        TLSSocketHandle(second, server_context, None, server_side=True) as other,
+    ):
+        yield one, other, first, second
+
+
+def test_records_leave_in_one_send_and_come_in_one_receive(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    data = bytes(50_000)  # four records
+
+    async def main() -> None:
+        with counted_pair(server_context, client_context) as (one, other, sending, receiving):
+            handshake = await spawn(other.do_handshake())
+            await one.do_handshake()
+            await handshake.join()
+            sends, receives = sending.sends, receiving.receives
+            await one.sendAll(data)
+            assert sending.sends - sends == 1
+            received = [await other.recv(65536) for _ in range(4)]
+            assert b"".join(received) == data
+            assert receiving.receives - receives == 1
+
+    flowno.run(main())
+
+
+def test_an_exchange_costs_one_receive_and_one_send(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def echo_back(handle: TLSSocketHandle) -> None:
+        while data := await handle.recv(1000):
+            await handle.sendAll(data)
+
+    async def main() -> None:
+        with counted_pair(server_context, client_context) as (one, other, _, counted):
+            server = await spawn(echo_back(other))
+            for turn in range(20):
+                if turn == 5:
+                    sends, receives = counted.sends, counted.receives
+                await one.sendAll(b"hello")
+                assert await one.recv(1000) == b"hello"
+            assert (counted.sends - sends, counted.receives - receives) == (15, 15)
+            await one.send_eof()
+            await server.join()
+
+    flowno.run(main())
+
+
+def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_context: ssl.SSLContext) -> None:
+    class Talkative(ssl.SSLObject):
+        """Has something to send whenever it reads, as for a key update: RFC 8446 section 4.6.3."""
+
+        def read(self, *args: Any) -> Any:
+            got = super().read(*args)
+            self.write(b"!")
+            return got
+
+    context = client_context_of(authority)
+    context.sslobject_class = Talkative
+
+    async def main() -> None:
+        with tls_pair(server_context, context) as (one, other):
+            handshake = await spawn(other.do_handshake())
+            await one.do_handshake()
+            await handshake.join()
+            await other.sendAll(b"first")
+            assert await one.recv(9) == b"first"
+            assert await other.recv(1) == b"!"  # sent at once
+            sender = await spawn(one.sendAll(bytes(LARGE)))  # until the socket takes no more
+            await other.sendAll(b"second")
+            assert await one.recv(9) == b"second"
+            received = await receive(other, LARGE + 1)
+            assert sorted(set(received)) == [0, ord("!")]
+            assert received.count(b"!") == 1
+            await sender.join()
+
+    flowno.run(main())
+
+
+def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            sender = await spawn(one.sendmsg([b"several ", bytearray(b"buffers "), memoryview(b"here")]))
+            assert await other.recv(100) == b"several buffers here"
+            assert await sender.join() == 20
+            sender = await spawn(one.send(bytes(100_000)))
+            assert await receive(other, 65536) == bytes(65536)
+            assert await sender.join() == 65536
+
+    flowno.run(main())
+
+
+def test_a_file_goes_through_tls(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    (tmp_path / "page").write_bytes(b"not this, " + b"but all of this" * 10_000)
+
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other), open(tmp_path / "page", "rb") as file:
+            sender = await spawn(one.sendfile(file, 10))
+            assert await receive(other, 150_000) == b"but all of this" * 10_000
+            assert await sender.join() == 150_000
+
+    flowno.run(main())
+
+
+def test_what_would_go_past_tls_is_refused(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            operations: list[Callable[[], Any]] = [
+                lambda: one.recvfrom(9),
+                lambda: one.recvfrom_into(bytearray(9)),
+                lambda: one.recvmsg(9),
+                lambda: one.recvmsg_into([bytearray(9)]),
+                lambda: one.sendto(b"x", ("localhost", 1)),
+                lambda: one.sendmsg([b"x"], [(1, 1, b"x")]),
+                lambda: one.sendmsg([b"x"], (), 1),
+                lambda: one.send_fds([b"x"], [0]),
+                lambda: one.recv_fds(9, 1),
+                lambda: one.dup(),
+            ]
+            for operation in operations:
+                with pytest.raises(OSError, match="would go past the TLS of <TLSSocketHandle") as caught:
+                    await operation()
+                assert caught.value.errno == errno.EOPNOTSUPP
+            sender = await spawn(one.sendAll(b"undisturbed"))
+            assert await other.recv(20) == b"undisturbed"
+            await sender.join()
+
+    flowno.run(main())
+
+
+def test_what_is_asked_for_is_checked(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            sender = await spawn(other.sendAll(b"data"))
+            assert await one.recv(0) == b""
+            await sender.join()
+            with pytest.raises(ValueError, match="size should not be negative"):
+                await one.recv(-1)
+            with pytest.raises(TypeError, match="writable"):
+                await one.recv_into(b"read-only")
+            with pytest.raises(TypeError):
+                await one.sendAll("text")  # type: ignore[arg-type]
+            await one.sendAll(b"")
+            assert await one.send(b"") == 0
+            assert await one.recv(9) == b"data"
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_a_long_transfer_takes_no_more_memory_than_a_short_one(
+    authority: trustme.CA, client_context: ssl.SSLContext, version: ssl.TLSVersion, transfer_size: int
+) -> None:
+    context = server_context_of(authority)
+    context.maximum_version = version
+    block = bytes(range(256)) * 4096
+
+    async def main() -> int:
+        with tls_pair(context, client_context) as (one, other):
+
+            async def send() -> None:
+                for _ in range(transfer_size // len(block)):
+                    await one.sendAll(block)
+                await one.send_eof()
+
+            sender = await spawn(send())
+            buffer = bytearray(65536)
+            expected = memoryview(block * 2)
+            received = 0
+            while size := await other.recv_into(buffer):
+                start = received % len(block)
+                assert buffer[:size] == expected[start : start + size]
+                received += size
+            await sender.join()
+            return received
+
+    tracemalloc.start()
+    try:
+        assert flowno.run(main()) == transfer_size
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_connections_are_served_at_once(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, connections: int
+) -> None:
+    """Every one is open before the first is served."""
+    arrived = flowno.CountdownLatch(connections)
+
+    async def serve(handle: TLSSocketHandle) -> None:
+        with handle:
+            while data := await handle.recv(1000):
+                await handle.sendAll(data)
+
+    async def ask(address: tuple[str, int], number: int) -> bytes:
+        with client(client_context) as handle:
+            await flowno.connect(handle, address)
+            arrived.count_down()
+            await arrived.wait()
+            await handle.sendAll(b"%d" % number)
+            answer = await handle.recv(1000)
+            await handle.aclose()
+            return answer
+
+    async def main() -> None:
+        with TLSSocketHandle(system_socket.socket(), server_context, None) as listener:
+            listener.bind(("localhost", 0))
+            listener.listen(connections)
+            address = "127.0.0.1", listener.getsockname()[1]
+            tasks = [await spawn(ask(address, number)) for number in range(connections)]
+            servers = []
+            for _ in range(connections):
+                connection, _ = await listener.accept()
+                servers.append(await spawn(serve(connection)))
+            for number, task in enumerate(tasks):
+                assert await task.join() == b"%d" % number
+            for server in servers:
+                await server.join()
+
+    flowno.run(main())
