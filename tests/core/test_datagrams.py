@@ -3,6 +3,7 @@
 import errno
 import inspect
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,21 +133,22 @@ def test_a_datagram_that_was_cut_is_said_to_be() -> None:
 
 
 @needs_messages
-@pytest.mark.skipif(not hasattr(socket, "IP_PKTINFO"), reason="this Python does not know IP_PKTINFO")
+@pytest.mark.skipif(not hasattr(socket, "IPV6_RECVPKTINFO"), reason="this platform does not have IPV6_RECVPKTINFO")
 def test_ancillary_data_is_sent_and_received() -> None:
-    """The address that a datagram was sent to, as a server on all addresses needs it."""
+    """The hop limit of a datagram, and the address that it was sent to, RFC 3542."""
+    hops = (7).to_bytes(4, sys.byteorder)
 
     async def root() -> None:
-        with udp() as (one, other):
-            other.setsockopt(socket.IPPROTO_IP, socket.IP_PKTINFO, 1)
-            await one.sendmsg(
-                [b"x"], [(socket.IPPROTO_IP, socket.IP_TTL, (7).to_bytes(4, "little"))], 0, other.getsockname()
-            )
-            data, ancillary, _, _ = await other.recvmsg(100, socket.CMSG_SPACE(100))
+        with udp(*IPV6) as (one, other):
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+            along = [(socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, hops)]
+            assert await one.sendmsg([b"x"], along, 0, other.getsockname()) == 1
+            data, ancillary, _, _ = await other.recvmsg(100, 200)
+            received = {kind: content for level, kind, content in ancillary if level == socket.IPPROTO_IPV6}
             assert data == b"x"
-            assert [content[-4:] for level, kind, content in ancillary if kind == socket.IP_PKTINFO] == [
-                b"\x7f\0\0\x01"
-            ]
+            assert received[socket.IPV6_HOPLIMIT] == hops
+            assert received[socket.IPV6_PKTINFO][:16] == socket.inet_pton(socket.AF_INET6, "::1")
 
     flowno.run(root())
 
@@ -155,7 +157,7 @@ def test_ancillary_data_is_sent_and_received() -> None:
 def test_messages_on_a_stream_carry_many_buffers() -> None:
     async def root() -> None:
         with pair() as (one, other):
-            assert await one.sendmsg(bytes([n]) for n in range(100)) == 100
+            assert await one.sendmsg(iter([bytes([n]) for n in range(100)])) == 100
             assert (await other.recvmsg(200))[0] == bytes(range(100))
             await other.sendmsg([])
             one.shutdown(socket.SHUT_WR)
@@ -201,7 +203,7 @@ def test_a_message_waits_for_room_and_is_sent_whole() -> None:
     async def root() -> None:
         with pair(4096) as (one, other):
             filled = fill(one)
-            sender = await spawn(one.sendmsg(iter([b"ab", b"cd"])) if has_messages else one.send(b"abcd"))
+            sender = await spawn(one.sendmsg(iter([b"ab", b"cd"])))
             await sleep(0)
             assert not sender.is_finished
             received = b""
@@ -335,20 +337,20 @@ class Names(SystemWorld):
 @pytest.mark.parametrize("send", SENDS)
 def test_a_name_is_resolved_off_the_loop_and_a_number_not_at_all(send: Send) -> None:
     selector = CountingSelector()
+    selector.world = names = Names(())
 
     async def root() -> None:
         with udp() as (one, other):
             await send(one, other.getsockname())
-            assert selector.world.threads == []
-            selector.world.number = other.getsockname()
+            assert names.threads == []
+            names.number = other.getsockname()
             await send(one, ("known.invalid", other.getsockname()[1]))
-            assert [thread is threading.current_thread() for thread in selector.world.threads] == [False]
+            assert [thread is threading.current_thread() for thread in names.threads] == [False]
             assert [(await other.recvfrom(9))[0] for _ in range(2)] == [b"abcd", b"abcd"]
             with pytest.raises(socket.gaierror, match=r"unknown\.invalid"):
                 await send(one, ("unknown.invalid", 1))
             await send(one, other.getsockname())
 
-    selector.world = Names(())
     with EventLoop(selector) as loop:
         loop.run_until_complete(root(), join=True)
     selector.inner.close()
@@ -390,7 +392,7 @@ def test_the_scope_of_an_ipv6_address_is_kept(address: Any, expected: Any) -> No
 
 def test_broadcast_needs_no_resolver() -> None:
     selector = CountingSelector()
-    selector.world = Names(())
+    selector.world = names = Names(())
 
     async def root() -> None:
         with udp() as (one, _):
@@ -400,7 +402,7 @@ def test_broadcast_needs_no_resolver() -> None:
 
     with EventLoop(selector) as loop:
         loop.run_until_complete(root(), join=True)
-    assert selector.world.threads == []
+    assert names.threads == []
     selector.inner.close()
 
 

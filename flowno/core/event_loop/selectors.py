@@ -1189,8 +1189,8 @@ def _address_text(socket: Any, method: str) -> str:
 
 
 def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: int | None) -> None:
-    """What socket.sendfile checks, and one thing more."""
-    if "b" not in getattr(file, "mode", "b"):
+    """Look at the arguments of a sendfile before anything is done."""
+    if isinstance(file, io.TextIOBase):
         raise ValueError(f"file must be open in binary mode: {file!r}")
     if handle.type != _socket.SOCK_STREAM:
         raise ValueError(f"sendfile needs a stream socket, not {handle!r}")
