@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
     from .net.connections import open_connection, open_unix_connection
     from .net.resolver import getaddrinfo, getnameinfo
+    from .net.servers import Server, serve_sockets, serve_tcp, serve_unix
     from .net.streams import IncompleteReadError, LimitOverrunError, Stream
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "SelectorInfo",
     "SelectorUnavailableError",
     "Semaphore",
+    "Server",
     "SocketHandle",
     "Stream",
     "TLSSocketHandle",
@@ -96,6 +98,9 @@ __all__ = [
     "open_connection",
     "open_unix_connection",
     "run",
+    "serve_sockets",
+    "serve_tcp",
+    "serve_unix",
     "sleep",
     "socket",
     "socketpair",
@@ -117,6 +122,10 @@ _LAZY = {
     "Stream": "flowno.net.streams",
     "open_connection": "flowno.net.connections",
     "open_unix_connection": "flowno.net.connections",
+    "Server": "flowno.net.servers",
+    "serve_sockets": "flowno.net.servers",
+    "serve_tcp": "flowno.net.servers",
+    "serve_unix": "flowno.net.servers",
     "getaddrinfo": "flowno.net.resolver",
     "getnameinfo": "flowno.net.resolver",
 }
