@@ -13,15 +13,11 @@ import stat
 from typing import TYPE_CHECKING
 
 from ..core.event_loop.primitives import socket
-from .servers import Handler, Server, serve_sockets
-from .streams import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    import ssl
-
     from ..core.event_loop.selectors import SocketHandle
 
-__all__ = ["activated_sockets", "serve_activated"]
+__all__ = ["activated_sockets"]
 
 #: The first descriptor that is passed, SD_LISTEN_FDS_START.
 _FIRST = 3
@@ -62,60 +58,6 @@ def activated_sockets() -> dict[str, list[SocketHandle]]:
         os.set_inheritable(fd, False)
         handles.setdefault(name or _UNNAMED, []).append(socket(fileno=fd))
     return handles
-
-
-async def serve_activated(
-    handler: Handler,
-    *,
-    tls: ssl.SSLContext | None = None,
-    max_connections: int | None = None,
-    limit: int = DEFAULT_LIMIT,
-    handshake_timeout: float = 30.0,
-) -> Server:
-    """Run the handler for each connection to the sockets that systemd opened for this process.
-
-    For sockets that are to be served differently, take them by :func:`activated_sockets`, and give each its server by
-    :func:`~flowno.net.servers.serve_sockets`.
-
-    Args:
-        handler: As of :func:`~flowno.net.servers.serve_tcp`.
-        tls: As of :func:`~flowno.net.servers.serve_tcp`.
-        max_connections: As of :func:`~flowno.net.servers.serve_tcp`.
-        limit: As of :func:`~flowno.net.servers.serve_tcp`.
-        handshake_timeout: As of :func:`~flowno.net.servers.serve_tcp`.
-
-    Returns:
-        The server; leaving it as an asynchronous context manager stops it.
-
-    Raises:
-        OSError: Nothing was passed (ENOENT); and as :func:`activated_sockets`.
-        ValueError: A socket does not listen, or has no connections: ``ListenStream=`` and ``Accept=no`` are what it
-            takes.
-        TypeError, ssl.SSLError: As of :func:`~flowno.net.servers.serve_tcp`.
-
-    Cancellation: this does not wait.
-    """
-    for_us = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
-    sockets = [handle for handles in activated_sockets().values() for handle in handles]
-    if not sockets:
-        raise OSError(
-            errno.ENOENT,
-            f"no socket was passed to this process, {os.getpid()} (LISTEN_PID={for_us[0]}, LISTEN_FDS={for_us[1]}); "
-            "it is to be started by a systemd socket unit, or by systemd-socket-activate",
-        )
-    try:
-        return await serve_sockets(
-            handler,
-            sockets,
-            tls=tls,
-            max_connections=max_connections,
-            limit=limit,
-            handshake_timeout=handshake_timeout,
-        )
-    except BaseException:
-        for handle in sockets:
-            handle.close()
-        raise
 
 
 def _number(variable: str, value: str) -> int:

@@ -19,6 +19,7 @@ from ..core.event_loop.primitives import sleep, socket, wait_readable
 from ..core.event_loop.running import current_task, required_event_loop
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
+from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
 from .connections import check_limit, check_tls, set_no_delay
 from .limits import wait_at_most
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..core.event_loop.tasks import TaskHandle
     from .resolver import AddressInfo
 
-__all__ = ["GRACE", "Handler", "Server", "serve_sockets", "serve_tcp", "serve_unix"]
+__all__ = ["GRACE", "Handler", "Server", "serve_activated", "serve_sockets", "serve_tcp", "serve_unix"]
 
 Handler: TypeAlias = Callable[[Stream], Awaitable[object]]
 """What serves one connection: an async function of its stream, which is closed when the function returns."""
@@ -207,6 +208,60 @@ async def serve_sockets(
     for listener in listeners:
         _check_listening(listener)
     return Server(settings, listeners)
+
+
+async def serve_activated(
+    handler: Handler,
+    *,
+    tls: ssl.SSLContext | None = None,
+    max_connections: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    handshake_timeout: float = 30.0,
+) -> Server:
+    """Run the handler for each connection to the sockets that systemd opened for this process.
+
+    For sockets that are to be served differently, take them by :func:`~flowno.net.activation.activated_sockets`, and give each its server by
+    :func:`serve_sockets`.
+
+    Args:
+        handler: As of :func:`serve_tcp`.
+        tls: As of :func:`serve_tcp`.
+        max_connections: As of :func:`serve_tcp`.
+        limit: As of :func:`serve_tcp`.
+        handshake_timeout: As of :func:`serve_tcp`.
+
+    Returns:
+        The server; leaving it as an asynchronous context manager stops it.
+
+    Raises:
+        OSError: Nothing was passed (ENOENT); and as :func:`~flowno.net.activation.activated_sockets`.
+        ValueError: A socket does not listen, or has no connections: ``ListenStream=`` and ``Accept=no`` are what it
+            takes.
+        TypeError, ssl.SSLError: As of :func:`serve_tcp`.
+
+    Cancellation: this does not wait.
+    """
+    for_us = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
+    sockets = [handle for handles in activated_sockets().values() for handle in handles]
+    if not sockets:
+        raise OSError(
+            errno.ENOENT,
+            f"no socket was passed to this process, {os.getpid()} (LISTEN_PID={for_us[0]}, LISTEN_FDS={for_us[1]}); "
+            "it is to be started by a systemd socket unit, or by systemd-socket-activate",
+        )
+    try:
+        return await serve_sockets(
+            handler,
+            sockets,
+            tls=tls,
+            max_connections=max_connections,
+            limit=limit,
+            handshake_timeout=handshake_timeout,
+        )
+    except BaseException:
+        for handle in sockets:
+            handle.close()
+        raise
 
 
 class _Settings(NamedTuple):

@@ -21,9 +21,9 @@ import trustme
 import flowno
 from flowno import EventLoop, SocketHandle, TaskCancelled, sleep, spawn
 from flowno.net import servers
-from flowno.net.activation import activated_sockets, serve_activated
+from flowno.net.activation import activated_sockets
 from flowno.net.connections import open_connection, open_unix_connection
-from flowno.net.servers import Server, serve_sockets, serve_tcp, serve_unix
+from flowno.net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
 from flowno.net.streams import Stream
 from tests.conftest import RunPython
 from tests.support.tasks import FOREVER
@@ -1130,8 +1130,9 @@ os.environ["LISTEN_FDS"] = {count!r} or str(len(listeners))
 if {names!r}:
     os.environ["LISTEN_FDNAMES"] = {names!r}
 import flowno
-from flowno.net.activation import activated_sockets, serve_activated
+from flowno.net.activation import activated_sockets
 from flowno.net.connections import open_connection
+from flowno.net.servers import serve_activated
 async def shout(stream):
     async for line in stream:
         await stream.write(line.upper())
