@@ -464,7 +464,15 @@ class EventLoop:
     def _wait(self) -> None:
         """Wait for readiness, the next deadline, or a call from elsewhere; nothing is ready."""
         deadline = self.timers.next_deadline()
-        timeout = None if deadline is None else min(max(deadline - self.clock(), 0), LONGEST_WAIT)
+        timeout = None
+        if deadline is not None:
+            timeout = deadline - self.clock()
+            if timeout <= 0:
+                if not self.fds.registered:
+                    return
+                timeout = 0
+            elif timeout > LONGEST_WAIT:
+                timeout = LONGEST_WAIT
         audit = stuck = False
         since = 0.0
         if timeout is None or timeout > QUIET_BEFORE_AUDIT:
@@ -765,7 +773,10 @@ class EventLoop:
     def _wake_sleeper(self, argument: tuple[TaskHandle[Any], float, float]) -> None:
         task, start, seconds = argument
         # Not below what was asked for, as the rounding of start + seconds can make it look.
-        task._wake(self.ready, max(self.clock() - start, seconds))
+        slept = self.timers.now - start
+        task._waiting = None
+        task._value = slept if slept > seconds else seconds
+        self.ready.append(task)
 
     def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
         self.timers.cancel(task._timer)

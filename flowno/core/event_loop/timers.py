@@ -31,10 +31,11 @@ class Timers:
     Cancelling costs no heap operation: the entry stays until its time or the next sweep.
     """
 
-    __slots__ = ("_cancelled", "_sequence", "heap")
+    __slots__ = ("_cancelled", "_sequence", "heap", "now")
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Timer]] = []  # this list for good: the loop looks into it
+        self.now = 0.0  # when fire_due was called last, so that what it calls need not ask again
         self._sequence = 0  # breaks ties, so that timers are never compared
         self._cancelled = 0
 
@@ -69,6 +70,7 @@ class Timers:
 
     def fire_due(self, now: float) -> None:
         """Fire every timer whose deadline is ``now`` or earlier."""
+        self.now = now
         heap = self.heap
         while heap and heap[0][0] <= now:
             timer = heappop(heap)[2]
