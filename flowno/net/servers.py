@@ -220,8 +220,8 @@ async def serve_activated(
 ) -> Server:
     """Run the handler for each connection to the sockets that systemd opened for this process.
 
-    For sockets that are to be served differently, take them by :func:`~flowno.net.activation.activated_sockets`, and give each its server by
-    :func:`serve_sockets`.
+    For sockets that are to be served differently, take them by
+    :func:`~flowno.net.activation.activated_sockets`, and give each its server by :func:`serve_sockets`.
 
     Args:
         handler: As of :func:`serve_tcp`.
