@@ -180,7 +180,7 @@ def test_sendmsg_needs_no_system_call_of_that_name_unless_something_goes_along(m
             assert await one.sendmsg([b"ab", memoryview(b"cd")], (), 0, other.getsockname()) == 4
             assert (await other.recvfrom(9))[0] == b"abcd"
             await flowno.connect(one, other.getsockname())
-            assert await one.sendmsg(iter([b"ef", bytearray(b"gh")])) == 4
+            assert await one.sendmsg(iter([b"ef", b"gh"])) == 4
             assert (await other.recvfrom(9))[0] == b"efgh"
             for refused in (
                 lambda: one.sendmsg([b"x"], [(0, 0, b"")]),
