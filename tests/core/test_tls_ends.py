@@ -3,6 +3,7 @@
 import socket as system_socket
 import ssl
 import threading
+from typing import Any
 
 import pytest
 import trustme
@@ -12,6 +13,7 @@ from flowno import (
     BusyResourceError,
     ClosedResourceError,
     FlownoError,
+    TaskHandle,
     TruncatedStreamError,
     spawn,
 )
@@ -85,7 +87,12 @@ def test_closing_from_another_thread_leaves_tls_to_the_thread_of_the_loop(
         with client(context) as handle:
             await flowno.connect(handle, address)
             reader = await spawn(handle.recv(1))
-            closer = threading.Thread(target=lambda: waits.wait(20) and handle.close())
+
+            def close() -> None:
+                assert waits.wait(20)
+                handle.close()
+
+            closer = threading.Thread(target=close)
             closer.start()
             waits.set()
             with pytest.raises(ClosedResourceError):

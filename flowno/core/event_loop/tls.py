@@ -247,26 +247,13 @@ class TLSSocketHandle(SocketHandle):
             raise self._unsupported("sendmsg with ancdata, flags or an address")
         return self.send(b"".join(buffers))
 
-    if not TYPE_CHECKING:
+    def dup(self) -> SocketHandle:
+        """OSError with EOPNOTSUPP: another handle on the connection would go past TLS.
 
-        def recvfrom(self, *args: Any) -> None:
-            """OSError with EOPNOTSUPP, as are the next ones: they would go past TLS."""
-            raise self._unsupported("recvfrom")
-
-        def recvfrom_into(self, *args: Any) -> None:
-            raise self._unsupported("recvfrom_into")
-
-        def recvmsg(self, *args: Any) -> None:
-            raise self._unsupported("recvmsg")
-
-        def recvmsg_into(self, *args: Any) -> None:
-            raise self._unsupported("recvmsg_into")
-
-        def sendto(self, *args: Any) -> None:
-            raise self._unsupported("sendto")
-
-        def dup(self) -> None:
-            raise self._unsupported("dup")
+        The same is raised by the other methods of :class:`SocketHandle` that would: those that receive or send
+        datagrams, ancillary data or fds.
+        """
+        raise self._unsupported("dup")
 
     @coroutine
     def do_handshake(self) -> Generator[Command, Any, None]:
@@ -650,8 +637,14 @@ class TLSSocketHandle(SocketHandle):
         if stalled is not None:
             stalled.set()
 
+    def _read_by(self, function: Callable[..., Any], *args: Any) -> Any:
+        raise self._unsupported(function.__name__)
+
+    def _write_by(self, function: Callable[..., Any], *args: Any, to: Address = None) -> Any:
+        raise self._unsupported(function.__name__)
+
     def _sendfile_source(self, file: BinaryIO) -> None:
-        """The system's sendfile(2) would go past TLS."""
+        """The system's sendfile(2) would go past TLS, too; so the file is read."""
 
     def _unsupported(self, what: str) -> OSError:
         return OSError(errno.EOPNOTSUPP, f"{what} would go past the TLS of {self!r}")
@@ -954,6 +947,11 @@ class _Carrier:
 
     def detach(self) -> int:
         return self.below.socket.detach()
+
+    def recvfrom(self, *args: Any) -> Any:
+        raise self.below._unsupported("a datagram")
+
+    recvfrom_into = sendto = recvfrom
 
     def recv(self, size: int) -> bytes:
         """As ``socket.recv``. Less than ``size`` bytes come only where the socket below is to be waited for."""
