@@ -219,7 +219,9 @@ def documented_signatures() -> dict[str, str]:
     """What the page of the selectors module says, by the name within the module."""
     found = {}
     owner = ""
-    pattern = r"^( *)\.\. (?:auto)?(class|method|data):: (?:flowno\.core\.event_loop\.selectors\.)?(\w+)(\(.*?\)(?= ->|$)|$)"
+    pattern = (
+        r"^( *)\.\. (?:auto)?(class|method|data):: (?:flowno\.core\.event_loop\.selectors\.)?(\w+)(\(.*?\)(?= ->|$)|$)"
+    )
     for indent, kind, name, signature in re.findall(
         pattern, text_of(DOCS / "reference" / "selectors.rst"), re.MULTILINE
     ):
