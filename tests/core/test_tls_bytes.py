@@ -1,8 +1,10 @@
 """TLS: the bytes of a stream, in both directions."""
 
 import errno
+import shutil
 import socket as system_socket
 import ssl
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import flowno
 from flowno import (
     BusyResourceError,
     TaskCancelled,
+    TaskHandle,
     sleep,
     spawn,
 )
@@ -310,6 +313,55 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
             await sender.join()
 
     flowno.run(main())
+
+
+@pytest.mark.parametrize("somebody_reads", [True, False])
+def test_a_peer_may_renegotiate_while_data_is_sent(
+    authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path, free_port: int, somebody_reads: bool
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl command on this machine")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    command = [openssl, "s_server", "-accept", f"localhost:{free_port}", "-cert", "server.pem", "-tls1_2"]
+
+    async def main(server: subprocess.Popen[bytes]) -> None:
+        assert server.stdin is not None
+        with client(client_context) as handle:
+            await flowno.connect(handle, ("localhost", free_port))
+            reader: TaskHandle[bytes] | None = None
+            for number in range(5):
+                server.stdin.write(b"r\n")  # s_server takes it for: renegotiate
+                server.stdin.flush()
+                if reader is None:
+                    await flowno.wait_readable(handle)
+                    reader = await spawn(handle.recv(100))  # reads the request, and answers it
+                if not somebody_reads:
+                    await reader.cancel()
+                    reader = None
+                await handle.sendAll(b"line %d\n" % number)
+            await handle.sendAll(b"end\n")
+            if reader is not None:
+                await reader.cancel()
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as server:
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                if line.startswith(b"ACCEPT"):
+                    break
+            flowno.run(main(server))
+            lines = []
+            for line in server.stdout:
+                if line.startswith((b"line ", b"end")):
+                    lines.append(line)
+                if line.startswith(b"end"):
+                    break
+        finally:
+            server.kill()
+    assert lines == [b"line %d\n" % number for number in range(5)] + [b"end\n"]
 
 
 def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
