@@ -263,10 +263,10 @@ class Stream:
             budget = self._budget
             if budget.left > 0:
                 start = self._start
-                found = self._buffer.find(separator, start)  # type: ignore[arg-type]
+                found = self._buffer.find(separator, start)
                 if 0 <= found - start <= self.limit:
                     budget.left -= 1
-                    self._start = end = found + len(separator)  # type: ignore[arg-type]
+                    self._start = end = found + len(separator)
                     return self._buffer[start:end]
             if not (yield from self._fill()):
                 break
@@ -539,7 +539,6 @@ class Stream:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    @coroutine
     def _fill(self) -> Generator[Command, Any, bool]:
         """Receive once, where nothing was left over: the way of most reads. Whether there is something new to look at."""
         budget = self._budget
@@ -560,7 +559,6 @@ class Stream:
         self._ended = not data
         return not self._ended
 
-    @coroutine
     def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
         if self._reading:
