@@ -164,9 +164,9 @@ class Stream:
 
     # --- reading -----------------------------------------------------------------------------------------------------
     #
-    # Each read begins with what is fast: the answer is in the buffer, maybe after one receive into the empty buffer. That
-    # is long and flat because it was measured. One test keeps others out: a stream that is being read from, or is closed,
-    # has no budget. What needs more than that is for _take_when().
+    # Each read begins with what is fast: the answer is in the buffer, maybe after one receive into the empty buffer.
+    # That is long and flat because it was measured. One test keeps others out, for a stream that is being read from, or
+    # is closed, has no budget. What needs more than that is for _take_when().
 
     @coroutine
     def read(self, n: int = -1) -> Generator[Command, Any, bytes]:
@@ -185,7 +185,7 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        while n.__class__ is int and n > 0:
+        while type(n) is int and n > 0:
             budget = self._budget
             if budget.left > 0:
                 start = self._start
@@ -220,7 +220,7 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        while n.__class__ is int and n > 0:
+        while type(n) is int and n > 0:
             budget = self._budget
             if budget.left > 0:
                 start = self._start
@@ -259,7 +259,7 @@ class Stream:
 
         Cancellation: no data is lost.
         """
-        while separator.__class__ is bytes and separator:
+        while type(separator) is bytes and separator:
             budget = self._budget
             if budget.left > 0:
                 start = self._start
@@ -428,7 +428,12 @@ class Stream:
         return default if value is None else value
 
     async def start_tls(
-        self, ssl_context: ssl.SSLContext, *, server_side: bool = False, server_hostname: str | None = None
+        self,
+        ssl_context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        handshake_timeout: float = 30.0,
     ) -> None:
         """Go on through TLS. What the peer has sent and was not read yet counts as TLS, never as plain text.
 
@@ -436,10 +441,14 @@ class Stream:
             ssl_context: The TLS settings.
             server_side: Whether the peer is the client.
             server_hostname: The name that the peer's certificate must be for, also sent to the peer (SNI).
+            handshake_timeout: How many seconds the handshake may take.
 
         Raises:
             ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
-            BusyResourceError: Another task reads or writes.
+            TimeoutError: It took longer than ``handshake_timeout``.
+            TypeError: ``ssl_context`` is no SSLContext. Nothing was done.
+            ValueError: The context wants ``server_hostname``. Nothing was done.
+            BusyResourceError: Another task reads or writes. Nothing was done.
             OSError, ClosedResourceError: As of :meth:`read`.
 
         Cancellation: the stream is closed, as it is by a handshake that failed.
@@ -456,6 +465,7 @@ class Stream:
                 server_side=server_side,
                 server_hostname=server_hostname,
                 received=received,
+                handshake_timeout=handshake_timeout,
             )
         except BaseException:
             if self._handle.fileno() < 0:
@@ -540,7 +550,7 @@ class Stream:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> Generator[Command, Any, bool]:
-        """Receive once, where nothing was left over: the way of most reads. Whether there is something new to look at."""
+        """Receive once, where nothing was left over: the way of most reads. False where that is no help."""
         budget = self._budget
         if budget.left <= 0 or self._start != len(self._buffer) or self._tail or self._ended or self._error is not None:
             return False

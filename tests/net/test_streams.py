@@ -1160,3 +1160,77 @@ def test_nobody_reads_from_a_stream_that_is_on_its_way_to_tls(contexts: Contexts
                 await one.readline()
 
     flowno.run(root())
+
+
+def test_start_tls_that_cannot_begin_leaves_the_stream_as_it_was(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"a\nb\n")
+            assert await other.readline() == b"a\n"
+            with pytest.raises(TypeError):
+                await other.start_tls(None)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="hostname"):
+                await other.start_tls(contexts[0])
+            assert await other.readline() == b"b\n"
+            await other.write(b"c\n")
+            assert await one.readline() == b"c\n"
+
+    flowno.run(root())
+
+
+def test_start_tls_has_a_time_limit(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with plain_streams() as (_, other):
+            with pytest.raises(TimeoutError, match="0.01 s"):
+                await other.start_tls(contexts[1], server_side=True, handshake_timeout=0.01)
+            with pytest.raises(ClosedResourceError):
+                await other.readline()
+
+    flowno.run(root())
+
+
+def test_what_was_received_through_tls_comes_before_what_follows_it(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            await one.write(b"secret\nrest of it\n")
+            assert await other.readline() == b"secret\n"
+            ending = await spawn(one.unwrap())
+            await other.unwrap()
+            await ending.join()
+            with closing(one), closing(other):
+                await one.write(b"plain\n")
+                assert await other.readline() == b"rest of it\n"
+                assert await other.readline() == b"plain\n"
+
+    flowno.run(root())
+
+
+def test_tls_that_both_ends_have_ended_goes_on_in_plain_text_in_both_directions(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            await one.write_eof()
+            assert await other.read() == b""
+            assert other.at_eof()
+            ending = await spawn(one.unwrap())
+            await other.unwrap()
+            await ending.join()
+            with closing(one), closing(other):
+                assert not other.at_eof()
+                await one.write(b"question\n")
+                assert await other.readline() == b"question\n"
+
+    flowno.run(root())
+
+
+def test_unwrap_that_is_cancelled_closes_the_stream(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, _):
+            ending = await spawn(one.unwrap())
+            with pytest.raises(BusyResourceError):
+                await one.readline()
+            await ending.cancel()
+            for attempt in (one.readline(), one.write(b"x")):
+                with pytest.raises(ClosedResourceError):
+                    await attempt
+
+    flowno.run(root())
