@@ -162,6 +162,39 @@ def test_a_shielded_scope_can_itself_be_cancelled() -> None:
     flowno.run(main())
 
 
+def test_a_shield_can_be_raised_and_lowered_at_any_time() -> None:
+    async def main() -> list[str]:
+        log = []
+        with CancelScope() as outer:
+            with CancelScope() as inner:
+                outer.cancel()
+                inner.shield = True
+                await sleep(0)
+                log.append("shielded")
+                inner.shield = False
+                await sleep(0)
+                log.append("never")
+        assert outer.cancelled_caught
+
+        scope = CancelScope(shield=True)
+
+        async def waits() -> None:
+            with scope:
+                await sleep(FOREVER)
+
+        task = await spawn(waits())
+        task.cancel()
+        for _ in range(5):
+            await sleep(0)
+        assert not task.is_cancelled
+        scope.shield = False
+        with pytest.raises(TaskCancelled):
+            await task.join()
+        return log
+
+    assert flowno.run(main()) == ["shielded"]
+
+
 def test_cancel_in_a_cancelled_scope_arrives_at_the_first_wait_after_it() -> None:
     async def main() -> None:
         log = []

@@ -632,7 +632,7 @@ class EventLoop:
             task._request_cancellation()
 
     def cancel_inside(self, scope: CancelScope) -> None:
-        """A scope was cancelled: so is every task in it, where it waits."""
+        """What cancels the tasks in a scope has changed: they are told where they wait."""
         for task in list(scope.tasks_inside()):
             task._refresh()
             command = task._waiting

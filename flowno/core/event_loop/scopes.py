@@ -37,6 +37,9 @@ class CancelScope:
         shield: Whether what cancels from outside of the block, be it a scope or ``TaskHandle.cancel()``, waits until
             the block is left.
 
+    Raises:
+        ValueError: ``deadline`` is NaN.
+
     Attributes:
         cancel_called: Whether the scope has been cancelled, by :meth:`cancel` or its deadline.
         cancelled_caught: Whether the block was left because of that.
@@ -59,12 +62,12 @@ class CancelScope:
         "_loop",
         "_members",  # the tasks of a group, which are inside of it from their beginning, or None
         "_seconds",  # a deadline that counts from when the block is entered
+        "_shield",
         "_task",
         "_timer",
         "cancel_called",
         "cancelled_caught",
         "parent",
-        "shield",
     )
 
     def __init__(self, *, deadline: float = inf, shield: bool = False) -> None:
@@ -72,7 +75,7 @@ class CancelScope:
             raise ValueError("deadline must be a number, not NaN")
         self._deadline = deadline
         self._seconds: float | None = None
-        self.shield = shield
+        self._shield = shield
         self.cancel_called = False
         self.cancelled_caught = False
         self.parent: CancelScope | None = None
@@ -97,6 +100,17 @@ class CancelScope:
         if self._task is not None and (sooner or self._timer is None):
             self._stop_timer()
             self._start_timer()
+
+    @property
+    def shield(self) -> bool:
+        """Whether what cancels from outside waits until the block is left; may be changed at any time."""
+        return self._shield
+
+    @shield.setter
+    def shield(self, shield: bool) -> None:
+        self._shield = shield
+        if self._task is not None:
+            self._loop.cancel_inside(self)
 
     def cancel(self) -> None:
         """Cancel the block: every wait inside of it raises TaskCancelled, until it has been left. From any thread."""
@@ -125,7 +139,7 @@ class CancelScope:
             self._deadline = loop.clock() + self._seconds
         if self._deadline != inf:
             self._start_timer()
-        if self.cancel_called or self.shield:
+        if self.cancel_called or self._shield:
             task._refresh()
         return self
 
@@ -139,7 +153,7 @@ class CancelScope:
             del parent._children[self]
         if self._timer is not None:
             self._stop_timer()
-        if self.cancel_called or self.shield:
+        if self.cancel_called or self._shield:
             task._refresh()
         if error is None:
             return False
@@ -200,7 +214,7 @@ class CancelScope:
     def __repr__(self) -> str:
         state = "cancelled" if self.cancel_called else "active" if self._task is not None else "not entered"
         limit = "" if self._deadline == inf else f", deadline {self._deadline:g}"
-        return f"<{type(self).__name__} {state}{limit}{', shielded' if self.shield else ''}>"
+        return f"<{type(self).__name__} {state}{limit}{', shielded' if self._shield else ''}>"
 
 
 class _TimeLimit(CancelScope):

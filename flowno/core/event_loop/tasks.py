@@ -219,7 +219,7 @@ class TaskHandle(Generic[T_co]):
         while scope is not None:
             if scope.cancel_called:
                 found = scope
-            if scope.shield:
+            if scope._shield:
                 return found, True
             scope = scope.parent
         return found, False
