@@ -315,7 +315,8 @@ def socketpair(
         >>> run(main())
         b'Hello'
     """
-    one, other = current_world().socketpair(family, type, proto)
+    families = () if family is None else (family,)  # what the default is, the system knows; it may not know None
+    one, other = current_world().socketpair(*families, type=type, proto=proto)
     return SocketHandle(one), SocketHandle(other)
 
 
