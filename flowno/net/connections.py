@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.event_loop.commands import Command, ThreadCommand
 from ..core.event_loop.primitives import connect, socket, spawn
+from ..core.event_loop.scopes import move_on_after
 from ..core.event_loop.synchronization import Event
 from .addresses import UnixPath, address_text, unix_path
-from .limits import wait_at_most
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
 
@@ -256,7 +256,8 @@ class _Race:
                 self._changed = Event()
                 if waiting:
                     self._tasks.append(await spawn(self._attempt(waiting.pop())))
-                await wait_at_most(self._changed, delay if waiting else inf)
+                with move_on_after(delay if waiting else None):
+                    await self._changed.wait()
             self._give_up()
             for task in self._tasks:
                 await task.cancel()

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from ..core.event_loop.primitives import sleep, socket, wait_readable
 from ..core.event_loop.running import current_task, required_event_loop
+from ..core.event_loop.scopes import move_on_after
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
 from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
 from .connections import check_limit, check_tls, set_no_delay
-from .limits import wait_at_most
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
 
@@ -342,11 +342,10 @@ class Server:
         Cancellation: the handlers are cancelled at once; this does not wait for them any more.
         """
         self.close()
-        clock = required_event_loop("aclose()").world.clock
-        deadline = clock() + grace
         try:
-            while self._others() and (left := deadline - clock()) > 0:
-                await wait_at_most(self._next_change(), left)
+            with move_on_after(grace):
+                while self._others():
+                    await self._next_change().wait()
         finally:
             for task in self._others():
                 task.cancel()
@@ -450,7 +449,6 @@ class Server:
             if stream is not None:
                 await self._handle(stream, address)
         finally:
-            handle.close()
             self._connections.discard(me)
             changed, self._changed = self._changed, None
             if changed is not None:

@@ -156,11 +156,17 @@ def test_a_wrong_type_names_the_argument(host: Any, port: Any) -> None:
         ask(host, port)
 
 
-def test_numbers_do_not_keep_the_other_tasks_from_running() -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: getaddrinfo("127.0.0.1", 80),
+        lambda: getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV),
+    ],
+)
+def test_numbers_do_not_keep_the_other_tasks_from_running(call: Any) -> None:
     async def busy() -> None:
         while not stop:
-            await getaddrinfo("127.0.0.1", 80)
-            await getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+            await call()
 
     async def root() -> None:
         task = await spawn(busy())

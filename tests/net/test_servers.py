@@ -19,13 +19,14 @@ import pytest
 import trustme
 
 import flowno
-from flowno import EventLoop, SocketHandle, TaskCancelled, sleep, spawn
+from flowno import EventLoop, SocketHandle, TaskCancelled, move_on_after, sleep, spawn
 from flowno.net import servers
 from flowno.net.activation import activated_sockets
 from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
 from flowno.net.streams import Stream
 from tests.conftest import RunPython
+from tests.support.counting_selector import CountingSelector
 from tests.support.tasks import FOREVER
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
@@ -384,6 +385,23 @@ def test_no_more_than_max_connections_are_open_and_the_others_wait() -> None:
     assert most == 3
 
 
+def test_a_full_server_waits_without_turning() -> None:
+    async def root() -> None:
+        async with await serve_tcp(until_told, "127.0.0.1", 0, max_connections=1) as server:
+            client = await greeted(server)
+            with flowno.socket() as waiting:
+                waiting.connect(server.addresses[0])
+                await sleep(0.01)
+                turns = counting.calls["select"]
+                await sleep(0.05)
+                assert counting.calls["select"] - turns < 10
+            client.close()
+            await server.aclose(grace=0)
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on descriptors to run into")
 def test_without_descriptors_a_server_pauses_says_so_once_and_recovers(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -522,6 +540,17 @@ def test_a_server_that_nobody_refers_to_goes_on() -> None:
     flowno.run(root())
 
 
+def test_a_server_outlives_the_time_limit_that_it_was_started_under() -> None:
+    async def root() -> None:
+        with move_on_after(0.01):
+            server = await serve_tcp(echo, "127.0.0.1", 0)
+            await sleep(FOREVER)
+        async with server:
+            assert await ask(server) == b"ping"
+
+    flowno.run(root())
+
+
 # ------------------------------------------------------------------------------------------------------------- handlers
 
 
@@ -648,7 +677,7 @@ def test_a_stop_lets_handlers_finish() -> None:
 
 
 @pytest.mark.parametrize("grace", [0, 0.03, -1])
-def test_a_stop_cancels_handlers_that_have_not_finished_in_time(grace: float) -> None:
+def test_a_stop_cancels_handlers_that_have_not_finished_in_time(grace: float, caplog: pytest.LogCaptureFixture) -> None:
     async def handler(stream: Stream) -> None:
         try:
             await until_told(stream)
@@ -675,6 +704,7 @@ def test_a_stop_cancels_handlers_that_have_not_finished_in_time(grace: float) ->
     with EventLoop() as loop:
         clock = loop.world.clock
         loop.run_until_complete(root(), join=True)
+    assert caplog.records == []
 
 
 def test_a_stop_waits_for_ever_where_it_is_told_to() -> None:
@@ -732,7 +762,7 @@ def test_a_handler_can_stop_its_server_and_finish() -> None:
     flowno.run(root())
 
 
-def test_a_stop_while_the_server_is_full_or_pauses_ends_it() -> None:
+def test_a_stop_while_the_server_is_full_ends_it() -> None:
     async def root() -> None:
         async with await serve_tcp(until_told, "127.0.0.1", 0, max_connections=1) as server:
             stream = await greeted(server)
@@ -741,13 +771,21 @@ def test_a_stop_while_the_server_is_full_or_pauses_ends_it() -> None:
                 await sleep(0.01)
                 await server.aclose(grace=0)
             stream.close()
+
+    flowno.run(root())
+
+
+def test_a_stop_while_the_server_pauses_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "PAUSE", FOREVER)
+
+    async def root() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
-            Troubled.script = [errno.EMFILE] * 1000
+            Troubled.script = [errno.EMFILE]
             with flowno.socket() as waiting:
                 waiting.connect(server.addresses[0])
-                await until(lambda: len(Troubled.script) < 1000)
-                await server.aclose(grace=0)
-            Troubled.script = []
+                await until(lambda: not Troubled.script)
+                server.close()
+                await server.wait_closed()
 
     with world() as (loop, scripted):
         scripted.make = Troubled
@@ -838,6 +876,41 @@ def test_a_tls_server_echoes_and_says_goodbye(server_context: ssl.SSLContext, cl
                 assert await stream.read() == b"hello\n"  # without a close_notify this would be an error
 
     flowno.run(root())
+
+
+def test_the_end_of_a_tls_connection_waits_for_the_peer_s(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def handler(stream: Stream) -> None:
+        await stream.write(b"goodbye")
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0, tls=server_context) as server:
+            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
+                assert await stream.read() == b"goodbye"
+                await sleep(0.01)
+                assert server.connections == 1
+            await until(lambda: server.connections == 0)
+
+    flowno.run(root())
+
+
+def test_the_handle_of_a_tls_connection_is_closed_where_its_handler_fails(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(stream: Stream) -> None:
+        kept.append(stream.handle)
+        raise LookupError
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0, tls=server_context) as server:
+            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
+                assert await stream.read() == b""
+            assert kept[0].fileno() == -1
+
+    kept: list[SocketHandle] = []
+    flowno.run(root())
+    assert len(caplog.records) == 1
 
 
 def test_a_stalled_handshake_holds_up_nobody_and_has_a_time_limit(
