@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
     from .net.connections import open_connection, open_unix_connection
     from .net.resolver import getaddrinfo, getnameinfo
-    from .net.servers import Server, serve_sockets, serve_tcp, serve_unix
+    from .net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
     from .net.streams import IncompleteReadError, LimitOverrunError, Stream
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "open_connection",
     "open_unix_connection",
     "run",
+    "serve_activated",
     "serve_sockets",
     "serve_tcp",
     "serve_unix",
@@ -123,6 +124,7 @@ _LAZY = {
     "open_connection": "flowno.net.connections",
     "open_unix_connection": "flowno.net.connections",
     "Server": "flowno.net.servers",
+    "serve_activated": "flowno.net.servers",
     "serve_sockets": "flowno.net.servers",
     "serve_tcp": "flowno.net.servers",
     "serve_unix": "flowno.net.servers",
