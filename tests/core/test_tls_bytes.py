@@ -315,9 +315,27 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
     flowno.run(main())
 
 
-@pytest.mark.parametrize("somebody_reads", [True, False])
+def test_a_send_returns_when_the_system_has_all_of_it(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            handshake = await spawn(other.do_handshake())
+            await one.do_handshake()
+            await handshake.join()
+            complete = 0
+            while (sender := await spawn(one.sendAll(bytes(50_000)))).is_finished:
+                complete += 50_000
+            await sender.cancel()
+            one.socket.shutdown(system_socket.SHUT_WR)  # nothing that is still in our hands goes out
+            assert await receive(other, complete) == bytes(complete)
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("somebody_reads", ["always", "never", "until it is cancelled"])
 def test_a_peer_may_renegotiate_while_data_is_sent(
-    authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path, free_port: int, somebody_reads: bool
+    authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path, free_port: int, somebody_reads: str
 ) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -336,10 +354,18 @@ def test_a_peer_may_renegotiate_while_data_is_sent(
                 if reader is None:
                     await flowno.wait_readable(handle)
                     reader = await spawn(handle.recv(100))  # reads the request, and answers it
-                if not somebody_reads:
+                writer = handle.sendAll(b"line %d\n" % number)
+                if somebody_reads == "always":
+                    await writer
+                elif somebody_reads == "never":
                     await reader.cancel()
+                    await writer
+                else:
+                    task = await spawn(writer)
+                    await reader.cancel()
+                    await task.join()
+                if somebody_reads != "always":
                     reader = None
-                await handle.sendAll(b"line %d\n" % number)
             await handle.sendAll(b"end\n")
             if reader is not None:
                 await reader.cancel()

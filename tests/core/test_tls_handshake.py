@@ -539,6 +539,21 @@ def test_a_peer_that_sends_its_handshake_byte_by_byte_runs_into_the_time_limit(
     flowno.run(main())
 
 
+def test_a_time_limit_that_ends_in_the_moment_in_which_something_comes_still_ends(
+    server_context: ssl.SSLContext,
+) -> None:
+    async def main() -> None:
+        one, other = system_socket.socketpair()
+        with other, TLSSocketHandle(one, server_context, None, server_side=True) as handle:
+            handle.handshake_timeout = 0
+            task = await spawn(handle.do_handshake())
+            other.send(b"\x16\x03\x01\x20\x00")  # a part of a handshake record, RFC 8446 section 5.1
+            with pytest.raises(TimeoutError, match="handshake_timeout, 0 s"):
+                await task.join()
+
+    flowno.run(main())
+
+
 @pytest.mark.parametrize("operation", ["do_handshake", "recv", "sendAll"])
 def test_a_cancelled_handshake_of_a_server_leaves_nothing_half_open(
     server_context: ssl.SSLContext, operation: str

@@ -31,6 +31,7 @@ from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .running import current_world, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of
 from .synchronization import Event
+from .tasks import GIVE_WAY
 
 if TYPE_CHECKING:
     from typing import AwaitableGenerator, TypeAlias, TypeVar
@@ -272,7 +273,12 @@ class TLSSocketHandle(SocketHandle):
 
         Cancellation: the handle is closed, unless another task makes the handshake.
         """
-        if not self._established:
+        if self._established:
+            budget = required_event_loop("do_handshake").budget
+            if budget.left <= 0:
+                yield GIVE_WAY
+            budget.left -= 1
+        else:
             yield from self._enter("do_handshake", 0)
 
     @coroutine
@@ -289,6 +295,10 @@ class TLSSocketHandle(SocketHandle):
             record = yield from self._enter("send_eof", EVENT_WRITE)
         record.writing = True
         try:
+            if record.budget.left <= 0:
+                yield SocketCheckCommand(self, record, EVENT_WRITE)
+                record = self._record
+            record.budget.left -= 1
             self._make_close_notify()
             while not self._flush():
                 yield self._send_command
@@ -491,8 +501,6 @@ class TLSSocketHandle(SocketHandle):
         self.bytes_sent = sent = 0
         size = len(data)
         try:
-            while self._unsent and not self._flush():  # the records of an operation that was cancelled
-                yield self._send_command
             while True:
                 if record.budget.left <= 0:
                     yield SocketCheckCommand(self, record, EVENT_WRITE)
@@ -985,7 +993,7 @@ class _Carrier:
         below = self.below
         if not self._encrypted:
             try:
-                self._encrypted = cast(ssl.SSLObject, below._tls).write(_bytes_of(data)[:_CHUNK])
+                self._encrypted = cast(ssl.SSLObject, below._tls).write(data)
             except ssl.SSLWantReadError:
                 below._flush_quietly()
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
