@@ -202,6 +202,19 @@ def test_from_fd_of_a_file_leaves_it_open(tmp_path: Path) -> None:
         file.write(b"x")
 
 
+def test_from_fd_of_a_class_that_cannot_be_made_so_leaves_the_fd_open() -> None:
+    class Named(SocketHandle):
+        def __init__(self, socket: socket.socket, name: str) -> None:
+            super().__init__(socket)
+
+    one, other = socket.socketpair()
+    with one, other:
+        with pytest.raises(TypeError, match="name"):
+            Named.from_fd(one.fileno())
+        one.send(b"x")
+        assert other.recv(9) == b"x"
+
+
 def test_a_duplicate_is_another_fd_of_the_same_connection() -> None:
     async def root() -> None:
         with pair() as (one, other):

@@ -446,8 +446,27 @@ def test_closing_the_handle_ends_a_wait_for_its_fd(by: str, bound: bool) -> None
             waiter = await spawn(flowno.wait_readable(fileobj))
             await sleep(0)
             one.close()
+            await sleep(0)
+            assert waiter.is_error, "it is told at once, not when the loop looks around"
             with pytest.raises(ClosedResourceError):
                 await waiter.join()
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("by", ["handle", "socket", "number"])
+def test_a_direction_is_owned_between_wake_and_resume_too(by: str) -> None:
+    async def root() -> None:
+        with pair() as (one, other):
+            fileobj: Any = {"handle": one, "socket": one.socket, "number": one.fileno()}[by]
+            waiter = await spawn(flowno.wait_readable(fileobj))
+            await other.sendAll(b"x")
+            await sleep(0)  # the waiter is ready, behind this task
+            assert not waiter.is_finished
+            with pytest.raises(BusyResourceError):
+                await one.recv(9)
+            await waiter.join()
+            assert await one.recv(9) == b"x"
 
     flowno.run(root())
 

@@ -119,8 +119,6 @@ class FdTable:
             record = None
         if record is None:
             self._records[fd] = record = FdRecord(fd, _reference_to(socket), self)
-        elif record.socket() is None:  # so far it was waited for by its number only
-            record.socket = _reference_to(socket)
         record.handles += 1
         return record
 
