@@ -315,8 +315,11 @@ def socketpair(
         >>> run(main())
         b'Hello'
     """
-    families = () if family is None else (family,)  # what the default is, the system knows; it may not know None
-    one, other = current_world().socketpair(*families, type=type, proto=proto)
+    make = current_world().socketpair
+    if family is None:  # as a default the system knows it, as an argument not everywhere
+        one, other = make(type=type, proto=proto)
+    else:
+        one, other = make(family, type, proto)
     return SocketHandle(one), SocketHandle(other)
 
 
