@@ -60,9 +60,11 @@ if hasattr(os, "sysconf") and "SC_IOV_MAX" in os.sysconf_names:
 #: received are the first buffer's bytes from the number on.
 _Finder: TypeAlias = Callable[["bytes | bytearray", int], int]
 
-#: The budget of a stream whose buffer may not be read from directly: a task is reading, or the stream is closed.
-_NO_BUDGET = Budget()
-_NO_BUDGET.left = 0
+#: The budgets of a stream whose buffer may not be read from directly: a task is in a read that has to wait, or may; and
+#: no loop has read from it so far, or it is closed.
+_IN_USE = Budget()
+_UNBOUND = Budget()
+_IN_USE.left = _UNBOUND.left = 0
 
 
 class IncompleteReadError(FlownoError, EOFError):
@@ -121,15 +123,13 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_budget",  # the running loop's, or _NO_BUDGET
+        "_budget",  # the running loop's, _IN_USE or _UNBOUND
         "_buffer",  # what has been received, from _start on
-        "_closed",
         "_ended",  # the peer will send no more
         "_error",  # errno and text of the error that the connection came to
         "_gathers",  # the handle can send several buffers by one call
         "_handle",
         "_peername",
-        "_reading",  # a task is in a read that has to wait, or may
         "_recv",  # a bound method of the handle
         "_sockname",
         "_start",
@@ -144,11 +144,11 @@ class Stream:
         if index(limit) <= 0:
             raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
         self.limit = limit
-        self._budget = _NO_BUDGET
+        self._budget = _UNBOUND
         self._buffer = b""
         self._start = 0
         self._tail = bytearray()
-        self._reading = self._ended = self._write_ended = self._closed = False
+        self._ended = self._write_ended = False
         self._error: tuple[Any, ...] | None = None
         self._take_over(handle)
         # Asked now: of a connection that has broken down, the system does not know them any more.
@@ -456,7 +456,7 @@ class Stream:
         from ..core.event_loop.tls import start_tls
 
         self._check_idle("start_tls()")
-        self._reading, self._budget = True, _NO_BUDGET
+        self._budget = _IN_USE
         received = self._peek()
         try:
             handle = await start_tls(
@@ -472,7 +472,7 @@ class Stream:
                 self.close()
             raise
         finally:
-            self._reading = False
+            self._budget = _UNBOUND
         self._take_all()
         self._take_over(handle)
 
@@ -494,7 +494,7 @@ class Stream:
         if not hasattr(tls, "unwrap"):
             raise TypeError(f"{self!r} does not go through TLS")
         self._check_idle("unwrap()")
-        self._reading, self._budget = True, _NO_BUDGET
+        self._budget = _IN_USE
         try:
             handle, received = await tls.unwrap()
         except BaseException:
@@ -502,7 +502,7 @@ class Stream:
                 self.close()
             raise
         finally:
-            self._reading = False
+            self._budget = _UNBOUND
         if received:
             self._add(received)
         self._take_over(handle)
@@ -517,7 +517,7 @@ class Stream:
         """
         handle: Any = self._handle
         try:
-            if not self._closed and hasattr(handle, "aclose"):
+            if hasattr(handle, "aclose"):
                 await handle.aclose()
         finally:
             self.close()
@@ -527,8 +527,7 @@ class Stream:
 
         Tasks that read or write get ClosedResourceError; what was received and not read is dropped.
         """
-        self._closed = True
-        self._budget = _NO_BUDGET
+        self._budget = _UNBOUND
         self._ended = False  # it is not the end that a read finds now
         self._take_all()
         self._handle.close()
@@ -554,31 +553,33 @@ class Stream:
         budget = self._budget
         if budget.left <= 0 or self._start != len(self._buffer) or self._tail or self._ended or self._error is not None:
             return False
-        self._buffer = b""
+        self._buffer = b""  # not held while this waits, maybe for long
         self._start = 0
-        self._reading, self._budget = True, _NO_BUDGET
+        self._budget = _IN_USE
         try:
-            self._buffer = data = yield from self._recv(_CHUNK)
-        except OSError as error:
+            data = yield from self._recv(_CHUNK)
+        except BaseException as error:
             self._remember(error)
-            raise
-        finally:
-            self._reading = False
-            if not self._closed:
+            if self._budget is _IN_USE:
                 self._budget = budget
+            raise
+        self._budget = budget
+        self._buffer = data
         self._ended = not data
         return not self._ended
 
     def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
-        if self._reading:
+        if self._budget is _IN_USE:
             yield from self._refuse()
         budget = (current_event_loop() or required_event_loop(f"a read from {self!r}")).budget
-        self._reading, self._budget = True, _NO_BUDGET
+        self._budget = _IN_USE
         try:
             if budget.left <= 0:
                 yield GIVE_WAY
             budget.left -= 1
+            if self._handle.fileno() < 0:
+                yield from self._recv(0)  # it says what is wrong, also to those who want no bytes
             while True:
                 end = end_of(self._tail or self._buffer, self._start)
                 if end >= 0:
@@ -592,15 +593,14 @@ class Stream:
                     self._add(data)
                 else:
                     self._ended = True
-        except OSError as error:
+        except BaseException as error:
             self._remember(error)
             raise
         finally:
-            self._reading = False
-            if not self._closed:
+            if self._budget is _IN_USE:  # else it was closed meanwhile
                 self._budget = budget
 
-    def _remember(self, error: OSError) -> None:
+    def _remember(self, error: BaseException) -> None:
         """What broke the connection: the system says it once, and then that the stream has ended."""
         if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
             self._error = error.args
@@ -613,7 +613,7 @@ class Stream:
         self._check_idle("the read")
 
     def _check_idle(self, operation: str) -> None:
-        if self._reading:
+        if self._budget is _IN_USE:
             raise BusyResourceError(
                 f"another task is reading from {self!r}; {operation} has to wait: one task at a time may read"
             )

@@ -911,9 +911,16 @@ def test_a_closed_stream_is_no_stream_at_its_end_nor_one_that_holds_data(name: s
                 other.close()
                 with pytest.raises(ClosedResourceError):
                     await READS[name](other)
-            for attempt in (lambda: other.write(b"x"), lambda: other.writelines([b"x", b"y"]), other.write_eof):
+            for attempt in (
+                other.read(0),
+                other.readexactly(0),
+                other.write(b"x"),
+                other.writelines([b"x", b"y"]),
+                other.write_eof(),
+                other.start_tls(ssl.create_default_context(), server_hostname="localhost"),
+            ):
                 with pytest.raises(ClosedResourceError):
-                    await attempt()
+                    await attempt
             await other.aclose()
 
     flowno.run(root())
