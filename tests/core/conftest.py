@@ -29,7 +29,7 @@ def connections(backend: str) -> int:
     return 200 if backend == "select" else 1000
 
 
-@pytest.fixture(params=[64 << 20], ids=["64MiB"])
+@pytest.fixture(params=[64 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
 def transfer_size(request: pytest.FixtureRequest) -> int:
     """Bytes."""
     size: int = request.param
