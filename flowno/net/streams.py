@@ -113,7 +113,8 @@ class Stream:
     :meth:`aclose` does, or by an exception as :meth:`close` does.
 
     Args:
-        handle: A connected :class:`~flowno.SocketHandle`, plain or TLS. The stream takes it over.
+        handle: A connected :class:`~flowno.core.event_loop.selectors.SocketHandle`, plain or TLS. The stream
+            takes it over.
         limit: How many bytes may stand before the separator that :meth:`readline` and :meth:`readuntil` look for.
 
     Raises:
