@@ -22,6 +22,7 @@ def pair():
     return [SocketHandle(end) for end in socket.socketpair()]
 
 def in_child(work):
+    sys.stdout.flush()  # or both would have what is in the buffer
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)

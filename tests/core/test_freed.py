@@ -150,7 +150,7 @@ async def gets_wrong_commands(watch: Watch) -> None:
 
 #: From 3.13 on the frame of a coroutine that raised keeps the frame of the loop that ran it, and what that one had.
 # There the frame of a coroutine leads back to the frame that resumed it; where two tasks fail, one to the other.
-NEWER_FRAMES = pytest.mark.skipif(sys.version_info >= (3, 13), reason="an error holds the frames that its task ran in")
+NEWER_FRAMES = pytest.mark.skipif(sys.version_info >= (3, 12), reason="an error holds the frames that its task ran in")
 
 PROGRAMS: list[Any] = [
     returns,
