@@ -37,6 +37,7 @@ ftp    300 IN CNAME www
 large  300 IN TXT   "{0}" "{0}" "{0}" "{0}"
 """.format("all work and no play makes Jack a dull boy. " * 5),
     origin="example.test.",
+    relativize=False,
 )
 
 # ----------------------------------------------------------------------------------------------------------- the server
@@ -84,7 +85,7 @@ def fill(response, query):
         if not alias:
             break
         response.answer.append(alias)
-        name = alias[0].target.derelativize(ZONE.origin)
+        name = alias[0].target
     if ZONE.get_node(name) is None:
         response.set_rcode(dns.rcode.NXDOMAIN)
     response.authority.append(ZONE.get_rrset(ZONE.origin, dns.rdatatype.SOA))

@@ -192,8 +192,6 @@ class Connection:
         method = ""
         try:
             head = await self.next_event(deadline)
-            if isinstance(head, h11.ConnectionClosed):
-                raise ConnectionError("the client has ended before its request")
             method = head.method.decode()
             request = request_of(head)
             handler = find_handler(method, request.path)

@@ -59,7 +59,7 @@ class Redis:
 
     async def pipeline(self, commands):
         """The replies to several commands, which are sent at once. Errors of single commands are among the replies."""
-        packed = b"".join(hiredis.pack_command(command) for command in commands)
+        packed = b"".join(hiredis.pack_command(tuple(command)) for command in commands)
         async with self.writing:
             if self.error:
                 raise ConnectionError(str(self.error))
