@@ -367,7 +367,7 @@ class Stream:
         if self._write_ended:
             raise self._no_more()
         handle: Any = self._handle
-        parts = [part for part in map(_octets, buffers) if part]
+        parts = list(map(_octets, buffers))
         if len(parts) < 2 or not self._gathers:
             yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
             return
@@ -468,10 +468,6 @@ class Stream:
                 received=received,
                 handshake_timeout=handshake_timeout,
             )
-        except BaseException:
-            if self._handle.fileno() < 0:
-                self.close()
-            raise
         finally:
             self._budget = _UNBOUND
         self._take_all()
@@ -498,10 +494,6 @@ class Stream:
         self._budget = _IN_USE
         try:
             handle, received = await tls.unwrap()
-        except BaseException:
-            if tls.fileno() < 0:
-                self.close()
-            raise
         finally:
             self._budget = _UNBOUND
         if received:
@@ -526,11 +518,9 @@ class Stream:
     def close(self) -> None:
         """Close the stream and its handle at once. Idempotent, and it never waits.
 
-        Tasks that read or write get ClosedResourceError; what was received and not read is dropped.
+        Tasks that read or write get ClosedResourceError. What was received and not read cannot be read any more.
         """
         self._budget = _UNBOUND
-        self._ended = False  # it is not the end that a read finds now
-        self._take_all()
         self._handle.close()
 
     async def __aenter__(self) -> Self:
@@ -580,6 +570,7 @@ class Stream:
                 yield GIVE_WAY
             budget.left -= 1
             if self._handle.fileno() < 0:
+                self._take_all()
                 yield from self._recv(0)  # it says what is wrong, also to those who want no bytes
             while True:
                 end = end_of(self._tail or self._buffer, self._start)
@@ -647,7 +638,7 @@ class Stream:
             self._tail += data
             self._buffer = b""
         else:
-            self._buffer = self._buffer[self._start :] + data if left else data
+            self._buffer = self._buffer[self._start :] + data
         self._start = 0
 
     def _take(self, size: int) -> bytes:
@@ -657,8 +648,6 @@ class Stream:
             self._start = end = start + size
             return self._buffer[start:end]
         tail, self._tail = self._tail, bytearray()
-        if size == len(tail):
-            return bytes(tail)
         with memoryview(tail) as view:
             self._buffer = bytes(view[size:])
             return bytes(view[:size])

@@ -385,6 +385,61 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
     flowno.run(root())
 
 
+class DribblingSocket(socket.socket):
+    """Gives no more than 100 bytes at a time, however many are there."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(min(size, 100), flags)
+
+
+@pytest.mark.timeout(20)
+def test_the_cost_of_a_message_does_not_depend_on_the_pieces_in_which_it_comes() -> None:
+    """Pieces that are put together one by one, from the beginning each time, take minutes here."""
+
+    async def root() -> None:
+        data = random.Random(7).randbytes(LARGE)
+        one, other = socket.socketpair()
+        dribbling = DribblingSocket(other.family, other.type, other.proto, fileno=other.detach())
+        with SocketHandle(one) as sender, SocketHandle(dribbling) as receiver:
+            stream = Stream(receiver)
+            sending = await spawn(sender.sendAll(data))
+            assert await stream.readexactly(len(data) - 10) == data[:-10]
+            assert await stream.readexactly(10) == data[-10:]
+            await sending.join()
+
+    flowno.run(root())
+
+
+def test_a_stream_that_waits_holds_nothing_of_what_was_read() -> None:
+    async def root() -> None:
+        async with plain_streams(limit=1 << 20) as (one, other):
+            tracemalloc.start()
+            try:
+                for _ in range(2):
+                    await one.write(bytes(50_000) + b"\n")
+                    assert len(await other.readline()) == 50_001
+                reader = await spawn(other.readline())
+                await sleep(0)
+                assert tracemalloc.get_traced_memory()[0] < 40_000
+            finally:
+                tracemalloc.stop()
+            await one.write(b"\n")
+            assert await reader.join() == b"\n"
+
+    flowno.run(root())
+
+
+def test_of_separators_that_end_together_the_shortest_counts_for_the_limit() -> None:
+    async def root() -> None:
+        async with plain_streams(limit=3) as (one, other):
+            await one.write(b"123\r\n")
+            with pytest.raises(LimitOverrunError):
+                await other.readuntil((b"\r\n", b"\n"))
+            assert await other.readuntil(b"\r\n") == b"123\r\n"
+
+    flowno.run(root())
+
+
 # ----------------------------------------------------------------------------------- whatever the pieces, as asyncio's
 
 
@@ -532,13 +587,17 @@ async def call(read: Read, stream: Stream) -> Any:
 
 @pytest.mark.parametrize("second", READS)
 @pytest.mark.parametrize("first", READS)
-@pytest.mark.parametrize("partly", [False, True])
-def test_a_second_reader_is_refused_and_the_first_gets_everything(first: str, second: str, partly: bool) -> None:
-    if partly and first not in PATIENT:
+@pytest.mark.parametrize("state", ["new", "used", "partly"])
+def test_a_second_reader_is_refused_and_the_first_gets_everything(first: str, second: str, state: str) -> None:
+    if state == "partly" and first not in PATIENT:
         first = "readline"
+    partly = state == "partly"
 
     async def root() -> None:
         async with plain_streams() as (one, other):
+            if state == "used":
+                await one.write(b"\n")
+                assert await other.readline() == b"\n"
             if partly:
                 await one.write(b"1")
             reader = await spawn(call(READS[first], other))
@@ -550,6 +609,27 @@ def test_a_second_reader_is_refused_and_the_first_gets_everything(first: str, se
             await one.write(b"234\n" if partly else b"1234\n")
             await one.write_eof()
             assert await reader.join() == b"1234\n"
+
+    flowno.run(root())
+
+
+def test_a_reader_that_is_refused_again_and_again_keeps_nobody_waiting() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+
+            async def insist() -> bytes:
+                while True:
+                    try:
+                        return await other.readline()
+                    except BusyResourceError:
+                        pass
+
+            reader = await spawn(other.readline())
+            insistent = await spawn(insist())
+            await one.write(b"first\n")
+            assert await reader.join() == b"first\n"
+            await one.write(b"second\n")
+            assert await insistent.join() == b"second\n"
 
     flowno.run(root())
 
@@ -579,7 +659,7 @@ def test_a_reader_that_gives_way_still_owns_the_stream(name: str) -> None:
                 assert loop is not None
                 if loop.budget.left == 0:
                     break
-                await other.readexactly(1)
+                assert await other.readexactly(1)
             loop.create_task(intrude())
             assert await READS[name](other)
             assert len(refused) == 1
@@ -650,9 +730,13 @@ def test_reads_that_need_not_wait_keep_nobody_waiting(name: str, size: int) -> N
 
 @pytest.mark.parametrize("name", PATIENT)
 @pytest.mark.parametrize("turns", range(6))
-def test_a_cancelled_read_loses_nothing(streams: Streams, name: str, turns: int) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_a_cancelled_read_loses_nothing(streams: Streams, name: str, turns: int, used: bool) -> None:
     async def root() -> None:
         async with streams() as (one, other):
+            if used:
+                await one.write(b"\n")
+                assert await other.readline() == b"\n"
             reader = await spawn(call(READS[name], other))
             sender = await spawn(send(one, *bytewise(b"12")))
             for _ in range(turns):
@@ -690,11 +774,11 @@ def test_reads_that_are_cancelled_all_the_time_lose_nothing_of_a_large_stream(st
 
 
 @pytest.mark.parametrize("method", ["write", "writelines"])
-def test_a_cancelled_write_says_how_far_it_came(method: str) -> None:
+def test_a_cancelled_write_says_how_far_it_came(streams: Streams, method: str) -> None:
     async def root() -> None:
         data = random.Random(4).randbytes(LARGE)
         whole = data if method == "write" else [data[:7], data[7:100_000], data[100_000:]]
-        async with plain_streams() as (one, other):
+        async with streams() as (one, other):
             writer = await spawn(getattr(one, method)(whole))
             reader = await spawn(other.readexactly(3))
             assert await reader.join() == data[:3]
@@ -900,6 +984,23 @@ def test_close_ends_the_wait_of_a_reader(streams: Streams, name: str) -> None:
     flowno.run(root())
 
 
+def test_a_stream_that_is_closed_while_a_task_reads_gives_nothing_any_more() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"abc")
+            reader = await spawn(other.readexactly(9))
+            for _ in range(3):
+                await sleep(0)
+            other.close()
+            with pytest.raises(ClosedResourceError):
+                await reader.join()
+            for _ in range(2):
+                with pytest.raises(ClosedResourceError):
+                    await other.read(1)
+
+    flowno.run(root())
+
+
 @pytest.mark.parametrize("name", READS)
 def test_a_closed_stream_is_no_stream_at_its_end_nor_one_that_holds_data(name: str) -> None:
     async def root() -> None:
@@ -907,10 +1008,11 @@ def test_a_closed_stream_is_no_stream_at_its_end_nor_one_that_holds_data(name: s
             await one.write(b"line\nline\n")
             await one.write_eof()
             assert await other.readline() == b"line\n"
-            for _ in range(2):
+            for _ in range(3):
                 other.close()
-                with pytest.raises(ClosedResourceError):
-                    await READS[name](other)
+                for _ in range(2):
+                    with pytest.raises(ClosedResourceError):
+                        await READS[name](other)
             for attempt in (
                 other.read(0),
                 other.readexactly(0),
@@ -942,6 +1044,25 @@ def test_leaving_a_stream_closes_it(streams: Streams) -> None:
             assert one.handle.fileno() == other.handle.fileno() == -1
             await one.aclose()
             one.close()
+
+    flowno.run(root())
+
+
+def test_leaving_a_tls_stream_waits_for_the_end_of_the_peer(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+
+            async def talk() -> None:
+                async with one:
+                    await one.write(b"bye\n")
+
+            talker = await spawn(talk())
+            assert await other.read() == b"bye\n"
+            for _ in range(5):
+                await sleep(0)
+            assert not talker.is_finished
+            await other.aclose()
+            await talker.join()
 
     flowno.run(root())
 
@@ -1128,8 +1249,9 @@ def test_a_command_that_was_slipped_in_before_tls_is_never_read(
             starting = await spawn(client.start_tls(contexts[0], server_hostname="localhost"))
             with pytest.raises(ssl.SSLError):
                 await server.start_tls(contexts[1], server_side=True)
-            with pytest.raises(ClosedResourceError):
-                await server.readline()
+            for _ in range(3):
+                with pytest.raises(ClosedResourceError):
+                    await server.readline()
             with pytest.raises((ssl.SSLError, OSError)):
                 await starting.join()
             with pytest.raises(ClosedResourceError):
@@ -1148,6 +1270,43 @@ def test_start_tls_and_unwrap_are_refused_while_a_task_reads(contexts: Contexts)
                 await other.start_tls(contexts[1], server_side=True)
             await one.write(b"x\n")
             assert await reader.join() == b"x\n"
+
+    flowno.run(root())
+
+
+def test_nobody_reads_from_a_stream_that_is_on_its_way_out_of_tls(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            await one.write(b"secret\nrest\n")
+            assert await other.readline() == b"secret\n"
+            ending = await spawn(other.unwrap())
+            with pytest.raises(BusyResourceError):
+                await other.readline()
+            with pytest.raises(BusyResourceError):
+                await other.unwrap()
+            await ending.cancel()
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("method", ["start_tls", "unwrap"])
+def test_tls_is_not_begun_nor_ended_under_a_reader_that_gives_way(contexts: Contexts, method: str) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            await one.write(b"a\n" * 100)
+
+            async def change() -> None:
+                with pytest.raises(BusyResourceError):
+                    await (other.unwrap() if method == "unwrap" else other.start_tls(contexts[1], server_side=True))
+
+            await other.readline()
+            loop = flowno.current_event_loop()
+            assert loop is not None
+            while loop.budget.left:
+                await other.readline()
+            changer = loop.create_task(change())
+            assert await other.readline() == b"a\n"
+            await changer.join()
 
     flowno.run(root())
 
