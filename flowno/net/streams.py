@@ -551,10 +551,9 @@ class Stream:
             data = yield from self._recv(_CHUNK)
         except BaseException as error:
             self._remember(error)
-            if self._budget is _IN_USE:
-                self._budget = budget
             raise
-        self._budget = budget
+        finally:
+            self._budget = budget
         self._buffer = data
         self._ended = not data
         return not self._ended
