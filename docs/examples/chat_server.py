@@ -7,8 +7,7 @@ each client sends what is in its queue; and a queue that is full says that its c
 
 import argparse
 
-from flowno import AsyncQueue, QueueFullError, run, sleep, spawn
-from flowno.net.servers import serve_tcp
+from flowno import AsyncQueue, QueueFullError, run, serve_tcp, sleep, spawn
 
 QUEUE_LIMIT = 1000  # lines that a client may be behind, apart from what its connection holds
 LINE_LIMIT = 1000  # bytes

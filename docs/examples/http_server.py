@@ -18,8 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from flowno import Event, current_event_loop, run, sleep
-from flowno.net.servers import serve_tcp
+from flowno import Event, current_event_loop, run, serve_tcp, sleep
 
 logger = logging.getLogger("http_server")
 

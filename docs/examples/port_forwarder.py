@@ -7,8 +7,7 @@ reads slowly slows down the one that sends, and no more than one piece a directi
 import argparse
 import sys
 
-from flowno import open_connection, run, spawn
-from flowno.net.servers import serve_tcp
+from flowno import open_connection, run, serve_tcp, spawn
 
 
 async def carry(source, sink):

@@ -10,8 +10,7 @@ import argparse
 import logging
 import ssl
 
-from flowno import run
-from flowno.net.servers import serve_tcp
+from flowno import run, serve_tcp
 
 
 logger = logging.getLogger("tls_echo_server")

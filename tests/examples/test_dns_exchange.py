@@ -90,8 +90,8 @@ def test_datagrams_that_are_wrong_disturb_nobody(server: Program) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE)
         sock.connect(server.address)
-        for wire in (b"", b"short", good[:2] + b"\x80" + good[3:]):  # nothing, no header, an answer: no answer
-            sock.send(wire)
+        for ignored in (b"", b"short", good[:2] + b"\x80" + good[3:]):  # nothing, no header, an answer: no answer
+            sock.send(ignored)
         sock.send(good[:-5])
         response = dns.message.from_wire(sock.recv(65535))
         assert (response.id, response.rcode()) == (int.from_bytes(good[:2], "big"), dns.rcode.FORMERR)

@@ -142,7 +142,7 @@ def test_curl_gets_through(tmp_path: os.PathLike[str]) -> None:
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=os.fspath(tmp_path))  # type: ignore[arg-type]
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     curl = require("curl")
