@@ -46,6 +46,10 @@ logger = logging.getLogger("flowno")
 #: bound (net.core.somaxconn), which administrators set for just this. A number of ours would only get in their way.
 BACKLOG = max(_socket.SOMAXCONN, 4096)
 
+#: Seconds that a peer has to end its side of TLS after the handler has returned. It need not do so (RFC 8446 section
+#: 6.1), and one that keeps silent should not keep its place among ``max_connections``.
+CLOSING_TIME = 5.0
+
 #: How many connections a listening socket may accept before the other tasks have their turn.
 ACCEPTS_PER_TURN = 64
 
@@ -91,7 +95,8 @@ async def serve_tcp(
         tls: The TLS settings, with a certificate; each handshake is made in the task of its connection.
         backlog: How many connections may wait to be accepted; None takes as many as the system allows.
         reuse_port: Whether other processes may listen on the same port, and get their share of the connections.
-        max_connections: How many connections may be open at once; the others wait in the backlog.
+        max_connections: How many connections may be open at once, those included whose TLS handshake is going on; the
+            others wait in the backlog.
         limit: How many bytes may stand before a separator, see :class:`~flowno.Stream`.
         handshake_timeout: How many seconds a TLS handshake may take.
 
@@ -420,8 +425,8 @@ class Server:
                 break
             accepted = listener._accept_now()
             if accepted is None:
+                self._paused = False  # nobody waits in the backlog any more: that was it
                 break
-            self._paused = False
             self._connections.add(loop.create_task(self._serve(*accepted)))
 
     @property
@@ -430,7 +435,7 @@ class Server:
         return most is not None and len(self._connections) >= most
 
     async def _pause(self, listener: SocketHandle, error: OSError) -> None:
-        """Leave connections in the backlog for a while; it is logged once, until one could be accepted again."""
+        """Leave connections in the backlog for a while; it is logged once, until the backlog was empty again."""
         if not self._paused:
             self._paused = True
             logger.error(
@@ -471,7 +476,7 @@ class Server:
         return Stream(handle, limit=settings.limit)
 
     async def _handle(self, stream: Stream, address: Address) -> None:
-        """Run the handler. Its stream is closed in any case: in order where it returned, else at once."""
+        """Run the handler. Its stream is closed in any case: in order where it returned, else cut off."""
         try:
             try:
                 await self._settings.handler(stream)
@@ -484,11 +489,12 @@ class Server:
                 logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
                 return
             try:
-                await stream.aclose()
+                with move_on_after(CLOSING_TIME):
+                    await stream.aclose()
             except Exception as error:
                 logger.info("%r: %s was gone before its connection was closed: %s", self, _peer(address), error)
         finally:
-            stream.close()
+            stream.abort()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -372,6 +372,7 @@ class Stream:
             yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
             return
         total = first = 0
+        is_ours = True
         try:
             while first < len(parts):
                 sent = yield from handle.sendmsg(parts[first : first + _IOV_MAX])
@@ -381,8 +382,12 @@ class Stream:
                     first += 1
                 if sent:
                     parts[first] = memoryview(parts[first])[sent:]
+        except BusyResourceError:
+            is_ours = False  # another task counts its bytes there
+            raise
         finally:
-            handle.bytes_sent = total
+            if is_ours:
+                handle.bytes_sent = total
 
     async def write_eof(self) -> None:
         """End the writing side: the peer reads what was written before, and then the end. Idempotent.
@@ -523,6 +528,14 @@ class Stream:
         self._budget = _UNBOUND
         self._handle.close()
 
+    def abort(self) -> None:
+        """As :meth:`close`, but what was written is not given out as complete: through TLS, no close_notify is sent.
+
+        For a stream that is left in the middle of something; leaving ``async with`` by an error does this.
+        """
+        self._budget = _UNBOUND
+        self._handle.abort()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -532,7 +545,7 @@ class Stream:
         if error is None:
             await self.aclose()
         else:
-            self.close()
+            self.abort()
 
     def __repr__(self) -> str:
         return f"<Stream {self._handle!r}>"

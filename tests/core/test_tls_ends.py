@@ -329,3 +329,17 @@ def test_aclose_closes_whatever_the_state(
                     await user.join()
 
     flowno.run(main())
+
+
+def test_an_aborted_handle_says_no_goodbye(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            await establish(one, other)
+            await one.sendAll(b"half of")
+            one.abort()
+            assert one.fileno() == -1
+            assert await other.recv(100) == b"half of"
+            with pytest.raises((TruncatedStreamError, ConnectionResetError)):
+                await other.recv(100)
+
+    flowno.run(main())

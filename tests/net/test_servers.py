@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 import flowno
-from flowno import EventLoop, SocketHandle, TaskCancelled, move_on_after, sleep, spawn
+from flowno import EventLoop, SocketHandle, TaskCancelled, TruncatedStreamError, move_on_after, sleep, spawn
 from flowno.net import servers
 from flowno.net.activation import activated_sockets
 from flowno.net.connections import open_connection, open_unix_connection
@@ -895,7 +895,7 @@ def test_the_end_of_a_tls_connection_waits_for_the_peer_s(
     flowno.run(root())
 
 
-def test_the_handle_of_a_tls_connection_is_closed_where_its_handler_fails(
+def test_the_peer_of_a_handler_that_fails_sees_that_the_stream_was_cut_off(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(stream: Stream) -> None:
@@ -905,12 +905,32 @@ def test_the_handle_of_a_tls_connection_is_closed_where_its_handler_fails(
     async def root() -> None:
         async with await serve_tcp(handler, "127.0.0.1", 0, tls=server_context) as server:
             async with await open_connection(*server.addresses[0], tls=client_context) as stream:
-                assert await stream.read() == b""
+                with pytest.raises(TruncatedStreamError):
+                    await stream.read()
             assert kept[0].fileno() == -1
 
     kept: list[SocketHandle] = []
     flowno.run(root())
     assert len(caplog.records) == 1
+
+
+def test_a_peer_that_does_not_end_its_side_of_tls_keeps_its_place_for_a_short_time_only(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowno.net.servers.CLOSING_TIME", 0.01)
+
+    async def handler(stream: Stream) -> None:
+        await stream.write(b"all there is")
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0, tls=server_context, max_connections=1) as server:
+            lazy = await open_connection(*server.addresses[0], tls=client_context)
+            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
+                assert await stream.read() == b"all there is"
+            assert await lazy.read() == b"all there is"
+            lazy.close()
+
+    flowno.run(root())
 
 
 def test_a_stalled_handshake_holds_up_nobody_and_has_a_time_limit(

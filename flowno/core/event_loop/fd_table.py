@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from .commands import FdCommand
 from .errors import BusyResourceError, ClosedResourceError
 from .running import current_world
+from .tasks import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .backend import FileObject, Selector
     from .commands import SocketCheckCommand, SocketCommand
     from .inbox import Inbox
-    from .tasks import Budget, TaskHandle
+    from .tasks import TaskHandle
 
 __all__ = ["FdRecord", "FdTable"]
 
@@ -60,8 +61,7 @@ class FdRecord:
         self.identity: _Identity = None  # what tells an fd that came as a number from a later one of the same number
         self.always_ready = False  # regular files, and what else epoll cannot hold
         self.dead = self.reading = self.writing = table is None  # reading, writing: the direction is owned
-        if table is not None:
-            self.budget: Budget = table.budget
+        self.budget = Budget() if table is None else table.budget
 
     @property
     def is_open(self) -> bool:

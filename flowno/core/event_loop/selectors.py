@@ -290,6 +290,10 @@ class SocketHandle:
         loop = current_event_loop() if record.dead else None
         return record if loop is None else loop.fds.find(self.socket) or record
 
+    def abort(self) -> None:
+        """As :meth:`close`, but what was sent is not given out as complete: through TLS, no close_notify is sent."""
+        self.close()
+
     def _close_now(self, record: FdRecord) -> None:
         self._say_goodbye()
         if record.table is not None and not record.dead:
@@ -778,7 +782,8 @@ class SocketHandle:
         seekable = source is not None or getattr(file, "seekable", lambda: hasattr(file, "seek"))()
         if offset and not seekable:
             raise ValueError(f"offset must be 0 for a file that cannot seek: {file!r}")
-        self.bytes_sent = sent = 0
+        sent = 0
+        is_ours = True
         try:
             while source is not None and sent != count:
                 size = _FILE_CHUNK if count is None else min(count - sent, _FILE_CHUNK)
@@ -799,14 +804,21 @@ class SocketHandle:
                 data = file.read(size)
                 if not data:
                     break
-                self.bytes_sent = 0
                 try:
                     await self.sendAll(data)
-                finally:
+                except BusyResourceError:
+                    raise
+                except BaseException:
                     sent += self.bytes_sent
+                    raise
+                sent += len(data)
             return sent
+        except BusyResourceError:
+            is_ours = False  # another task counts its bytes there
+            raise
         finally:
-            self.bytes_sent = sent
+            if is_ours:
+                self.bytes_sent = sent
             if seekable and not getattr(file, "closed", False):
                 file.seek(offset + sent)
 

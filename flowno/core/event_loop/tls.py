@@ -394,6 +394,11 @@ class TLSSocketHandle(SocketHandle):
                 )
         super().shutdown(how)
 
+    def abort(self) -> None:
+        """Close the handle at once, and send no close_notify: the peer finds that the stream was cut off."""
+        self._established = False
+        super().abort()
+
     def _say_goodbye(self) -> None:
         """Send the close_notify as far as the socket takes it, and take what has come, for close(2) answers unread data
         by a reset, at which some systems drop what the peer has not read yet."""
