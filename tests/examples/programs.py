@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -101,13 +102,23 @@ class Program:
         self._errors.seek(0)
         return self._errors.read()
 
+    def logs(self, text: str) -> bool:
+        """Whether it writes this on its standard error, now or soon."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := text in self.errors()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return found
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> str:
         """Wait until it has ended, in order; what it has printed meanwhile."""
-        output, _ = self.process.communicate(timeout=PATIENCE)
+        try:
+            output, _ = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end within {PATIENCE:g} s, and has written:\n{self.errors()}")
         assert self.process.returncode == 0, self.errors()
         return output
 
