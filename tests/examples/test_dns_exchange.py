@@ -155,9 +155,13 @@ def right(wire: bytes) -> list[bytes]:
 
 def wrong(wire: bytes) -> list[bytes]:
     """What a client must not take for its answer: junk, another id, another question; and then what it must."""
-    other = dns.message.make_query("other.test.", "A")
-    other.id = dns.message.from_wire(wire).id
-    return [b"junk", bytes([wire[0] ^ 1]) + right(wire)[0][1:], *right(other.to_wire()), *right(wire)]
+    query = dns.message.from_wire(wire)
+    forged = dns.message.make_response(query)
+    forged.set_rcode(dns.rcode.NXDOMAIN)
+    forged.id ^= 1
+    other = dns.message.make_response(dns.message.make_query("other.test.", "A", id=query.id))
+    other.set_rcode(dns.rcode.NXDOMAIN)
+    return [b"junk", forged.to_wire(), other.to_wire(), *right(wire)]
 
 
 def lost(wire: bytes) -> list[bytes]:

@@ -112,6 +112,18 @@ def test_tasks_share_a_connection_and_a_cancelled_one_takes_nobodys_reply(unix_s
     flowno.run(main())
 
 
+def test_large_commands_of_several_tasks_are_not_mixed_up(unix_socket: str) -> None:
+    module = example()
+    values = [bytes([65 + number]) * (1 << 20) for number in range(8)]  # more than the socket takes at once
+
+    async def main() -> list[bytes]:
+        async with module.Redis(await flowno.open_unix_connection(unix_socket)) as redis:
+            tasks = [await flowno.spawn(redis.call("ECHO", value)) for value in values]
+            return [await task.join() for task in tasks]
+
+    assert flowno.run(main()) == values
+
+
 def test_whoever_waits_is_told_when_redis_ends(unix_socket: str) -> None:
     module = example()
 
