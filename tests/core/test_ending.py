@@ -383,3 +383,21 @@ def test_the_error_of_root_is_logged_where_another_task_decides_what_the_run_giv
         del loop
     gc.collect()
     assert [record.exc_info and repr(record.exc_info[1]) for record in caplog.records] == ["ValueError('of root')"]
+
+
+def test_an_interrupt_between_the_end_of_a_coroutine_and_that_of_its_task_is_raised_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Ctrl-C does that comes just then."""
+    end_task = EventLoop.end_task
+
+    def interrupted(loop: EventLoop, *args: Any) -> None:
+        monkeypatch.setattr(EventLoop, "end_task", end_task)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        monkeypatch.setattr(EventLoop, "end_task", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        flowno.run(main())
+    assert not caplog.records

@@ -54,6 +54,8 @@ class Ending:
         selector = loop.fds.selector
         failure: Exception | None = None
         current = loop.running_task
+        if current is not None and not current._state and _has_run_out(current):
+            loop.end_task(current, CANCELLED, None)  # an interrupt came just before the loop took note of its end
         self._requeue()
         if current is not None and not current._state and current._waiting is None:
             loop.ready.remove(current)
@@ -139,6 +141,12 @@ class Ending:
         self._loop.take_out_of_wait(task)
         close_coroutine(task)
         self._loop.end_task(task, CANCELLED, None)
+
+
+def _has_run_out(task: TaskHandle[Any]) -> bool:
+    """Whether the coroutine of a task has come to its end."""
+    raw_task = task.raw_task
+    return getattr(raw_task, "cr_frame", raw_task) is None or getattr(raw_task, "gi_frame", raw_task) is None
 
 
 class _FailedSelector:
