@@ -119,7 +119,8 @@ async def ask(host, port, name, rdtype="A", *, seconds=1.0, tries=3, payload=PAY
         for _ in range(tries):
             await handle.send(query.to_wire())
             try:
-                return await within(seconds, receive_response(handle, query))
+                async with flowno.timeout(seconds):
+                    return await receive_response(handle, query)
             except TimeoutError:
                 seconds *= 2  # RFC 1035 section 4.2.1: no faster than the network can carry it
     raise TimeoutError(f"{host} port {port} has not answered {tries} questions")
@@ -135,16 +136,6 @@ async def receive_response(handle, query):
             continue
         if query.is_response(response):  # the same id and the same question; anything else is late, or forged
             return response
-
-
-async def within(seconds, operation):
-    """What an operation gives; TimeoutError where it takes longer."""
-    loop = flowno.current_event_loop()
-    timer = loop.interrupt_after(seconds, TimeoutError(f"it took longer than {seconds:g} s"))
-    try:
-        return await operation
-    finally:
-        loop.forget(timer)
 
 
 async def udp_socket(host, port):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from flowno import current_event_loop, open_connection, run, spawn
+from flowno import open_connection, run, spawn, timeout
 
 BODY_LIMIT = 64 << 20  # bytes; a server can send without end
 
@@ -24,16 +24,6 @@ class Response:
     body: bytes
 
 
-async def within(seconds, operation):
-    """What an operation gives; TimeoutError where it takes longer."""
-    loop = current_event_loop()
-    timer = loop.interrupt_after(seconds, TimeoutError(f"it took longer than {seconds:g} s"))
-    try:
-        return await operation
-    finally:
-        loop.forget(timer)
-
-
 async def fetch(url, *, method="GET", body=b"", tls=True, seconds=30.0):
     """The answer to one request, made by a connection of its own.
 
@@ -44,7 +34,8 @@ async def fetch(url, *, method="GET", body=b"", tls=True, seconds=30.0):
         raise ValueError("a URL begins with http:// or https:// and the name of a host")
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    stream = await within(seconds, open_connection(parts.hostname, port, tls=tls if secure else None))
+    async with timeout(seconds):
+        stream = await open_connection(parts.hostname, port, tls=tls if secure else None)
     try:
         protocol = h11.Connection(h11.CLIENT)
         request = h11.Request(
@@ -57,7 +48,8 @@ async def fetch(url, *, method="GET", body=b"", tls=True, seconds=30.0):
             ],
         )
         events = [request, h11.Data(data=body), h11.EndOfMessage()] if body else [request, h11.EndOfMessage()]
-        await within(seconds, stream.write(b"".join(protocol.send(event) for event in events)))
+        async with timeout(seconds):
+            await stream.write(b"".join(protocol.send(event) for event in events))
         return await receive(protocol, stream, seconds)
     finally:
         stream.close()  # the answer is complete, or useless: there is no reason to wait for the server's goodbye
@@ -69,7 +61,9 @@ async def receive(protocol, stream, seconds):
         event = protocol.next_event()
         if event is h11.NEED_DATA:
             # b"" is the end. h11 raises an error where that is in the middle of something.
-            protocol.receive_data(await within(seconds, stream.read(65536)))
+            async with timeout(seconds):
+                data = await stream.read(65536)
+            protocol.receive_data(data)
         elif isinstance(event, h11.Response):
             head = event
         elif isinstance(event, h11.Data):

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from flowno import Event, current_event_loop, run, serve_tcp, sleep
+from flowno import Event, run, serve_tcp, sleep, timeout
 
 logger = logging.getLogger("http_server")
 
@@ -119,16 +119,6 @@ async def answer(handler, request):
 # ----------------------------------------------------------------------------------------------------- how it does that
 
 
-async def within(seconds, operation):
-    """What an operation gives; TimeoutError where it takes longer."""
-    loop = current_event_loop()
-    timer = loop.interrupt_after(seconds, TimeoutError(f"it took longer than {seconds:g} s"))
-    try:
-        return await operation
-    finally:
-        loop.forget(timer)
-
-
 class Site:
     """All connections of a server."""
 
@@ -177,7 +167,8 @@ class Connection:
             return bool(data)
         self.site.idle.add(self.stream)
         try:
-            data = await within(self.site.idle_seconds, self.stream.read(HEAD_LIMIT))
+            async with timeout(self.site.idle_seconds):
+                data = await self.stream.read(HEAD_LIMIT)
         except OSError:
             return False  # too late, gone, or closed by Site.stop()
         finally:
@@ -222,7 +213,8 @@ class Connection:
             if self.protocol.they_are_waiting_for_100_continue:
                 # "Expect: 100-continue": the client sends the body when it hears that somebody wants it.
                 await self.send(h11.InformationalResponse(status_code=100, headers=[]))
-            data = await within(deadline - time.monotonic(), self.stream.read(HEAD_LIMIT))
+            async with timeout(deadline - time.monotonic()):
+                data = await self.stream.read(HEAD_LIMIT)
             self.protocol.receive_data(data)  # b"" is the end; h11 knows whether it comes too early
         return event
 
@@ -258,7 +250,8 @@ class Connection:
     async def send(self, *events):
         # write() returns when the system has taken it all, so a slow client slows down its own connection only.
         data = b"".join(self.protocol.send(event) or b"" for event in events)
-        await within(self.site.request_seconds, self.stream.write(data))
+        async with timeout(self.site.request_seconds):
+            await self.stream.write(data)
 
     async def say_goodbye(self):
         """See that the client can read the last answer.
@@ -268,9 +261,9 @@ class Connection:
         """
         try:
             await self.stream.write_eof()
-            deadline = time.monotonic() + LINGER_SECONDS
-            while await within(deadline - time.monotonic(), self.stream.read(65536)):
-                pass
+            async with timeout(LINGER_SECONDS):
+                while await self.stream.read(65536):
+                    pass
         except OSError:
             pass  # too late, or gone
 

@@ -136,7 +136,7 @@ def test_all_urls_are_fetched_at_once_and_the_failure_of_one_is_its_own(certific
         wrong = {
             f"{url}/missing": "404 Not Found",
             f"{url}/cut-off": "RemoteProtocolError: peer closed connection without sending complete message body",
-            f"{url}/silent": "TimeoutError: it took longer than 1 s",
+            f"{url}/silent": "TimeoutError: the block took longer than 1 s",
             f"{url}/nothing": "RemoteProtocolError|ConnectionError",
             f"{url}/nonsense": "RemoteProtocolError",
             refused: "ConnectionRefusedError",
