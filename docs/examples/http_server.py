@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from flowno import Event, run, serve_tcp, sleep, timeout
+from flowno import open_signal_receiver, run, serve_tcp, sleep, timeout
 
 logger = logging.getLogger("http_server")
 
@@ -275,13 +275,11 @@ async def main(options):
         tls.load_cert_chain(options.certificate, options.key)
         tls.set_alpn_protocols(["http/1.1"])
     site = Site(options.idle_seconds, options.request_seconds)
-    stop = Event()
     async with await serve_tcp(site.serve, options.host, options.port, tls=tls) as server:
-        # Ctrl-C sets an event instead of raising KeyboardInterrupt wherever the program is just then.
-        signal.signal(signal.SIGINT, lambda *_: stop.set())
-        print(f"Listening on {'https' if tls else 'http'}://{options.host}:{server.addresses[0][1]}", flush=True)
-        await stop.wait()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever presses it again does not want to wait
+        with open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            print(f"Listening on {'https' if tls else 'http'}://{options.host}:{server.addresses[0][1]}", flush=True)
+            await anext(signals)
+        # From here on Ctrl-C has its usual meaning: whoever presses it again does not want to wait.
         server.close()
         site.stop()
         await server.aclose(grace=GRACE_SECONDS)

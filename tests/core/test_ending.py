@@ -88,19 +88,18 @@ def test_an_interrupt_while_the_loop_waits_ends_the_run_after_a_clean_up(run_pyt
     program = """
 import os, signal, threading
 import flowno
-async def reader(handle):
-    try:
-        await handle.recv(1)
-    finally:
-        await flowno.sleep(0.001)
-        print("cleaned up", flush=True)
+async def reader():
+    one, other = flowno.socketpair()
+    with one, other:
+        try:
+            await one.recv(1)
+        finally:
+            await flowno.sleep(0.001)
+            print("cleaned up", flush=True)
 async def root():
-    import socket
-    ends = socket.socketpair()
-    with flowno.SocketHandle(ends[0]) as one, flowno.SocketHandle(ends[1]):
-        task = await flowno.spawn(reader(one))
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        await task.join()
+    task = await flowno.spawn(reader())
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    await task.join()
 try:
     flowno.run(root())
 except KeyboardInterrupt:

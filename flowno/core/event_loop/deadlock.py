@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DeadlockError
+from .signals import is_ours
 from .threads import WORKERS
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def _somebody_could_call_in() -> bool:
     ours = {threading.get_ident(), *(worker.ident for worker in WORKERS)}
     if not ours.issuperset(sys._current_frames()):
         return True
-    return any(
-        callable(handler) and handler is not signal.default_int_handler
-        for handler in map(signal.getsignal, signal.valid_signals())
-    )
+    return any(callable(handler) and not is_ours(handler) for handler in map(signal.getsignal, signal.valid_signals()))
 
 
 def _who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:

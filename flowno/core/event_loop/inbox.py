@@ -1,13 +1,19 @@
-"""What other threads hand to a loop, and the waker that ends the loop's wait."""
+"""What other threads and signal handlers hand to a loop, and the waker that ends the loop's wait.
+
+A loop of the main thread lends its waker to Python while it runs, :func:`signal.set_wakeup_fd`. The handler of a signal
+that comes just before the system call in which the loop waits, or on Windows during it, would run only after the wait.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections import deque
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from .backend import World
@@ -22,7 +28,7 @@ class Inbox:
     sleeps and then looks whether there is something here.
     """
 
-    __slots__ = ("_reader", "_writer", "items", "sleeping", "thread_id")
+    __slots__ = ("_outer_wakeup_fd", "_reader", "_writer", "items", "sleeping", "thread_id")
 
     def __init__(self) -> None:
         self.items: deque[tuple[Callable[[Any], object], Any]] = deque()
@@ -30,6 +36,7 @@ class Inbox:
         self.thread_id: int | None = None  # of the thread that runs the loop; None while it does not run
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
+        self._outer_wakeup_fd: int | None = None  # what Python had before it was lent ours; None while it is not
 
     @property
     def is_at_hand(self) -> bool:
@@ -44,6 +51,13 @@ class Inbox:
         self.items.append((call, argument))
         if self.sleeping:  # also in the loop's own thread: a signal handler runs there, and the wait then goes on
             self.wake()
+
+    def act(self, call: Callable[[Any], object], argument: Any) -> None:
+        """Call ``call(argument)`` now where the caller may act on the loop itself, else :meth:`post` it."""
+        if self.is_at_hand:
+            call(argument)
+        else:
+            self.post(call, argument)
 
     def run(self) -> None:
         """Make the calls that have been posted."""
@@ -64,6 +78,9 @@ class Inbox:
         reader.setblocking(False)
         writer.setblocking(False)
         self._reader, self._writer = reader, writer
+        end: object = writer  # of a simulated world it may be no socket at all
+        if isinstance(end, socket.socket) and current_thread() is main_thread():
+            self._outer_wakeup_fd = _lend(writer.fileno())
         return reader.fileno()
 
     def wake(self) -> None:
@@ -91,6 +108,32 @@ class Inbox:
         """Close the waker; what is posted from now on stays until it is opened again."""
         reader, writer = self._reader, self._writer
         self._reader = self._writer = None
+        if self._outer_wakeup_fd is not None and writer is not None:
+            _take_back(writer.fileno(), self._outer_wakeup_fd)
+            self._outer_wakeup_fd = None
         for end in (reader, writer):
             if end is not None:
                 end.close()
+
+
+def _lend(fd: int) -> int:
+    """Have Python write to an fd whenever a signal comes; returns what it wrote to before, -1 for nowhere."""
+    return signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+
+def _take_back(fd: int, outer: int) -> None:
+    """Undo that, unless somebody else has set another fd since."""
+    current = signal.set_wakeup_fd(-1)
+    try:
+        _lend(outer if current == fd else current)
+    except (OSError, ValueError):
+        pass  # that one was closed meanwhile
+
+
+def _forget_wakeup_fd() -> None:
+    """In a forked child: what the parent's loop has lent would wake the parent. A loop that runs here lends its own."""
+    signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_wakeup_fd)
