@@ -24,11 +24,15 @@ from .core.event_loop.errors import (
     UnknownSelectorError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
+from .core.event_loop.gathering import as_completed, gather
 from .core.event_loop.primitives import (
     azip,
     connect,
+    current_time,
     exit,
     sleep,
+    sleep_forever,
+    sleep_until,
     socket,
     socketpair,
     spawn,
@@ -38,6 +42,7 @@ from .core.event_loop.primitives import (
 from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_on_at, timeout, timeout_at
 from .core.event_loop.selectors import SocketHandle
+from .core.event_loop.signals import open_signal_receiver
 from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 
@@ -85,17 +90,21 @@ __all__ = [
     "TaskHandle",
     "TruncatedStreamError",
     "UnknownSelectorError",
+    "as_completed",
     "available_selectors",
     "azip",
     "connect",
     "current_event_loop",
     "current_task",
+    "current_time",
     "exit",
+    "gather",
     "getaddrinfo",
     "getnameinfo",
     "move_on_after",
     "move_on_at",
     "open_connection",
+    "open_signal_receiver",
     "open_unix_connection",
     "run",
     "serve_activated",
@@ -103,6 +112,8 @@ __all__ = [
     "serve_tcp",
     "serve_unix",
     "sleep",
+    "sleep_forever",
+    "sleep_until",
     "socket",
     "socketpair",
     "spawn",

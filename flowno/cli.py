@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn
 
-from . import SelectorInfo, SocketHandle, available_selectors, connect, run, sleep, socket, spawn
+from . import SelectorInfo, SocketHandle, available_selectors, connect, gather, run, sleep, socket, spawn
 from . import exit as end_the_run
 from .core.event_loop.backend import ENVIRONMENT_VARIABLE, OpenedSelector, open_selector
 from .core.event_loop.errors import UnknownSelectorError
@@ -239,10 +239,7 @@ async def _echo(say: Callable[[str], object]) -> None:
         server_sock.listen(1)
         port = server_sock.getsockname()[1]
         say(f"Server: Listening on port {port}")
-        server_task = await spawn(echo_server(server_sock))
-        client_task = await spawn(echo_client(port))
-        await server_task.join()
-        await client_task.join()
+        await gather(echo_server(server_sock), echo_client(port))
         say("Main: All tasks completed")
 
 
@@ -254,10 +251,10 @@ async def _measure() -> float:
             while data := await sock.recv(len(MESSAGE)):
                 await sock.sendAll(data)
 
-    async def serve(server_sock: SocketHandle) -> None:
-        for _ in range(CONNECTIONS):
-            sock, _address = await server_sock.accept()
-            await spawn(answer(sock))
+    async def serve(server_sock: SocketHandle) -> int:
+        accepted = [await server_sock.accept() for _ in range(CONNECTIONS)]
+        await gather(*[answer(sock) for sock, _address in accepted])
+        return 0
 
     async def ask(address: tuple[str, int], end: float) -> int:
         messages = 0
@@ -277,10 +274,9 @@ async def _measure() -> float:
     with socket() as server_sock:
         server_sock.bind(("127.0.0.1", 0))
         server_sock.listen(CONNECTIONS)
-        await spawn(serve(server_sock))
         start = time.perf_counter()
-        clients = [await spawn(ask(server_sock.getsockname(), start + SECONDS)) for _ in range(CONNECTIONS)]
-        messages = sum([await client.join() for client in clients])
+        clients = [ask(server_sock.getsockname(), start + SECONDS) for _ in range(CONNECTIONS)]
+        messages = sum(await gather(serve(server_sock), *clients))
         return messages / (time.perf_counter() - start)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, current_event_loop, sleep, spawn
+from flowno import (
+    EventLoop,
+    EventLoopError,
+    current_event_loop,
+    current_time,
+    sleep,
+    sleep_forever,
+    sleep_until,
+    spawn,
+)
 from flowno.core.event_loop.backend import SystemWorld
 from tests.support.counting_selector import CountingSelector
 
@@ -183,3 +192,67 @@ def test_the_clock_of_the_world_is_the_one_that_counts() -> None:
     with StoppedTime() as selector, EventLoop(selector) as loop:
         assert loop.run_until_complete(root(), join=True) == pytest.approx(1000)
         assert asked[0]() == pytest.approx(1100)
+
+
+# ------------------------------------------------------------------------------------------- until a time, and for ever
+
+
+def test_sleep_until_waits_for_a_time_of_the_loops_clock() -> None:
+    async def root() -> None:
+        start = current_time()
+        assert await sleep_until(start + 0.01) > 0
+        assert current_time() >= start + 0.01
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("ago", [0, 1, FOREVER])
+def test_sleep_until_a_time_that_has_passed_lets_the_others_run_once(ago: float) -> None:
+    order = []
+
+    async def other() -> None:
+        await sleep(0)
+        order.append("other")
+
+    async def root() -> None:
+        await spawn(other())
+        assert await sleep_until(current_time() - ago) == 0.0
+        order.append("root")
+
+    flowno.run(root())
+    assert order == ["other", "root"]
+
+
+@pytest.mark.parametrize("deadline", [FOREVER, 1e300, 10**400], ids=["inf", "1e300", "10**400"])
+def test_sleep_until_a_time_that_never_comes_and_sleep_forever_wait_for_a_cancellation(deadline: float) -> None:
+    async def root() -> None:
+        handles = [await spawn(sleep_until(deadline)), await spawn(sleep_forever())]
+        await sleep(0.001)
+        for handle in handles:
+            assert not handle.done()
+            assert await handle.cancel() is None
+
+    flowno.run(root())
+
+
+def test_sleep_until_says_what_is_wrong() -> None:
+    async def root() -> None:
+        wrong: Any = "noon"
+        with pytest.raises(TypeError, match="deadline must be a number, not 'noon'"):
+            await sleep_until(wrong)
+        with pytest.raises(ValueError, match="not NaN"):
+            await sleep_until(float("nan"))
+
+    flowno.run(root())
+
+
+def test_the_time_of_a_loop_is_that_of_its_world() -> None:
+    with pytest.raises(EventLoopError, match=r"current_time\(\)"):
+        current_time()
+
+    async def root() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        assert loop.clock() <= current_time() <= loop.clock()
+
+    flowno.run(root())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .queues import _Queue
     from .scopes import TaskGroup
     from .selectors import SocketHandle
+    from .signals import SignalReceiver
     from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
 
@@ -44,6 +45,7 @@ __all__ = [
     "SemaphoreAcquireCommand",
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
+    "SignalWaitCommand",
     "SleepCommand",
     "SocketAcceptCommand",
     "SocketCheckCommand",
@@ -73,14 +75,16 @@ class SpawnCommand(Command):
 
     Args:
         raw_task: The coroutine that the task will run.
+        name: What the task is called, None for as its function is.
     """
 
-    __slots__ = ("raw_task",)
+    __slots__ = ("name", "raw_task")
 
     is_wait = False
 
-    def __init__(self, raw_task: Awaitable[Any]) -> None:
+    def __init__(self, raw_task: Awaitable[Any], name: str | None = None) -> None:
         self.raw_task = raw_task
+        self.name = name
 
     def __repr__(self) -> str:
         return f"SpawnCommand({self.raw_task!r})"
@@ -332,18 +336,36 @@ class QueuePutCommand(QueueingCommand):
         return f"QueuePutCommand({self.target!r}, {self.item!r})"
 
 
+class SignalWaitCommand(QueueingCommand):
+    """Wait for the next signal of a receiver; the answer is its number. A wait.
+
+    Args:
+        receiver: The receiver.
+    """
+
+    __slots__ = ("receiver",)
+
+    def __init__(self, receiver: SignalReceiver) -> None:
+        super().__init__(receiver.waiters)
+        self.receiver = receiver
+
+    def __repr__(self) -> str:
+        return f"SignalWaitCommand({self.receiver!r})"
+
+
 class GroupSpawnCommand(SpawnCommand):
     """As :class:`SpawnCommand`, for a task of a group. Not a wait.
 
     Args:
         raw_task: The coroutine that the task will run.
         group: The group.
+        name: What the task is called, None for as its function is.
     """
 
     __slots__ = ("group",)
 
-    def __init__(self, raw_task: Awaitable[Any], group: TaskGroup) -> None:
-        super().__init__(raw_task)
+    def __init__(self, raw_task: Awaitable[Any], group: TaskGroup, name: str | None = None) -> None:
+        super().__init__(raw_task, name)
         self.group = group
 
 

@@ -52,6 +52,7 @@ from .errors import BusyResourceError, EventLoopError
 from .fd_table import FdTable
 from .inbox import Inbox
 from .running import current_event_loop, current_task, fork_count, set_running
+from .signals import Interrupts, Signals
 from .tasks import (
     CANCELLED,
     FAILED,
@@ -61,6 +62,7 @@ from .tasks import (
     TaskCancelled,
     TaskHandle,
     UnjoinedError,
+    checked_name,
     close_coroutine,
     coroutine_of,
 )
@@ -170,6 +172,7 @@ class EventLoop:
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
         self.inbox = Inbox()
+        self.signals = Signals(self.inbox)
         self.fds = FdTable(opened.selector, self.ready, self.budget, self.inbox)
         # Made for each run, and dropped with it: bound methods would tie the loop to itself.
         self.handlers = self._forgetters = _Table()
@@ -203,26 +206,29 @@ class EventLoop:
         """Where the loop takes its time and its sockets from."""
         return self._world
 
-    def create_task(self, coroutine: Awaitable[T]) -> TaskHandle[T]:
+    def create_task(self, coroutine: Awaitable[T], *, name: str | None = None) -> TaskHandle[T]:
         """Start a task, from any thread: the loop is woken where it waits. It runs in a copy of the caller's context.
 
         Args:
             coroutine: What the task runs.
+            name: What it is called in messages; by default, as the function that it runs.
 
         Returns:
             Its handle. Before the loop runs, or from another thread, the task starts with the loop's next batch.
 
         Raises:
-            TypeError: That is no coroutine.
+            TypeError: That is no coroutine, or no name.
             EventLoopError: The loop is closed.
         """
         raw_task = coroutine_of(coroutine, "create_task()")
         try:
+            checked_name(name)
             self._check_open("start a task")
-        except EventLoopError:
+        except (EventLoopError, TypeError):
             raw_task.close()  # else Python adds to the error that it was never awaited
             raise
         task = TaskHandle(self, raw_task, copy_context())
+        task._name = name
         if self.inbox.thread_id is not None and self.inbox.is_at_hand:
             self._start(task)
         else:
@@ -269,26 +275,34 @@ class EventLoop:
         Returns:
             With ``join``, the value of ``root``, or of :func:`~flowno.exit` where that ended the run; otherwise None.
 
+        Ctrl-C in the main thread, where the program has set no handler for SIGINT, cancels ``root``, and then the other
+        tasks; all of them run until they have ended before KeyboardInterrupt is raised. A root that deals with its
+        cancellation and returns a value goes on as if nothing had happened. A second Ctrl-C raises KeyboardInterrupt at
+        once, wherever the program is.
+
         Raises:
             Exception: With ``join``, the error of ``root``; always, that of ``exit(exception=...)``.
             TaskCancelled: With ``join``, ``root`` was cancelled.
+            KeyboardInterrupt: By Ctrl-C, as said above. It has the error of ``root`` as its context where the clean-up
+                failed.
             BaseException: What left a task and is neither an ``Exception`` nor ``TaskCancelled``, such as
                 KeyboardInterrupt. The other tasks are cancelled, and run until they have ended, before it is raised.
             EventLoopError: The loop is closed or runs already, or another one runs in this thread.
             TypeError: ``root`` is no coroutine.
         """
         raw_task = coroutine_of(root, "run_until_complete()")
+        task = TaskHandle(self, raw_task, copy_context())
         try:
-            self._enter()
+            self._enter(task, goes_on=wait_for_spawned_tasks)
         except BaseException:
             raw_task.close()  # else Python adds to the error that it was never awaited
             raise
-        task = TaskHandle(self, raw_task, copy_context())
         command: ExitCommand | None = None
         try:
             self._start(task)
             try:
                 self.run_until(None if wait_for_spawned_tasks else task)
+                self._interrupts.check()
             except _Exit as ended:
                 command = ended.command
                 late = self._cancel_all()
@@ -362,7 +376,12 @@ class EventLoop:
 
     # --- a run -------------------------------------------------------------------------------------------------------
 
-    def _enter(self) -> None:
+    @property
+    def is_ending(self) -> bool:
+        """Whether the tasks that are left are being ended."""
+        return self._ending is not None
+
+    def _enter(self, root: TaskHandle[Any] | None = None, *, goes_on: bool = False) -> None:
         """Make this the loop of this thread."""
         self._check_open("run it")
         if self.inbox.thread_id is not None:
@@ -378,6 +397,7 @@ class EventLoop:
         self._outer_hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
         set_running(self)
+        self._interrupts = Interrupts(self, root, goes_on)
 
     def _open_waker(self) -> None:
         try:
@@ -399,6 +419,9 @@ class EventLoop:
         if not self.tasks:  # nobody is left who could still join
             for unjoined in list(self._unjoined):
                 unjoined.report()
+        interrupts = self._interrupts
+        del self._interrupts
+        interrupts.remove()
 
     def _release(self) -> None:
         """Give back the selector."""
@@ -509,7 +532,7 @@ class EventLoop:
 
     def _nothing_can_happen(self, deadline: float | None) -> bool:
         """Whether nothing in this loop can ever make a task ready again."""
-        if self.inbox.items or self._jobs or self.fds.has_waiters:
+        if self.inbox.items or self._jobs or self.fds.has_waiters or self.signals.has_waiters:
             return False
         return deadline is None or (self._ending is not None and deadline == inf)  # to sleep for ever is no clean-up
 
@@ -612,10 +635,7 @@ class EventLoop:
 
     def request_cancel(self, task: TaskHandle[Any]) -> None:
         """Cancel a task, from any thread."""
-        if self.inbox.is_at_hand:
-            self.cancel_now(task)
-        else:
-            self.inbox.post(self.cancel_now, task)
+        self.inbox.act(self.cancel_now, task)
 
     def cancel_now(self, task: TaskHandle[Any]) -> None:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
@@ -741,6 +761,7 @@ class EventLoop:
 
     def _spawn(self, task: TaskHandle[Any], command: SpawnCommand) -> None:
         child = TaskHandle(self, coroutine_of(command.raw_task, "spawn()"), task._context.copy())
+        child._name = command.name
         self.tasks[child] = None
         task._value = child
         self.ready += (child, task)  # the child first

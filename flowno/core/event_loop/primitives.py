@@ -20,7 +20,7 @@ from .commands import (
 )
 from .running import current_world, required_event_loop
 from .selectors import SocketHandle
-from .tasks import GIVE_WAY
+from .tasks import GIVE_WAY, checked_name
 
 if TYPE_CHECKING:
     import ssl
@@ -31,7 +31,20 @@ if TYPE_CHECKING:
     from .tasks import TaskHandle
     from .tls import TLSSocketHandle
 
-__all__ = ["azip", "connect", "exit", "sleep", "socket", "socketpair", "spawn", "wait_readable", "wait_writable"]
+__all__ = [
+    "azip",
+    "connect",
+    "current_time",
+    "exit",
+    "sleep",
+    "sleep_forever",
+    "sleep_until",
+    "socket",
+    "socketpair",
+    "spawn",
+    "wait_readable",
+    "wait_writable",
+]
 
 T = TypeVar("T")
 T2 = TypeVar("T2")
@@ -39,19 +52,20 @@ T3 = TypeVar("T3")
 
 
 @coroutine
-def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
+def spawn(coroutine: Awaitable[T], *, name: str | None = None) -> Generator[Command, Any, TaskHandle[T]]:
     """Start a task that runs beside this one. Its first step is made before this one goes on.
 
     The child runs in a copy of the parent's context variables. It is not cancelled with its parent.
 
     Args:
         coroutine: What the task runs.
+        name: What it is called in messages; by default, as the function that it runs.
 
     Returns:
         The handle by which it can be joined and cancelled.
 
     Raises:
-        TypeError: That is no coroutine.
+        TypeError: That is no coroutine, or no name.
 
     Cancellation: spawning is no wait; it always happens.
 
@@ -66,7 +80,7 @@ def spawn(coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
         >>> run(main())
         [0, 2, 4]
     """
-    handle: TaskHandle[T] = yield SpawnCommand(coroutine)
+    handle: TaskHandle[T] = yield SpawnCommand(coroutine, checked_name(name))
     return handle
 
 
@@ -89,14 +103,62 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
     if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
         nothing: float = yield GIVE_WAY
         return nothing
-    if not isinstance(seconds, (int, float)):
-        raise TypeError(f"seconds must be a number, not {seconds!r}")
-    try:
-        seconds = float(seconds)
-    except OverflowError:  # an int beyond any float
-        seconds = inf if seconds > 0 else 0.0
-    slept: float = yield SleepCommand(seconds)
+    slept: float = yield SleepCommand(_number(seconds, "seconds"))
     return slept
+
+
+@coroutine
+def sleep_until(deadline: float) -> Generator[Command, Any, float]:
+    """Wait until the loop's clock, :func:`current_time`, has come to a time.
+
+    Args:
+        deadline: When, in seconds; one that has passed lets the other ready tasks run once.
+
+    Returns:
+        The seconds that it took; 0.0 where there was nothing to wait for.
+
+    Raises:
+        TypeError: ``deadline`` is no number.
+        ValueError: ``deadline`` is NaN.
+
+    Cancellation: the wait ends at once, and no timer is left.
+    """
+    moment = _number(deadline, "deadline")
+    if moment != moment:
+        raise ValueError("deadline must be a number, not NaN")
+    slept: float = yield SleepCommand(moment - current_time())
+    return slept
+
+
+async def sleep_forever() -> NoReturn:
+    """Wait until the task is cancelled.
+
+    Cancellation: what this is for.
+    """
+    while True:
+        await sleep(inf)
+
+
+def current_time() -> float:
+    """The time of the loop's clock, in seconds: what the deadlines of scopes and of :func:`sleep_until` count by.
+
+    It never goes back, and is no time of day. With :func:`time.monotonic` it is comparable unless the selector brings a
+    clock of its own.
+
+    Raises:
+        EventLoopError: No event loop runs in this thread.
+    """
+    return required_event_loop("current_time()").clock()
+
+
+def _number(value: float, argument: str) -> float:
+    """An argument as a float; an int that is beyond any float is infinite."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 @coroutine
@@ -371,6 +433,13 @@ async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...]
                     return
             yield tuple(items)
     finally:
-        for iterator in iterators:
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
+        await _close_all([iterator for iterator in iterators if isinstance(iterator, AsyncGenerator)])
+
+
+async def _close_all(generators: list[AsyncGenerator[Any, None]]) -> None:
+    """Close each of these, also where closing another one raises."""
+    if generators:
+        try:
+            await generators[0].aclose()
+        finally:
+            await _close_all(generators[1:])

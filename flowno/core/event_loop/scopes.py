@@ -16,7 +16,7 @@ from .commands import Command, GroupSpawnCommand, GroupWaitCommand, ShieldedGrou
 from .errors import EventLoopError
 from .running import here, required_event_loop
 from .synchronization import Event
-from .tasks import FAILED, TaskCancelled, TaskHandle, coroutine_of
+from .tasks import FAILED, TaskCancelled, TaskHandle, checked_name, coroutine_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -118,11 +118,7 @@ class CancelScope:
             return
         self.cancel_called = True
         if self._task is not None:
-            loop = self._loop
-            if loop.inbox.is_at_hand:
-                loop.cancel_inside(self)
-            else:
-                loop.inbox.post(loop.cancel_inside, self)
+            self._loop.inbox.act(self._loop.cancel_inside, self)
 
     def __enter__(self) -> Self:
         if self._task is not None:
@@ -362,19 +358,23 @@ class TaskGroup:
         self.waiters: dict[TaskHandle[Any], None] = {}
 
     @coroutine
-    def spawn(self, coroutine: Awaitable[T]) -> Generator[Command, Any, TaskHandle[T]]:
+    def spawn(self, coroutine: Awaitable[T], *, name: str | None = None) -> Generator[Command, Any, TaskHandle[T]]:
         """Start a task in the group. Its first step is made before this one goes on, as by :func:`~flowno.spawn`.
 
+        Args:
+            coroutine: What the task runs.
+            name: What it is called in messages; by default, as the function that it runs.
+
         Raises:
-            TypeError: That is no coroutine.
+            TypeError: That is no coroutine, or no name.
             EventLoopError: The block was left, or not entered yet.
         """
         raw_task = coroutine_of(coroutine, "TaskGroup.spawn()")
         self._check_open(raw_task)
-        handle: TaskHandle[T] = yield GroupSpawnCommand(raw_task, self)
+        handle: TaskHandle[T] = yield GroupSpawnCommand(raw_task, self, checked_name(name))
         return handle
 
-    def create_task(self, coroutine: Awaitable[T]) -> TaskHandle[T]:
+    def create_task(self, coroutine: Awaitable[T], *, name: str | None = None) -> TaskHandle[T]:
         """Start a task in the group; it begins with the loop's next batch. Not from another thread.
 
         Raises:
@@ -382,7 +382,7 @@ class TaskGroup:
         """
         raw_task = coroutine_of(coroutine, "TaskGroup.create_task()")
         self._check_open(raw_task)
-        handle = required_event_loop("TaskGroup.create_task()").create_task(raw_task)
+        handle = required_event_loop("TaskGroup.create_task()").create_task(raw_task, name=name)
         self.adopt(handle)
         return handle
 

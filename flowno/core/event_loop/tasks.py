@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextvars import copy_context
+from gc import get_referents
 from inspect import CO_ITERABLE_COROUTINE
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .commands import CancelCommand, Command, JoinCommand, SleepCommand
+from .errors import EventLoopError
 
 if TYPE_CHECKING:
     from contextvars import Context
+    from traceback import StackSummary
+    from types import FrameType
 
     from .event_loop import EventLoop
     from .scopes import CancelScope
@@ -72,7 +78,8 @@ class TaskCancelled(BaseException):
 class TaskHandle(Generic[T_co]):
     """A task: a coroutine that an event loop runs, seen by those who wait for it or cancel it.
 
-    Handles are made by :func:`~flowno.spawn` and :meth:`EventLoop.create_task`, not by calling this class.
+    Handles are made by :func:`~flowno.spawn` and :meth:`EventLoop.create_task`, not by calling this class. For type
+    checkers, ``TaskHandle[int]`` is a task that returns an int.
 
     Attributes:
         event_loop: The loop that runs the task.
@@ -90,6 +97,7 @@ class TaskHandle(Generic[T_co]):
         "_error",  # what to throw in at the next step, or None
         "_joiners",  # the tasks that wait for its end, in order, or None
         "_locks",  # those that it has, or None
+        "_name",  # what its maker has called it, or None
         "_result",  # its value, or its error, once it has ended
         "_run",  # context.run, bound
         "_scope",  # the innermost CancelScope that it is in, or None
@@ -115,6 +123,7 @@ class TaskHandle(Generic[T_co]):
         self._state = ALIVE
         self._joiners: dict[TaskHandle[Any], None] | None = None
         self._locks: dict[Lock, None] | None = None
+        self._name: str | None = None
         self._scope: CancelScope | None = None
         self._callbacks: list[Callable[[TaskHandle[Any]], object]] | None = None
         self._cancel_pending = False
@@ -127,6 +136,15 @@ class TaskHandle(Generic[T_co]):
         _timer: Timer
 
     # --- for users ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the task is called in messages and logs: by default, as the function that it runs. May be changed."""
+        return self._name if self._name is not None else function_name(self.raw_task)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = checked_name(name)
 
     @property
     def is_finished(self) -> bool:
@@ -142,6 +160,95 @@ class TaskHandle(Generic[T_co]):
     def is_cancelled(self) -> bool:
         """True once the task has ended because it was cancelled; one that caught that and returned is finished."""
         return self._state == CANCELLED
+
+    def done(self) -> bool:
+        """Whether the task has ended, however it did."""
+        return self._state != ALIVE
+
+    def result(self) -> T_co:
+        """What the task returned, without waiting: it must have ended.
+
+        Raises:
+            Exception: The error that the task ended with.
+            TaskCancelled: The task was cancelled; ``by`` is its handle.
+            EventLoopError: The task has not ended.
+        """
+        self._require_end("result()")
+        try:
+            return self._outcome()
+        finally:
+            del self  # the traceback of an error would tie it to the task that has it
+
+    def exception(self) -> BaseException | None:
+        """The error that the task ended with, None where it returned, without waiting: it must have ended.
+
+        Whoever asks knows of the error; it is not logged as one that nobody joined any more.
+
+        Raises:
+            TaskCancelled: The task was cancelled; ``by`` is its handle.
+            EventLoopError: The task has not ended.
+        """
+        self._require_end("exception()")
+        if self._state == CANCELLED:
+            raise TaskCancelled(self)
+        return self._failure() if self._state == FAILED else None
+
+    def add_done_callback(self, callback: Callable[[TaskHandle[T_co]], object]) -> None:
+        """Have a function called when the task has ended; soon, where it has already.
+
+        The loop calls it between two steps of its tasks, in a copy of the caller's context, with this handle. So it
+        must not block; what it raises is logged. May be called from any thread.
+
+        Args:
+            callback: The function. One that was added twice is called twice.
+
+        Raises:
+            TypeError: ``callback`` cannot be called.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be a function of the handle, not {callback!r}")
+        self.event_loop.inbox.act(self._add_callback, _DoneCallback(callback, copy_context()))
+
+    def remove_done_callback(self, callback: Callable[[TaskHandle[T_co]], object]) -> int:
+        """Take back what :meth:`add_done_callback` was given, as often as it was. Not from another thread.
+
+        Returns:
+            How often that was.
+        """
+        ours = [each for each in self._callbacks or () if isinstance(each, _DoneCallback) and each.function == callback]
+        for each in ours:
+            self._remove_callback(each)
+        return len(ours)
+
+    @property
+    def waiting_for(self) -> Command | None:
+        """The command that the task waits in, such as a :class:`~flowno.core.event_loop.commands.SleepCommand`.
+
+        None while it runs or is ready to, and once it has ended.
+        """
+        return self._waiting
+
+    def get_stack(self) -> StackSummary:
+        """Where the task is: its frames, the outermost first, as :mod:`traceback` prints them.
+
+        That goes down through everything that it awaits, or calls where it runs just now. Of a task that has not begun
+        it is the first line of its function; of one that has ended, nothing. From any thread.
+
+        Example:
+            >>> from flowno import run, sleep, spawn
+            >>> async def inner():
+            ...     await sleep(60)
+            >>> async def outer():
+            ...     await inner()
+            >>> async def main():
+            ...     task = await spawn(outer())
+            ...     return [frame.name for frame in task.get_stack()]
+            >>> run(main())
+            ['outer', 'inner', 'sleep']
+        """
+        from traceback import StackSummary
+
+        return StackSummary.extract((frame, frame.f_lineno) for frame in self._frames())
 
     @coroutine
     def join(self) -> Generator[Command, Any, T_co]:
@@ -185,7 +292,8 @@ class TaskHandle(Generic[T_co]):
         return Cancellation(self)
 
     def __repr__(self) -> str:
-        name = getattr(self.raw_task, "__qualname__", None) or type(self.raw_task).__name__
+        function = function_name(self.raw_task)
+        name = function if self._name is None else f"{self._name!r} {function}"
         return f"<TaskHandle {name} {_STATE_NAMES[self._state]}>"
 
     # --- for the loop ------------------------------------------------------------------------------------------------
@@ -235,10 +343,30 @@ class TaskHandle(Generic[T_co]):
         self._refresh()
 
     def _add_callback(self, callback: Callable[[TaskHandle[Any]], object]) -> None:
-        """Call this when the task has ended; it has not yet."""
-        if self._callbacks is None:
-            self._callbacks = []
-        self._callbacks.append(callback)
+        """Call this as a part of the task's end, before anybody is resumed; now, where it has ended."""
+        if self._state:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def _remove_callback(self, callback: Callable[[TaskHandle[Any]], object]) -> None:
+        """Take back one of those, where it was not called yet."""
+        if self._callbacks is not None and callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def _require_end(self, asked: str) -> None:
+        if not self._state:
+            raise EventLoopError(f"{asked} of {self!r}, which has not ended; await its join()")
+
+    def _frames(self) -> list[FrameType]:
+        """The frames of the task, the outermost first."""
+        frames = list(_frames_of(self.raw_task))
+        thread = self.event_loop.inbox.thread_id
+        if frames and self.event_loop.running_task is self and thread is not None:
+            return _running_frames(frames[0], thread) or frames
+        return frames
 
     def _outcome(self) -> T_co:
         """The value of an ended task, or its error raised; now somebody knows of it."""
@@ -311,6 +439,25 @@ class UnjoinedError:
     __del__ = report
 
 
+class _DoneCallback:
+    """What a user wants to have called when a task has ended; the loop calls it with its next batch."""
+
+    __slots__ = ("_context", "function")
+
+    def __init__(self, function: Callable[[TaskHandle[Any]], object], context: Context) -> None:
+        self.function = function
+        self._context = context
+
+    def __call__(self, task: TaskHandle[Any]) -> None:
+        task.event_loop.inbox.post(self._call, task)
+
+    def _call(self, task: TaskHandle[Any]) -> None:
+        try:
+            self._context.run(self.function, task)
+        except Exception:
+            logger.exception("a done callback of %r failed: %r", task, self.function)
+
+
 class Done:
     """What an operation returns that acts at once: it may be awaited, and need not be."""
 
@@ -334,6 +481,55 @@ def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]
     what = f"{type(awaitable).__name__} {awaitable!r}"
     hint = "; call the function to get its coroutine" if callable(awaitable) else ""
     raise TypeError(f"{caller} takes a coroutine, not {what}{hint}")
+
+
+def checked_name(name: object) -> str | None:
+    """The name that a task is to have, None for that of its function.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if name is None or isinstance(name, str):
+        return name
+    raise TypeError(f"name must be a str, not {name!r}")
+
+
+def function_name(raw_task: Any) -> str:
+    """The name of the function whose call made a coroutine."""
+    return getattr(raw_task, "__qualname__", None) or type(raw_task).__name__
+
+
+#: Where Python keeps the frame of what can be awaited, and what that awaits: of coroutines, generators and asynchronous
+#: generators.
+_FRAMES = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+
+
+def _frames_of(awaited: Any) -> Iterator[FrameType]:
+    """The frames of a coroutine and of all that it awaits, the outermost first."""
+    while awaited is not None:
+        for frame_name, next_name in _FRAMES:
+            if hasattr(awaited, frame_name):
+                frame: FrameType | None = getattr(awaited, frame_name)
+                if frame is not None:
+                    yield frame
+                awaited = getattr(awaited, next_name)
+                break
+        else:
+            # A step of an asynchronous generator, or what __await__() of a coroutine gives, tells nothing itself.
+            referents = get_referents(awaited)
+            awaited = next((one for one in referents if any(hasattr(one, name) for name, _ in _FRAMES)), None)
+
+
+def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
+    """What a thread is in just now, from this frame on; empty where it is not in it any more."""
+    frames: list[FrameType] = []
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        frames.append(frame)
+        if frame is outermost:
+            return frames[::-1]
+        frame = frame.f_back
+    return []
 
 
 def close_coroutine(task: TaskHandle[Any]) -> None:
