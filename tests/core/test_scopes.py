@@ -309,6 +309,22 @@ def test_no_time_limit_is_nan(make: Callable[[float], CancelScope]) -> None:
         make(math.nan)
 
 
+@pytest.mark.parametrize("make", [timeout, move_on_after, timeout_at, move_on_at])
+def test_what_is_no_number_is_an_error_that_leaves_the_scopes_as_they_are(make: Callable[[Any], CancelScope]) -> None:
+    async def root() -> None:
+        async with timeout(1000) as outer:
+            with pytest.raises(TypeError, match="must be a number, not 'soon'"):
+                async with make("soon"):
+                    pass
+            wrong: Any = "soon"
+            with pytest.raises(TypeError, match="deadline must be a number"):
+                outer.deadline = wrong
+            await sleep(0)
+        assert not outer.cancelled_caught
+
+    flowno.run(root())
+
+
 def test_an_error_of_the_block_goes_before_the_time_limit() -> None:
     async def main() -> None:
         with pytest.raises(KeyError):

@@ -248,6 +248,23 @@ def test_recv_into_fills_a_buffer() -> None:
     flowno.run(root())
 
 
+@pytest.mark.parametrize("drained", [False, True], ids=["fresh", "drained"])
+def test_a_buffer_that_will_not_do_is_an_error_before_anything_is_waited_for(drained: bool) -> None:
+    async def main() -> None:
+        with pair() as (one, other):
+            if drained:
+                await other.sendAll(b"x")
+                await one.recv(10)
+            read_only: Any = b"read-only"
+            with pytest.raises(TypeError, match="writable buffer"):
+                await one.recv_into(read_only)
+            for nbytes in (-1, 4):
+                with pytest.raises(ValueError, match=f"cannot take {nbytes} bytes into a buffer of 3"):
+                    await one.recv_into(bytearray(3), nbytes)
+
+    flowno.run(main())
+
+
 def test_datagrams_keep_their_boundaries() -> None:
     async def root() -> None:
         with flowno.socket(type=socket.SOCK_DGRAM) as one, flowno.socket(type=socket.SOCK_DGRAM) as other:

@@ -405,7 +405,8 @@ class FdTable:
         """
         for record in list(self._records.values()):
             if (record.reader is not None or record.writer is not None) and not record.is_open:
-                self.retire(record, f"the socket of fd {record.fd} was closed, but not by its handle")
+                what = f"fd {record.fd}" if record.identity is not None else f"the socket of fd {record.fd}"
+                self.retire(record, f"{what} was closed while it was waited for, by other means than its handle")
 
     def drop_dead(self) -> bool:
         """Take out the fds that are not open any more; for a selector that refuses to wait because of one.

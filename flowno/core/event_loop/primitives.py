@@ -21,6 +21,7 @@ from .commands import (
 from .running import current_world, required_event_loop
 from .selectors import SocketHandle
 from .tasks import GIVE_WAY, checked_name
+from .timers import checked_seconds
 
 if TYPE_CHECKING:
     import ssl
@@ -103,7 +104,7 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
     if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
         nothing: float = yield GIVE_WAY
         return nothing
-    slept: float = yield SleepCommand(_number(seconds, "seconds"))
+    slept: float = yield SleepCommand(checked_seconds(seconds, "seconds"))
     return slept
 
 
@@ -123,10 +124,7 @@ def sleep_until(deadline: float) -> Generator[Command, Any, float]:
 
     Cancellation: the wait ends at once, and no timer is left.
     """
-    moment = _number(deadline, "deadline")
-    if moment != moment:
-        raise ValueError("deadline must be a number, not NaN")
-    slept: float = yield SleepCommand(moment - current_time())
+    slept: float = yield SleepCommand(checked_seconds(deadline, "deadline") - current_time())
     return slept
 
 
@@ -149,16 +147,6 @@ def current_time() -> float:
         EventLoopError: No event loop runs in this thread.
     """
     return required_event_loop("current_time()").clock()
-
-
-def _number(value: float, argument: str) -> float:
-    """An argument as a float; an int that is beyond any float is infinite."""
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number, not {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        return inf if value > 0 else -inf
 
 
 @coroutine

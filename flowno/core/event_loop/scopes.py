@@ -17,6 +17,7 @@ from .errors import EventLoopError
 from .running import here, required_event_loop
 from .synchronization import Event
 from .tasks import FAILED, TaskCancelled, TaskHandle, checked_name, coroutine_of
+from .timers import checked_seconds
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +39,8 @@ class CancelScope:
             the block is left.
 
     Raises:
-        ValueError: ``deadline`` is NaN.
+        TypeError: ``deadline`` is no number.
+        ValueError: It is NaN.
 
     Attributes:
         cancel_called: Whether the scope has been cancelled, by :meth:`cancel` or its deadline.
@@ -71,9 +73,7 @@ class CancelScope:
     )
 
     def __init__(self, *, deadline: float = inf, shield: bool = False) -> None:
-        if deadline != deadline:
-            raise ValueError("deadline must be a number, not NaN")
-        self._deadline = deadline
+        self._deadline = checked_seconds(deadline, "deadline")
         self._seconds: float | None = None
         self._shield = shield
         self.cancel_called = False
@@ -91,8 +91,7 @@ class CancelScope:
 
     @deadline.setter
     def deadline(self, deadline: float) -> None:
-        if deadline != deadline:
-            raise ValueError("deadline must be a number, not NaN")
+        deadline = checked_seconds(deadline, "deadline")
         sooner = deadline < self._deadline
         self._deadline = deadline
         self._seconds = None
@@ -228,9 +227,7 @@ class _TimeLimit(CancelScope):
 
 def _within(scope: CancelScope, seconds: float | None) -> None:
     if seconds is not None:
-        if seconds != seconds:
-            raise ValueError("seconds must be a number, not NaN")
-        scope._seconds = seconds
+        scope._seconds = checked_seconds(seconds, "seconds")
 
 
 def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
@@ -241,7 +238,8 @@ def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope
         shield: As of :class:`CancelScope`.
 
     Raises:
-        ValueError: ``seconds`` is NaN.
+        TypeError: ``seconds`` is no number.
+        ValueError: It is NaN.
 
     Example:
         >>> from flowno import move_on_after, run, sleep
@@ -269,7 +267,8 @@ def timeout(seconds: float | None) -> CancelScope:
         seconds: Counted from when the block is entered; None sets no limit.
 
     Raises:
-        ValueError: ``seconds`` is NaN.
+        TypeError: ``seconds`` is no number.
+        ValueError: It is NaN.
 
     Example:
         >>> from flowno import run, sleep, timeout

@@ -419,14 +419,15 @@ class SocketHandle:
             How many bytes have come; 0 at the end of the stream.
 
         Raises:
-            As :meth:`recv`, and TypeError where the buffer is not writable.
+            As :meth:`recv`, TypeError where the buffer is not writable, and ValueError where it is too small for
+            ``nbytes``.
 
         Cancellation: no data is lost.
         """
         record = self._record
         if record.reading:
             record = yield from self._claim("recv_into", reading=True)
-        size = nbytes or memoryview(buffer).nbytes
+        size = _room_in(buffer, nbytes)
         budget = record.budget
         command: Command = self._recv_command
         if self._drained and size > 0 and self._fileno() >= 0:
@@ -1169,6 +1170,21 @@ def _bytes_of(data: Buffer) -> memoryview:
     """Any contiguous buffer as bytes, without copying it."""
     view = memoryview(data)
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _room_in(buffer: Buffer, nbytes: int) -> int:
+    """How many bytes are to go into a buffer that something is received into.
+
+    Raises:
+        TypeError: It is not writable.
+        ValueError: ``nbytes`` is negative, or more than there is room for.
+    """
+    view = memoryview(buffer)
+    if view.readonly:
+        raise TypeError(f"recv_into() needs a writable buffer, not {buffer!r}")
+    if not 0 <= nbytes <= view.nbytes:
+        raise ValueError(f"recv_into() cannot take {nbytes} bytes into a buffer of {view.nbytes}")
+    return nbytes or view.nbytes
 
 
 def _is_number(host: object) -> bool:

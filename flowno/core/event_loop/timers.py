@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Timer", "Timers"]
+__all__ = ["Timer", "Timers", "checked_seconds"]
 
 #: Cancelled timers are swept out once there are this many of them and they outnumber the others: it bounds memory, and
 #: the cost of a sweep is shared by the cancellations that made it due.
@@ -81,3 +82,20 @@ class Timers:
                 argument = timer.argument
                 timer.fire = timer.argument = None
                 fire(argument)
+
+
+def checked_seconds(value: float, argument: str) -> float:
+    """An argument that is a time or a number of seconds, as a float; an int that is beyond any float is infinite.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is NaN, which would be before, after and at the time of every other timer.
+    """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, not {value!r}")
+    if value != value:
+        raise ValueError(f"{argument} must be a number, not NaN")
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf

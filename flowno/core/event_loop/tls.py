@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .running import current_world, required_event_loop
-from .selectors import _CLOSED, Address, SocketHandle, _bytes_of
+from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import GIVE_WAY
+from .timers import checked_seconds
 
 if TYPE_CHECKING:
     from typing import AwaitableGenerator, TypeAlias, TypeVar
@@ -91,6 +92,7 @@ class TLSSocketHandle(SocketHandle):
 
     __slots__ = (
         "_aside",  # plaintext that was decrypted before anybody asked for it
+        "_broken",  # the error that has broken TLS for good: its type, arguments and attributes; else None
         "_cut_off",  # the socket is at its end
         "_established",  # the handshake is done
         "_failed",  # why it could not be made
@@ -138,6 +140,7 @@ class TLSSocketHandle(SocketHandle):
         self._outgoing = ssl.MemoryBIO()
         self._unsent: bytes | memoryview = b""
         self._aside = b""
+        self._broken: tuple[type[ssl.SSLError], tuple[Any, ...], dict[str, Any]] | None = None
         self._thirsty = False
         self._cut_off = False
         self._over: Event | None = None
@@ -180,14 +183,13 @@ class TLSSocketHandle(SocketHandle):
             How many bytes have come; 0 once the peer has ended the stream by its close_notify.
 
         Raises:
-            As :meth:`recv`, and TypeError where the buffer is not writable.
+            As :meth:`recv`, TypeError where the buffer is not writable, and ValueError where it is too small for
+            ``nbytes``.
 
         Cancellation: as of :meth:`recv`.
         """
-        view = memoryview(buffer).cast("B")
-        if view.readonly:
-            raise TypeError(f"recv_into() needs a writable buffer, not {buffer!r}")
-        return self._read(min(nbytes, len(view)) if nbytes else len(view), view)  # pyright: ignore[reportReturnType]
+        size = _room_in(buffer, nbytes)
+        return self._read(size, memoryview(buffer).cast("B"))  # pyright: ignore[reportReturnType]
 
     def send(self, data: Buffer) -> Operation[int]:
         """Send some of the data: up to 64 KiB of it, as a whole.
@@ -551,6 +553,7 @@ class TLSSocketHandle(SocketHandle):
                 if self._stalled is not None:
                     self._resume_writer()
                 return None
+            self._raise_again()
             if self.require_close_notify:
                 raise self._truncation(
                     "the peer closed the connection without a close_notify, so that something may have been cut off; "
@@ -558,19 +561,36 @@ class TLSSocketHandle(SocketHandle):
                 ) from None
         except ssl.SSLZeroReturnError:
             self._thirsty = False
-        except ssl.SSLError:
+            self._raise_again()
+        except ssl.SSLError as error:
             self._thirsty = False
             self._flush_quietly()  # the alert that tells the peer why
+            self._raise_again()
+            self._remember(error)
             raise
         else:
             if got:
                 self._thirsty = not (self._incoming.pending or tls.pending())
             elif size:
                 self._thirsty = False  # the peer has ended TLS; it is no SSLZeroReturnError before we have, too
+                self._raise_again()
             if self._outgoing.pending:
                 self._flush_quietly()
             return got
         return b"" if into is None else 0
+
+    def _remember(self, error: ssl.SSLError) -> None:
+        """An error that has broken TLS, of which OpenSSL speaks only once: later it says that the stream has ended."""
+        if self._broken is None:
+            self._broken = type(error), error.args, error.__dict__
+
+    def _raise_again(self) -> None:
+        """Raise the error that has broken TLS, where there was one."""
+        if self._broken is not None:
+            kind, args, attributes = self._broken
+            error = kind(*args)
+            error.__dict__.update(attributes)
+            raise error
 
     def _receive(self) -> bytes | None:
         """Give TLS what the socket has; None where it has nothing, ``b""`` at its end."""
@@ -732,6 +752,7 @@ class TLSSocketHandle(SocketHandle):
         """
         loop = required_event_loop(repr(self))
         limit = "handshake_timeout" if what == "handshake" else "shutdown_timeout"
+        seconds = checked_seconds(seconds, limit)
         expired = TimeoutError(f"the TLS {what} of {self!r} took longer than {limit}, {seconds:g} s")
         timer = loop.interrupt_after(seconds, expired)
         greeting = b""
@@ -881,8 +902,10 @@ class TLSSocketHandle(SocketHandle):
         try:
             while data := cast(ssl.SSLObject, self._tls).read(_CHUNK):
                 self._aside += data
-        except ssl.SSLError:
-            pass  # nothing more; the next one to read finds out why
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass  # nothing more
+        except ssl.SSLError as error:
+            self._remember(error)  # it is for the next one to read
 
     def _step_unwrap(self) -> bool:
         """Exchange close_notify with the peer as far as what has come allows; True once it is done."""
@@ -1036,8 +1059,9 @@ def start_tls(
         The handle to go on with; its :meth:`TLSSocketHandle.unwrap` is the way back.
 
     Raises:
-        TypeError: ``handle`` is no handle, or ``ssl_context`` no SSLContext.
-        ValueError: The context wants ``server_hostname``. Nothing was done.
+        TypeError: ``handle`` is no handle, ``ssl_context`` no SSLContext, or ``handshake_timeout`` no number. Nothing
+            was done.
+        ValueError: The context wants ``server_hostname``, or ``handshake_timeout`` is NaN. Nothing was done.
         BusyResourceError: A task uses the handle. Nothing was done.
         ClosedResourceError: The handle is closed.
         ssl.SSLError, TimeoutError, OSError: The handshake failed; see :meth:`TLSSocketHandle.do_handshake`. The
@@ -1047,6 +1071,7 @@ def start_tls(
     """
     if not isinstance(handle, SocketHandle):
         raise TypeError(f"start_tls() takes a SocketHandle, not {handle!r}")
+    checked_seconds(handshake_timeout, "handshake_timeout")
     if isinstance(handle, TLSSocketHandle) and not handle._established:
         yield from handle._enter("start_tls", 0)
     record = yield from handle._claim("start_tls", reading=True, writing=True)
