@@ -7,7 +7,7 @@ has delivered; a shield keeps out what comes from outside of it, until it is lef
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from math import inf
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -174,13 +174,19 @@ class CancelScope:
     ) -> bool:
         return self.__exit__(kind, error, tb)
 
-    def tasks_inside(self) -> Iterator[TaskHandle[Any]]:
-        """The tasks that are inside of this block now."""
-        if self._task is not None:
-            yield self._task
-        yield from list(self._members or ())
-        for child in list(self._children or ()):
-            yield from child.tasks_inside()
+    def tasks_inside(self) -> dict[TaskHandle[Any], None]:
+        """The tasks that are inside of this block now, each of them once."""
+        inside: dict[TaskHandle[Any], None] = {}
+        scopes = [self]
+        while scopes:  # not by recursion: they may nest deeper than Python allows
+            scope = scopes.pop()
+            if scope._task is not None:
+                inside[scope._task] = None
+            if scope._members:
+                inside.update(scope._members)
+            if scope._children:
+                scopes.extend(reversed(scope._children))
+        return inside
 
     def adopt(self, task: TaskHandle[Any]) -> None:
         """Have a new task be inside of this block until it ends."""
