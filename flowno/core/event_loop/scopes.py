@@ -438,9 +438,9 @@ class TaskGroup:
                 cancelled = late
         self._is_open = False
         errors, self._errors = self._errors, []
+        left_by = cancelled or error
         try:
             if not errors:
-                left_by = cancelled or error
                 kind = None if left_by is None else type(left_by)
                 return scope.__exit__(kind, left_by, tb) or _raise_late(cancelled, error)
             foreign = cancelled is not None and cancelled.scope is None
@@ -449,7 +449,7 @@ class TaskGroup:
                 cast(TaskHandle[Any], scope._task)._request_cancellation()  # it is not lost behind the errors
             raise ExceptionGroup("errors in a TaskGroup", errors) from None
         finally:
-            del cancelled, error, errors  # their tracebacks have this frame
+            del cancelled, error, errors, left_by  # their tracebacks have this frame
 
     @property
     def is_empty(self) -> bool:
@@ -488,9 +488,12 @@ class TaskGroup:
 
 def _raise_late(cancelled: TaskCancelled | None, error: BaseException | None) -> bool:
     """What is not the scope's own goes on: a cancellation that came while the block waited for its tasks."""
-    if cancelled is not None and cancelled is not error:
+    if cancelled is None or cancelled is error:
+        return False
+    try:
         raise cancelled
-    return False
+    finally:
+        del cancelled, error  # the traceback has this frame
 
 
 @coroutine
