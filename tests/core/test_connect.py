@@ -17,6 +17,7 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
+from tests.support.faulty_selector import FaultySelector
 from tests.support.loopback import listening, pair, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -183,6 +184,21 @@ def test_the_number_of_a_cancelled_connect_serves_the_next_handle() -> None:
                             assert await reader.join() == b"data"
 
     with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_false_alarm_is_not_taken_for_a_connection() -> None:
+    """Without an error a socket is connected only where it has a peer, whatever the selector says."""
+
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, address))
+            for _ in range(100):
+                await sleep(0)
+            assert not connecting.is_finished
+            assert await connecting.cancel() is None
+
+    with FaultySelector(1) as selector, EventLoop(selector) as loop:
         loop.run_until_complete(root(), join=True)
 
 

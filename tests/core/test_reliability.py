@@ -202,7 +202,7 @@ def test_no_byte_is_lost_or_sent_twice_where_every_wait_may_be_cancelled(
         loop.run_until_complete(program(), join=True)
 
 
-# ----------------------------------------------------------------------------------------------- what no task sees happen
+# --------------------------------------------------------------------------------------------- what no task sees happen
 
 
 def test_a_finalizer_that_raises_is_reported_by_python_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
