@@ -14,6 +14,7 @@ import pytest
 import flowno
 from flowno import (
     AsyncQueue,
+    Event,
     EventLoop,
     SocketHandle,
     Stream,
@@ -232,24 +233,31 @@ def test_a_finalizer_that_raises_is_reported_by_python_and_disturbs_nobody(monke
 def test_a_generator_that_is_dropped_in_another_thread_is_closed_in_the_thread_of_its_loop() -> None:
     closed: list[int] = []
 
-    async def count() -> AsyncGenerator[int, None]:
+    async def count(done: Event) -> AsyncGenerator[int, None]:
         try:
             yield 1
             yield 2
         finally:
             await sleep(0)
             closed.append(threading.get_ident())
+            done.set()
 
-    async def root() -> None:
-        held = [count()]
-        assert await anext(held[0]) == 1
+    def drop() -> None:
+        counting.before_select = bool
         thread = threading.Thread(target=held.clear)
         thread.start()
-        while not closed:  # the loop sleeps, and is woken
-            await sleep(0.001)
         thread.join()
 
-    flowno.run(root())
+    async def root() -> None:
+        done = Event()
+        held.append(count(done))
+        assert await anext(held[0]) == 1
+        counting.before_select = drop  # when the loop goes to sleep, from which it is woken
+        await done.wait()
+
+    held: list[AsyncGenerator[int, None]] = []
+    with CountingSelector() as counting, EventLoop(counting, deadlock="off") as loop:
+        loop.run_until_complete(root(), join=True)
     assert closed == [threading.get_ident()]
 
 

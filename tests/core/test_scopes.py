@@ -510,16 +510,16 @@ def test_a_cancelled_task_that_cannot_go_on_yet_waits_without_turning(held_up_by
         condition = Condition()
         with pair() as (one, _):
             reader = await spawn(one.recv(1))  # so that every turn asks the selector
-            with CancelScope() as scope:
+            with CancelScope() as outer, CancelScope() as scope:
                 if held_up_by == "a lock":
                     async with condition:
                         await spawn(hold(condition))
-                        await spawn(cancel_soon(scope))
+                        await spawn(cancel_soon(scope, outer))
                         await condition.wait()
                 elif held_up_by == "a task of a group":
                     async with TaskGroup() as group:
                         await group.spawn(careful())
-                        await spawn(cancel_soon(scope))
+                        await spawn(cancel_soon(scope, outer))
                 elif held_up_by == "a task that is joined":
                     task = await spawn(sleep(0.1))
                     scope.cancel()
@@ -531,9 +531,11 @@ def test_a_cancelled_task_that_cannot_go_on_yet_waits_without_turning(held_up_by
             assert scope.cancel_called
             await reader.cancel()
 
-    async def cancel_soon(scope: CancelScope) -> None:
-        await sleep(0)
-        scope.cancel()
+    async def cancel_soon(*scopes: CancelScope) -> None:
+        for scope in scopes:
+            for _ in range(3):
+                await sleep(0)
+            scope.cancel()
 
     with CountingSelector() as counting, EventLoop(counting) as loop:
         loop.run_until_complete(main(), join=True)
