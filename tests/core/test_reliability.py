@@ -14,12 +14,15 @@ import pytest
 import flowno
 from flowno import (
     AsyncQueue,
+    CancelScope,
     Event,
     EventLoop,
+    EventLoopError,
     SocketHandle,
     Stream,
     TaskCancelled,
     TaskGroup,
+    TaskHandle,
     current_event_loop,
     move_on_after,
     open_connection,
@@ -296,6 +299,36 @@ def test_a_loop_that_was_dropped_leaves_nothing_that_wakes_the_next_one() -> Non
     with CountingSelector() as counting, EventLoop(counting) as loop:
         loop.run_until_complete(sleep(0.05))
         assert counting.calls["select"] <= 3
+
+
+def test_what_other_threads_ask_of_a_loop_that_has_ended_is_refused_or_does_no_harm() -> None:
+    async def root() -> None:
+        scopes.append(CancelScope())
+        with scopes[0]:
+            tasks.append(await spawn(sleep(0)))
+            await tasks[0].join()
+
+    def ask() -> None:
+        tasks[0].cancel()
+        scopes[0].cancel()
+        handle.close()
+        assert loop.cancel(tasks[0].raw_task) is False
+        try:
+            loop.create_task(sleep(0))
+        except EventLoopError:
+            refused.append("create_task")
+
+    tasks: list[TaskHandle[float]] = []
+    scopes: list[CancelScope] = []
+    refused: list[str] = []
+    with pair() as (handle, _):
+        with EventLoop() as loop:
+            loop.run_until_complete(root(), join=True)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert refused == ["create_task"]
+    assert tasks[0].is_finished
 
 
 def test_an_error_in_a_task_and_the_cancellation_of_all_in_one_turn_are_both_accounted_for(
