@@ -49,6 +49,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 # ---------------------------------------------------------------------------------------------------- nothing leaks
 
 _FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+#: ``FLOWNO_TEST_GC=off`` runs every test without the garbage collector, as some programs run: nothing may depend on it.
+_GC_IS_OFF = os.environ.get("FLOWNO_TEST_GC") == "off"
 _THREAD_GRACE = 2.0  # seconds for a thread that was told to end before the test did
 _failed = pytest.StashKey[bool]()
 
@@ -64,6 +66,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test the same fds are open and the same threads alive as before it."""
+    if _GC_IS_OFF:
+        gc.disable()  # before each test: some enable it at their end
     fds, threads = _open_fds(), set(threading.enumerate())
     yield
     if request.node.stash.get(_failed, False):

@@ -86,6 +86,15 @@ def test_a_failed_test_is_not_accused_of_leaking_too(tmp_path: Path) -> None:
     assert "the test leaks" not in result.stdout
 
 
+def test_each_test_runs_without_the_garbage_collector_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWNO_TEST_GC", "off")
+    test = "import gc\ndef test_one():\n    assert not gc.isenabled()\n    gc.enable()\n"
+    result = run_guarded(tmp_path, test + test.replace("one", "another"))
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+
+
 def test_a_subprocess_sees_flowno_and_treats_warnings_as_errors(run_python: RunPython) -> None:
     result = run_python("import flowno.core.event_loop.backend, warnings; warnings.warn('careful')")
     assert "UserWarning: careful" in result.stderr

@@ -2,12 +2,13 @@
 
 import socket
 import struct
+import sys
 from typing import Any
 
 import pytest
 
 import flowno
-from flowno import EventLoop, SocketHandle, TaskHandle, sleep, spawn
+from flowno import EventLoop, SocketHandle, TaskHandle, sleep, spawn, wait_readable
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import LARGE, fill, pair, receive, tcp_pair
 
@@ -61,6 +62,33 @@ def test_a_peer_that_closes_while_more_is_sent_breaks_the_pipe() -> None:
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 await writer.join()
             assert 100_000 <= one.bytes_sent < LARGE
+
+    flowno.run(root())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows drops what was not received with the connection")
+def test_what_a_peer_has_sent_before_it_closed_is_received_after_a_broken_pipe() -> None:
+    async def root() -> None:
+        with pair() as (one, other):
+            await other.sendAll(b"the reason why")
+            other.close()
+            for _ in range(3):
+                with pytest.raises(BrokenPipeError):
+                    await one.sendAll(b"x")
+            assert await one.recv(100) == b"the reason why"
+            assert await one.recv(100) == b""
+
+    flowno.run(root())
+
+
+def test_a_peer_that_closes_with_data_unread_is_a_reset_and_no_end_of_stream() -> None:
+    async def root() -> None:
+        with tcp_pair() as (one, other):
+            await one.sendAll(b"never read")
+            await wait_readable(other)
+            other.close()
+            with pytest.raises(ConnectionResetError):
+                await one.recv(100)
 
     flowno.run(root())
 

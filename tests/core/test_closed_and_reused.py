@@ -216,6 +216,34 @@ def test_a_socket_closed_behind_our_back_whose_number_is_used_again_raises_in_it
     flowno.run(root())
 
 
+@pytest.mark.parametrize("how", ["by its handle", "behind its back"])
+def test_a_duplicate_that_outlives_a_handle_neither_spins_nor_wakes_who_has_its_number_now(how: str) -> None:
+    """epoll watches the open file, not the number: a duplicate keeps what nobody can take out any more."""
+
+    async def root() -> None:
+        with pair() as (one, other):
+            number = one.fileno()
+            reader = await spawn(one.recv(9))
+            await sleep(0)
+            with one.dup() as duplicate:
+                (one if how == "by its handle" else one.socket).close()
+                with pair_with_number(number) as (fresh, peer):
+                    late = await spawn(fresh.recv(9))
+                    await other.sendAll(b"old")  # readable by the duplicate alone
+                    with pytest.raises(ClosedResourceError):
+                        await reader.join()
+                    before = counting.calls["select"]
+                    await sleep(0.05)
+                    assert counting.calls["select"] - before < 10
+                    assert not late.is_finished
+                    await peer.sendAll(b"new")
+                    assert await late.join() == b"new"
+                    assert await duplicate.recv(9) == b"old"
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
 def test_closing_a_handle_whose_socket_was_closed_behind_our_back_is_fine() -> None:
     async def root() -> None:
         with pair() as (one, _):

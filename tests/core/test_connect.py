@@ -17,6 +17,7 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
+from tests.support.faulty_selector import FaultySelector
 from tests.support.loopback import listening, pair, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -157,6 +158,95 @@ def test_a_cancelled_connect_closes_the_handle() -> None:
     with CountingSelector() as counting, EventLoop(counting) as loop:
         loop.run_until_complete(root(), join=True)
         assert counting.masks == {}
+
+
+def test_the_number_of_a_cancelled_connect_serves_the_next_handle() -> None:
+    """The writer that the attempt had registered is gone before its fd is closed and used again."""
+
+    async def root() -> None:
+        with full_backlog() as address, listening() as listener:
+            for _ in range(5):
+                with flowno.socket() as client:
+                    number = client.fileno()
+                    connecting = await spawn(flowno.connect(client, address))
+                    await sleep(0)
+                    assert number in counting.masks
+                    connecting.cancel()
+                    await sleep(0)
+                    assert number not in counting.masks
+                    with flowno.socket() as again:
+                        assert again.fileno() == number
+                        await flowno.connect(again, listener.getsockname())
+                        accepted, _ = await listener.accept()
+                        with accepted:
+                            reader = await spawn(again.recv(9))
+                            await accepted.sendAll(b"data")
+                            assert await reader.join() == b"data"
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_false_alarm_is_not_taken_for_a_connection() -> None:
+    """Without an error a socket is connected only where it has a peer, whatever the selector says."""
+
+    async def root() -> None:
+        with full_backlog() as address, flowno.socket() as client:
+            connecting = await spawn(flowno.connect(client, address))
+            for _ in range(100):
+                await sleep(0)
+            assert not connecting.is_finished
+            assert await connecting.cancel() is None
+
+    with FaultySelector(1) as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_the_error_of_an_attempt_is_asked_for_once_and_raised() -> None:
+    """The system forgets SO_ERROR when it has been read."""
+
+    class Refused(socket.socket):
+        """Refused later, as by a peer that is far away."""
+
+        error = errno.ECONNREFUSED
+
+        def connect_ex(self, address: Any) -> int:
+            super().connect_ex(address)  # whose error the system has told with this
+            return errno.EINPROGRESS
+
+        def getsockopt(self, level: int, option: int, *args: Any) -> Any:
+            if (level, option) != (socket.SOL_SOCKET, socket.SO_ERROR):
+                return super().getsockopt(level, option, *args)
+            error, self.error = self.error, 0
+            return error
+
+    async def root() -> None:
+        with refusing() as address, SocketHandle(Refused()) as client, pytest.raises(ConnectionRefusedError):
+            await flowno.connect(client, address)
+
+    flowno.run(root())
+
+
+def test_an_attempt_that_a_signal_interrupts_goes_on() -> None:
+    """connect(2): after EINTR the attempt goes on by itself, and to call it again would be an error."""
+
+    class Interrupted(socket.socket):
+        calls = 0
+
+        def connect_ex(self, address: Any) -> int:
+            self.calls += 1
+            super().connect_ex(address)
+            return errno.EINTR
+
+    async def root() -> None:
+        with listening() as listener, SocketHandle(Interrupted()) as client:
+            await flowno.connect(client, listener.getsockname())
+            accepted, address = await listener.accept()
+            accepted.close()
+            assert address == client.getsockname()
+            assert client.socket.calls == 1
+
+    flowno.run(root())
 
 
 def test_a_handle_closed_under_a_connect_raises_in_it() -> None:

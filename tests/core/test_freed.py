@@ -4,13 +4,28 @@ import gc
 import socket
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 import flowno
-from flowno import EventLoop, SocketHandle, TaskCancelled, exit, sleep, spawn
+from flowno import (
+    AsyncQueue,
+    CancelScope,
+    Condition,
+    Event,
+    EventLoop,
+    Semaphore,
+    SocketHandle,
+    TaskCancelled,
+    TaskGroup,
+    exit,
+    move_on_after,
+    sleep,
+    spawn,
+    timeout,
+)
 from tests.support.tasks import FOREVER
 
 pytestmark = [
@@ -148,6 +163,94 @@ async def gets_wrong_commands(watch: Watch) -> None:
             pass
 
 
+async def runs_into_time_limits(watch: Watch) -> None:
+    for _ in range(2):
+        try:
+            async with watch(timeout(0)):
+                await use_sockets(watch)
+                await watch(Event()).wait()
+        except TimeoutError:
+            pass
+        with watch(move_on_after(0)), watch(CancelScope(shield=True)), watch(move_on_after(0)):
+            await sleep(FOREVER)
+
+
+async def has_a_group(watch: Watch) -> None:
+    async with watch(TaskGroup()) as group:
+        watch(await group.spawn(use_sockets(watch)))
+        watch(group.create_task(sleep(0)))
+        watch(await group.spawn(sleep(FOREVER))).cancel()
+
+
+async def has_a_group_that_fails(watch: Watch) -> None:
+    try:
+        async with watch(TaskGroup()) as group:
+            watch(await group.spawn(use_sockets(watch)))
+            watch(await group.spawn(sleep(FOREVER)))
+            watch(await group.spawn(fails()))
+            await sleep(FOREVER)
+    except ExceptionGroup:
+        pass
+
+
+async def has_a_group_that_is_cancelled(watch: Watch) -> None:
+    with watch(move_on_after(0)):
+        async with watch(TaskGroup()) as group:
+            watch(await group.spawn(sleep(FOREVER)))
+    task = watch(await spawn(has_a_group_that_waits(watch)))
+    await sleep(0)
+    await task.cancel()
+
+
+async def has_a_group_that_waits(watch: Watch) -> None:
+    async with watch(TaskGroup()) as group:
+        watch(await group.spawn(sleep(FOREVER)))
+        await sleep(FOREVER)
+
+
+async def locks_and_waits(watch: Watch) -> None:
+    condition, semaphore, event, queue = (watch(kind()) for kind in (Condition, Semaphore, Event, AsyncQueue))
+
+    async def wait() -> None:
+        async with condition:
+            await condition.wait()
+        async with semaphore:
+            await event.wait()
+        await queue.get()
+
+    tasks = [watch(await spawn(wait())) for _ in range(3)]
+    for _ in range(9):
+        await sleep(0)
+    async with condition:
+        condition.notify(2)
+    await tasks[2].cancel()
+    await sleep(0)
+    event.set()
+    queue.put_nowait(watch(Watch()))
+    queue.close()
+    for task in tasks:
+        try:
+            await task.cancel()
+        except flowno.QueueClosedError:
+            pass
+    del task, tasks  # this very frame is in the traceback of the error of one
+
+
+async def leaves_generators(watch: Watch) -> None:
+    async def count() -> AsyncGenerator[int, None]:
+        try:
+            for number in range(9):
+                await sleep(0)
+                yield number
+        finally:
+            await sleep(0)
+
+    async for _ in watch(count()):
+        break
+    async for _ in watch(count()):
+        pass
+
+
 #: From 3.13 on the frame of a coroutine that raised keeps the frame of the loop that ran it, and what that one had.
 # There the frame of a coroutine leads back to the frame that resumed it; where two tasks fail, one to the other.
 NEWER_FRAMES = pytest.mark.skipif(sys.version_info >= (3, 12), reason="an error holds the frames that its task ran in")
@@ -164,6 +267,12 @@ PROGRAMS: list[Any] = [
     exits,
     exits_with_an_error,
     gets_wrong_commands,
+    runs_into_time_limits,
+    has_a_group,
+    has_a_group_that_fails,
+    has_a_group_that_is_cancelled,
+    locks_and_waits,
+    leaves_generators,
 ]
 
 

@@ -16,10 +16,14 @@ from flowno import (
     QueueClosedError,
     QueueEmptyError,
     QueueFullError,
+    TaskCancelled,
     TaskHandle,
+    move_on_after,
     sleep,
     spawn,
 )
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 PLAIN: list[type[Any]] = [AsyncQueue, AsyncLifoQueue, AsyncPriorityQueue, AsyncSetQueue]
 each_queue = pytest.mark.parametrize("kind", PLAIN)
@@ -98,6 +102,31 @@ def test_a_set_queue_holds_no_item_twice() -> None:
     flowno.run(main())
 
 
+def test_who_waits_with_what_came_in_meanwhile_does_not_put_it_twice() -> None:
+    async def main() -> None:
+        queue: AsyncSetQueue[int] = AsyncSetQueue(maxsize=1)
+        causes: AsyncMapQueue[str, int] = AsyncMapQueue(maxsize=1)
+        await queue.put(0)
+        await causes.put(("full", 0))
+        putters = [await spawn(queue.put(1)) for _ in range(3)]
+        putters += [await spawn(causes.put(("key", number))) for number in range(3)]
+        cancelled = await spawn(causes.put(("key", 99)))
+        await cancelled.cancel()
+        assert (await queue.get(), queue.items) == (0, [1])
+        assert await causes.get() == ("full", [0])
+        seen: list[int] = []
+        while causes.items:
+            seen += (await causes.get())[1]
+        assert seen == [0, 1, 2]
+        while queue.items:
+            assert queue.items == [1]
+            await queue.get()
+        for putter in putters:
+            await putter.join()
+
+    flowno.run(main())
+
+
 @each_queue
 def test_whoever_waits_for_an_item_is_served_in_turn(kind: type[Any]) -> None:
     async def main() -> None:
@@ -140,6 +169,88 @@ def test_an_item_that_was_given_to_a_task_is_not_lost_where_it_is_cancelled(kind
         await second.cancel()
         await queue.put("next")
         assert await queue.get() == "next"
+
+    flowno.run(main())
+
+
+def test_the_causes_that_were_given_to_a_task_are_not_lost_where_it_is_cancelled() -> None:
+    async def main() -> None:
+        queue: AsyncMapQueue[str, str] = AsyncMapQueue()
+        first, second = await spawn(queue.get()), await spawn(queue.get())
+        await queue.put(("key", "one"))
+        first.cancel()
+        await queue.put(("key", "two"))
+        assert await first.join() == ("key", ["one"])
+        assert await second.join() == ("key", ["two"])
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("item", [None, 0, "", (), False], ids=repr)
+@pytest.mark.parametrize("kind", [AsyncQueue, AsyncLifoQueue, AsyncPriorityQueue, AsyncSetQueue])
+def test_an_item_that_is_false_is_an_item_like_any_other(kind: type[Any], item: object) -> None:
+    async def main() -> None:
+        queue = kind(maxsize=1)
+        getter, peeker = await spawn(queue.get()), await spawn(queue.peek())
+        await queue.put(item)
+        assert await getter.join() is item
+        assert await peeker.join() is item
+        await queue.put(item)
+        assert await queue.peek() is item
+        assert await queue.get() is item
+        await queue.put(item)
+        queue.close()
+        assert [each async for each in queue] == [item]
+
+    flowno.run(main())
+
+
+@each_queue
+def test_time_limits_around_get_lose_no_item(kind: type[Any]) -> None:
+    """Whichever comes first, in every turn of the loop: an item is got, or it is still in the queue."""
+
+    async def main() -> None:
+        queue, got = kind(), []
+
+        async def consume() -> None:
+            while len(got) < 200:
+                with move_on_after(0):
+                    got.append(await queue.get())
+                    await sleep(0)
+
+        consumers = [await spawn(consume()) for _ in range(3)]
+        for item in range(200):
+            await queue.put(item)
+            await sleep(0)
+        while len(got) < 200:
+            await sleep(0)
+        for consumer in consumers:
+            await consumer.cancel()
+        assert sorted(got) == list(range(200))
+        assert len(queue) == 0
+
+    flowno.run(main())
+
+
+@each_queue
+def test_a_put_that_was_let_in_is_done_although_its_task_is_cancelled(kind: type[Any]) -> None:
+    async def main() -> None:
+        queue, log = kind(maxsize=1), []
+
+        async def put() -> None:
+            await queue.put(1)
+            log.append("done")
+            await sleep(0)
+            log.append("never")
+
+        await queue.put(0)
+        putter = await spawn(put())
+        assert await queue.get() == 0  # which lets the other one in
+        putter.cancel()
+        with pytest.raises(TaskCancelled):
+            await putter.join()
+        assert log == ["done"]
+        assert await queue.get() == 1
 
     flowno.run(main())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowno import EventLoop, SocketHandle, sleep, spawn
+from flowno import EventLoop, SocketHandle, run, sleep, spawn
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import fill, pair, receive
 
@@ -197,3 +197,17 @@ def test_the_waker_is_the_only_thing_that_a_run_without_sockets_registers() -> N
         for _ in range(3):
             loop.run_until_complete(root(), join=True)
             assert counting.masks == {}
+
+
+def test_a_handle_that_outlives_the_run_is_registered_nowhere_after_it() -> None:
+    async def use(one: SocketHandle, other: SocketHandle) -> None:
+        reader = await spawn(one.recv(1))
+        await other.sendAll(b"x")
+        assert await reader.join() == b"x"
+
+    with CountingSelector() as counting, EventLoop(counting) as loop, pair() as (one, other):
+        for _ in range(2):
+            loop.run_until_complete(use(one, other), join=True)
+            assert counting.calls["register"] > 1
+            assert counting.masks == {}
+        run(use(one, other))  # another loop, while the first one is alive

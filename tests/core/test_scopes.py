@@ -3,15 +3,20 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 import flowno
 from flowno import (
+    AsyncQueue,
     CancelScope,
+    Condition,
     Event,
+    EventLoop,
     EventLoopError,
+    SocketHandle,
     TaskCancelled,
     TaskGroup,
     current_event_loop,
@@ -23,6 +28,11 @@ from flowno import (
     timeout_at,
 )
 from flowno.core.event_loop.scopes import TaskStatus
+from tests.support.counting_selector import CountingSelector
+from tests.support.loopback import pair
+from tests.support.virtual_time import VirtualTimeSelector
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 FOREVER = math.inf
 
@@ -386,7 +396,6 @@ def test_a_deadline_can_be_moved_forward_and_be_taken_away() -> None:
     flowno.run(main())
 
 
-@pytest.mark.usefixtures("backend")
 def test_a_time_limit_around_a_receive_loses_nothing() -> None:
     async def main() -> None:
         one, other = flowno.socketpair()
@@ -398,6 +407,207 @@ def test_a_time_limit_around_a_receive_loses_nothing() -> None:
             await other.sendAll(b"data")
             with timeout(60):
                 assert await one.recv(10) == b"data"
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("waits_for", ["data", "an item", "a task"])
+def test_a_time_limit_that_ends_when_the_answer_is_there_takes_nothing_away(waits_for: str) -> None:
+    """The task is ready, and has not run yet, when its limit comes."""
+
+    async def answer(other: SocketHandle, queue: AsyncQueue[bytes]) -> bytes:
+        await sleep(0)
+        selector.world.now += 1
+        other.socket.send(b"answer")
+        queue.put_nowait(b"answer")
+        return b"answer"
+
+    async def main() -> None:
+        with pair() as (one, other):
+            queue: AsyncQueue[bytes] = AsyncQueue()
+            answering = await spawn(answer(other, queue))
+            with timeout(1) as scope:
+                waits = {"data": one.recv(9), "an item": queue.get(), "a task": answering.join()}
+                assert await waits[waits_for] == b"answer"
+            assert scope.cancel_called
+            assert not scope.cancelled_caught
+            await sleep(0)
+            await answering.join()
+
+    with VirtualTimeSelector() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(main(), join=True)
+
+
+def test_of_limits_that_come_at_once_the_outermost_ends_its_block() -> None:
+    async def main() -> None:
+        for order in (1, -1):  # whichever was set first, and so fires first
+            scopes = [CancelScope(), CancelScope(), CancelScope()]
+            with scopes[0], scopes[1], scopes[2]:
+                deadline = clock() + 1
+                for scope in scopes[::order]:
+                    scope.deadline = deadline
+                await sleep(FOREVER)
+            assert [scope.cancel_called for scope in scopes] == [True, True, True]
+            assert [scope.cancelled_caught for scope in scopes] == [True, False, False]
+        with pytest.raises(TimeoutError, match="longer than 2 s"):
+            async with timeout(2):
+                with move_on_after(2):
+                    async with timeout(2):
+                        await sleep(FOREVER)
+                raise AssertionError("the outer block went on")
+
+    with VirtualTimeSelector() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(main(), join=True)
+
+
+def test_a_timeout_error_of_another_is_not_taken_for_the_limit_of_the_block() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match=r"longer than 0\.001 s"):
+            with move_on_after(60) as outer:
+                with timeout(0.001):
+                    await sleep(FOREVER)
+        assert not outer.cancelled_caught
+        with pytest.raises(TimeoutError, match="of the block"):
+            with timeout(60):
+                raise TimeoutError("of the block")
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("first", ["cancel()", "the limit"])
+def test_a_cancellation_that_comes_with_a_time_limit_is_not_hidden_by_it(first: str) -> None:
+    """The task has not run yet since the one when the other comes."""
+    log: list[str] = []
+
+    async def limited() -> None:
+        try:
+            with timeout(1):
+                await sleep(FOREVER)
+        except TimeoutError:
+            log.append("limit")
+        await sleep(0)
+        log.append("never")
+
+    async def main() -> None:
+        async def cancel() -> None:
+            await sleep(1)  # set before the limit, so that it comes first; both are due in the same turn
+            task.cancel()
+
+        if first == "the limit":
+            cancelling = await spawn(cancel())
+            task = await spawn(limited())
+            await cancelling.join()
+        else:
+            task = await spawn(limited())
+            task.cancel()
+            selector.world.now += 1
+        with pytest.raises(TaskCancelled):
+            await task.join()
+        assert task.is_cancelled
+
+    with VirtualTimeSelector() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(main(), join=True)
+    assert log == (["limit"] if first == "the limit" else [])
+
+
+@pytest.mark.parametrize("held_up_by", ["a shield", "a lock", "a task of a group", "a task that is joined"])
+def test_a_cancelled_task_that_cannot_go_on_yet_waits_without_turning(held_up_by: str) -> None:
+    """A scope delivers again and again; not into a wait that it cannot end."""
+
+    async def careful() -> None:
+        with CancelScope(shield=True):
+            await sleep(0.1)
+
+    async def hold(condition: Condition) -> None:
+        async with condition:
+            await sleep(0.1)
+
+    async def main() -> None:
+        condition = Condition()
+        with pair() as (one, _):
+            reader = await spawn(one.recv(1))  # so that every turn asks the selector
+            with CancelScope() as outer, CancelScope() as scope:
+                if held_up_by == "a lock":
+                    async with condition:
+                        await spawn(hold(condition))
+                        await spawn(cancel_soon(scope, outer))
+                        await condition.wait()
+                elif held_up_by == "a task of a group":
+                    async with TaskGroup() as group:
+                        await group.spawn(careful())
+                        await spawn(cancel_soon(scope, outer))
+                elif held_up_by == "a task that is joined":
+                    task = await spawn(sleep(0.1))
+                    scope.cancel()
+                    with CancelScope(shield=True):
+                        await task.join()
+                else:
+                    scope.cancel()
+                    await careful()
+            assert scope.cancel_called
+            await reader.cancel()
+
+    async def cancel_soon(*scopes: CancelScope) -> None:
+        for scope in scopes:
+            for _ in range(3):
+                await sleep(0)
+            scope.cancel()
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(main(), join=True)
+        assert counting.calls["select"] < 30
+
+
+def test_scopes_nest_as_deep_as_one_likes() -> None:
+    """Deeper than Python would recurse."""
+
+    async def child() -> None:
+        with CancelScope() as scope, ExitStack() as stack:
+            for _ in range(3000):
+                stack.enter_context(CancelScope())
+            scope.cancel()
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    async def main() -> None:
+        await (await spawn(child())).join()
+        with CancelScope() as outer, ExitStack() as stack:
+            for _ in range(3000):
+                stack.enter_context(move_on_after(60))
+            outer.deadline = clock()
+            await sleep(FOREVER)
+        assert outer.cancelled_caught
+        loop = current_event_loop()
+        assert loop is not None
+        assert len(loop.timers) == 0
+
+    flowno.run(main())
+
+
+def test_groups_nest_as_deep_as_one_likes() -> None:
+    """Each task is in a group of the one before it; the innermost fails, or the outermost is cancelled."""
+    ended = 0
+
+    async def nest(depth: int) -> None:
+        nonlocal ended
+        try:
+            if not depth:
+                await sleep(0.001)
+                raise ValueError("innermost")
+            async with TaskGroup() as group:
+                await group.spawn(nest(depth - 1))
+        finally:
+            ended += 1
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup):
+            async with TaskGroup() as group:
+                await group.spawn(nest(400))
+        assert ended == 401
+        async with TaskGroup() as group:
+            await group.spawn(nest(2000))
+            group.cancel_scope.cancel()
+        assert ended == 401 + 2001
 
     flowno.run(main())
 

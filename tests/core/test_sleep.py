@@ -1,5 +1,6 @@
 """Sleep: what it returns, what it accepts, and who wakes first."""
 
+import random
 import time
 from collections.abc import Callable
 from selectors import SelectorKey
@@ -142,6 +143,36 @@ def test_equal_deadlines_wake_in_the_order_in_which_they_were_set() -> None:
     with StoppedTime() as selector, EventLoop(selector) as loop:
         loop.run_until_complete(root())
     assert order == list(range(50))
+
+
+def test_sleepers_are_on_time_and_in_order_among_thousands_that_were_cancelled() -> None:
+    """So many that the heap is swept again and again."""
+    order: list[float] = []
+
+    async def sleeper(seconds: float) -> None:
+        assert await sleep(seconds) == pytest.approx(seconds)
+        order.append(seconds)
+
+    async def root() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        chosen = random.Random(7)
+        cancelled = []
+        for number in range(8000):
+            task = await spawn(sleeper(chosen.uniform(1, 1000)))
+            if number % 8:
+                cancelled.append(task)
+        chosen.shuffle(cancelled)
+        for task in cancelled:
+            await task.cancel()
+        assert len(loop.timers) == 1000
+        assert len(loop.timers.heap) < 3100
+
+    with StoppedTime() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root())
+        assert len(order) == 1000
+        assert order == sorted(order)
+        assert selector.calls["select"] < 1100
 
 
 def test_the_selector_is_never_asked_to_wait_longer_than_a_day_nor_for_less_than_nothing() -> None:

@@ -1,5 +1,6 @@
 """Event, Lock, Condition, Semaphore and CountdownLatch: fair, and nothing is lost where a task is cancelled."""
 
+import itertools
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,8 @@ from flowno.core.event_loop.commands import (
     LockAcquireCommand,
     LockReleaseCommand,
 )
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 FOREVER = float("inf")
 
@@ -159,6 +162,35 @@ def test_a_task_that_is_cancelled_just_after_it_was_given_the_lock_has_it_until_
         assert not lock.is_locked()
 
     flowno.run(main())
+
+
+@pytest.mark.parametrize("primitive", [Lock, Semaphore])
+def test_whoever_waits_behind_a_task_that_is_cancelled_as_it_is_its_turn_comes_next(
+    primitive: type[Lock] | type[Semaphore],
+) -> None:
+    """The one that is cancelled was given the lock and has not run yet; its block ends at its next wait."""
+
+    async def main() -> list[str]:
+        guard, log = primitive(), []
+
+        async def work(name: str) -> None:
+            async with guard:
+                log.append(name)
+                await sleep(0)
+                log.append(f"{name} goes on")
+
+        async with guard:
+            first, second, third = [await spawn(work(name)) for name in ("first", "second", "third")]
+        first.cancel()  # it was given the lock a moment ago
+        second.cancel()  # it waits still
+        await third.join()
+        for task in (first, second):
+            with pytest.raises(TaskCancelled):
+                await task.join()
+        async with guard:
+            return log
+
+    assert flowno.run(main()) == ["first", "third", "third goes on"]
 
 
 def test_the_waiters_of_a_lock_whose_owner_ends_get_an_error_at_that_moment_and_the_lock_is_free() -> None:
@@ -344,6 +376,29 @@ def test_a_permit_is_not_lost_where_the_task_that_got_it_is_cancelled() -> None:
     flowno.run(main())
 
 
+def test_a_permit_that_is_handed_over_cannot_be_taken_in_between() -> None:
+    """Else there would be two in, from when it was released to when the task runs that it was given to."""
+
+    async def main() -> list[str]:
+        semaphore, log = Semaphore(1), []
+
+        async def work(name: str) -> None:
+            async with semaphore:
+                log.append(name)
+
+        await semaphore.acquire()
+        waiter = await spawn(work("waiter"))
+        semaphore.release()
+        assert semaphore.value == 0
+        async with semaphore:
+            log.append("main")
+        await waiter.join()
+        assert semaphore.value == 1
+        return log
+
+    assert flowno.run(main()) == ["waiter", "main"]
+
+
 def test_a_semaphore_keeps_its_limits() -> None:
     for values in ({"value": -1}, {"value": 3, "max_value": 2}):
         with pytest.raises(ValueError, match="must not be"):
@@ -468,3 +523,29 @@ def test_a_run_that_ends_leaves_no_waiter_behind() -> None:
     assert not lock.waiters
     assert not condition.waiters
     assert not condition.lock.is_locked()
+
+
+def test_a_long_chain_of_wake_ups_does_not_recurse() -> None:
+    """Each task wakes the next: by an event that it sets, and by the lock that it releases."""
+    number = 5000
+
+    async def main() -> int:
+        lock, passed = Lock(), 0
+
+        async def link(mine: Event, following: Event) -> None:
+            nonlocal passed
+            async with lock:
+                passed += 1
+            await mine.wait()
+            following.set()
+
+        events = [Event() for _ in range(number + 1)]
+        async with lock:
+            tasks = [await spawn(link(*two)) for two in itertools.pairwise(events)]
+            events[0].set()
+        for task in tasks:
+            await task.join()
+        assert events[-1].is_set()
+        return passed
+
+    assert flowno.run(main()) == number

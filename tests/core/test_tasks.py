@@ -3,12 +3,25 @@
 import gc
 import logging
 import traceback
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 import flowno
-from flowno import EventLoop, EventLoopError, TaskCancelled, TaskHandle, current_event_loop, sleep, spawn
+from flowno import (
+    AsyncQueue,
+    Event,
+    EventLoop,
+    EventLoopError,
+    SocketHandle,
+    TaskCancelled,
+    TaskHandle,
+    current_event_loop,
+    sleep,
+    spawn,
+)
 from flowno.core.event_loop.commands import CancelCommand, JoinCommand, SleepCommand, SpawnCommand
+from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -216,6 +229,61 @@ def test_handles_are_hashable_and_equal_to_themselves_alone() -> None:
 def test_task_cancelled_is_no_exception() -> None:
     assert issubclass(TaskCancelled, BaseException)
     assert not issubclass(TaskCancelled, Exception)
+
+
+def test_every_joiner_of_a_cancelled_task_gets_an_exception_of_its_own_that_can_be_a_key() -> None:
+    async def root() -> None:
+        task = await spawn(sleep(FOREVER))
+        joiners = [await spawn(task.join()) for _ in range(3)]
+        task.cancel()
+        caught = set()
+        for joiner in joiners:
+            with pytest.raises(TaskCancelled) as info:
+                await joiner.join()
+            assert info.value.by is task
+            caught.add(info.value)
+        assert len(caught) == 3
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("wait", ["event", "queue", "sleep", "receive", "join"])
+def test_a_task_that_nobody_refers_to_goes_on(wait: str) -> None:
+    """The loop holds its tasks itself; nothing else need to, however it waits."""
+    done: list[str] = []
+
+    async def forgotten(one: SocketHandle) -> None:
+        event, queue = Event(), AsyncQueue[int]()
+        if wait in ("event", "queue"):
+            await spawn(later(lambda: (event.set(), queue.put_nowait(1))))
+        waits: dict[str, Callable[[], Awaitable[object]]] = {
+            "event": event.wait,
+            "queue": queue.get,
+            "sleep": lambda: sleep(0.002),
+            "receive": lambda: one.recv(9),
+            "join": lambda: child.join(),
+        }
+        child = await spawn(value(1, 5))
+        await waits[wait]()
+        done.append(wait)
+
+    async def later(call: Callable[[], object]) -> None:
+        await sleep(0.002)
+        call()
+
+    async def root() -> None:
+        with pair() as (one, other):
+            await spawn(forgotten(one))
+            for _ in range(3):
+                gc.collect()
+                await sleep(0)
+            await other.sendAll(b"x")
+            while not done:
+                gc.collect()
+                await sleep(0.001)
+
+    flowno.run(root())
+    assert done == [wait]
 
 
 def test_a_task_that_raises_stop_iteration_fails_with_a_runtime_error() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import itertools
+import threading
 import types
 from collections.abc import Generator
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, TaskHandle, current_event_loop, sleep, spawn
+from flowno import EventLoop, TaskHandle, current_event_loop, move_on_after, sleep, spawn
 from flowno.core.event_loop.commands import Command, SleepCommand, SocketRecvCommand
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import listening, pair
-from tests.support.tasks import value
+from tests.support.tasks import FOREVER, value
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -158,6 +159,59 @@ def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> No
                 await reader.cancel()
 
     flowno.run(root())
+
+
+@pytest.mark.parametrize("busy", ["give way", "spawn", "join", "send and receive", "time limits"])
+def test_timers_sockets_cancellations_and_other_threads_are_served_however_busy_the_tasks_are(busy: str) -> None:
+    """Within a few turns, by tasks that are ready again whenever it is their turn."""
+
+    async def once() -> None:
+        if busy == "give way":
+            await sleep(0)
+        elif busy == "spawn":
+            await spawn(value(1))
+        elif busy == "join":
+            await (await spawn(value(1))).join()
+        elif busy == "time limits":
+            with move_on_after(0):
+                await sleep(1)
+        else:
+            with pair() as (one, other):
+                await one.sendAll(b"x")
+                await other.recv(1)
+
+    async def always() -> None:
+        while not done.is_set():
+            await once()
+
+    async def root() -> None:
+        called = threading.Event()
+
+        async def call() -> None:
+            called.set()
+
+        with pair() as (one, other):
+            busy_tasks = [await spawn(always()) for _ in range(3)]
+            reader, sleeper = await spawn(one.recv(1)), await spawn(sleep(0.001))
+            victim = await spawn(sleep(FOREVER))
+            thread = threading.Thread(target=lambda: loop.create_task(call()))
+            thread.start()
+            thread.join()
+            await other.sendAll(b"x")
+            victim.cancel()
+            start = loop.clock()
+            while loop.clock() < start + 0.001:
+                pass
+            for _ in range(10):
+                await sleep(0)
+            done.set()
+            assert [reader.is_finished, sleeper.is_finished, victim.is_cancelled, called.is_set()] == [True] * 4
+            for task in busy_tasks:
+                await task.join()
+
+    done = threading.Event()
+    with EventLoop() as loop:
+        loop.run_until_complete(root(), join=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- contexts

@@ -473,6 +473,31 @@ def test_a_system_without_room_is_waited_for(
     assert len(caplog.records) == 1
 
 
+def test_a_server_that_pauses_does_not_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener stays readable all the while; it is asked again after the pause, and not before."""
+    monkeypatch.setattr(servers, "PAUSE", 0.02)
+    Troubled.script = [errno.EMFILE] * 1000
+
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0) as server:
+            with flowno.socket() as client:
+                client.connect(server.addresses[0])
+                await sleep(0.1)
+                turns = counting.calls["select"]
+                assert 1000 - len(Troubled.script) <= 7
+                assert turns < 30
+                Troubled.script = []
+                await client.sendAll(b"ping")
+                assert await client.recv(9) == b"ping"
+
+    scripted = ScriptedWorld()
+    scripted.make = Troubled
+    with CountingSelector() as counting:
+        counting.world = scripted
+        with EventLoop(counting) as loop:
+            loop.run_until_complete(root(), join=True)
+
+
 def test_a_new_shortage_after_a_recovery_is_logged_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

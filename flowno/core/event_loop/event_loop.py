@@ -653,10 +653,12 @@ class EventLoop:
 
     def cancel_inside(self, scope: CancelScope) -> None:
         """What cancels the tasks in a scope has changed: they are told where they wait."""
-        for task in list(scope.tasks_inside()):
+        for task in scope.tasks_inside():
             task._refresh()
             command = task._waiting
-            if task._cancel_pending and command is not None and not command.is_shielded:
+            if command is None:
+                task._readdress_cancellation()
+            elif task._cancel_pending and not command.is_shielded:
                 self.take_out_of_wait(task)
                 task._deliver_cancellation(self.ready)
 

@@ -7,7 +7,7 @@ has delivered; a shield keeps out what comes from outside of it, until it is lef
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from math import inf
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -169,13 +169,19 @@ class CancelScope:
     ) -> bool:
         return self.__exit__(kind, error, tb)
 
-    def tasks_inside(self) -> Iterator[TaskHandle[Any]]:
-        """The tasks that are inside of this block now."""
-        if self._task is not None:
-            yield self._task
-        yield from list(self._members or ())
-        for child in list(self._children or ()):
-            yield from child.tasks_inside()
+    def tasks_inside(self) -> dict[TaskHandle[Any], None]:
+        """The tasks that are inside of this block now, each of them once."""
+        inside: dict[TaskHandle[Any], None] = {}
+        scopes = [self]
+        while scopes:  # not by recursion: they may nest deeper than Python allows
+            scope = scopes.pop()
+            if scope._task is not None:
+                inside[scope._task] = None
+            if scope._members:
+                inside.update(scope._members)
+            if scope._children:
+                scopes.extend(reversed(scope._children))
+        return inside
 
     def adopt(self, task: TaskHandle[Any]) -> None:
         """Have a new task be inside of this block until it ends."""
@@ -431,9 +437,9 @@ class TaskGroup:
                 cancelled = late
         self._is_open = False
         errors, self._errors = self._errors, []
+        left_by = cancelled or error
         try:
             if not errors:
-                left_by = cancelled or error
                 kind = None if left_by is None else type(left_by)
                 return scope.__exit__(kind, left_by, tb) or _raise_late(cancelled, error)
             foreign = cancelled is not None and cancelled.scope is None
@@ -442,7 +448,7 @@ class TaskGroup:
                 cast(TaskHandle[Any], scope._task)._request_cancellation()  # it is not lost behind the errors
             raise ExceptionGroup("errors in a TaskGroup", errors) from None
         finally:
-            del cancelled, error, errors  # their tracebacks have this frame
+            del cancelled, error, errors, left_by  # their tracebacks have this frame
 
     @property
     def is_empty(self) -> bool:
@@ -481,9 +487,12 @@ class TaskGroup:
 
 def _raise_late(cancelled: TaskCancelled | None, error: BaseException | None) -> bool:
     """What is not the scope's own goes on: a cancellation that came while the block waited for its tasks."""
-    if cancelled is not None and cancelled is not error:
+    if cancelled is None or cancelled is error:
+        return False
+    try:
         raise cancelled
-    return False
+    finally:
+        del cancelled, error  # the traceback has this frame
 
 
 @coroutine

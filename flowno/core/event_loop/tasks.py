@@ -320,6 +320,13 @@ class TaskHandle(Generic[T_co]):
         self._delivered = weakref.ref(error)
         self._wake(ready, error=error)
 
+    def _readdress_cancellation(self) -> None:
+        """A scope further out was cancelled before the step that is to raise what an inner one has delivered."""
+        error = self._error
+        if isinstance(error, TaskCancelled) and error.by is self and error.scope is not None:
+            found, _ = self._visible_cancellation()
+            error.scope = found or error.scope
+
     def _visible_cancellation(self) -> tuple[CancelScope | None, bool]:
         """The outermost cancelled scope that no shield hides, and whether there is a shield."""
         found = None
