@@ -7,6 +7,8 @@ received, still in the buffer, or in the hands of the next in the queue. In the 
 
 import os
 import socket as system_socket
+import ssl
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
@@ -41,6 +43,7 @@ from flowno import (
     open_connection,
     open_unix_connection,
     serve_tcp,
+    serve_unix,
     sleep,
     socket,
     spawn,
@@ -58,7 +61,7 @@ from tests.support.tasks import FOREVER, fail, value
 from tests.support.tls import client_context_of, server_context_of, tls_pair
 from tests.support.worlds import answer
 
-# ------------------------------------------------------------------------------------------------- books, and a ground
+# -------------------------------------------------------------------------------------------------- books, and a ground
 
 
 class Books:
@@ -157,7 +160,7 @@ def test_cancelled_anywhere_it_leaves_nothing_and_loses_nothing(backend: str, pr
     assert cancel_everywhere(run, selector=ground.selector, check=books.balance) > 0
 
 
-# --------------------------------------------------------------------------------------------------------- what all do
+# ---------------------------------------------------------------------------------------------------------- what all do
 
 
 async def in_peace(operation: Awaitable[Any]) -> Any:
@@ -224,7 +227,7 @@ def closing(*handles: SocketHandle) -> Iterator[None]:
             handle.close()
 
 
-# ------------------------------------------------------------------------------------------------------------- sockets
+# -------------------------------------------------------------------------------------------------------------- sockets
 
 
 @program
@@ -393,6 +396,28 @@ async def datagram_to_a_name(books: Books, ground: Ground) -> None:
             drain_datagrams(receiver, books)
 
 
+@program_where(hasattr(system_socket.socket, "recvmsg"), "this system has no recvmsg")
+async def messages(books: Books, ground: Ground) -> None:
+    async def send_some() -> None:
+        for number in range(2):
+            await sleep(0)
+            size = await one.sendmsg([b"%d" % number, b";"])
+            books.give((b"%d;" % number)[:size])
+
+    buffer = bytearray(1)
+    with pair() as (one, other):
+        try:
+            async with TaskGroup() as group:
+                await group.spawn(send_some())
+                data, *_ = await other.recvmsg(2)
+                books.find(data)
+                for _ in range(2):
+                    await other.recvmsg_into([buffer])
+                    books.find(bytes(buffer))
+        finally:
+            drain(other, books)
+
+
 @program_where(HAS_UNIX, "this Python has no Unix sockets")
 async def fds(books: Books, ground: Ground) -> None:
     """An fd that was sent is received once, and then the receiver's to close."""
@@ -420,10 +445,21 @@ async def fds(books: Books, ground: Ground) -> None:
                 await in_peace(receive())
 
 
+@contextmanager
+def closed_where_cancelled(handle: SocketHandle) -> Iterator[None]:
+    """A connection attempt that is half done can be neither used nor repeated."""
+    try:
+        yield
+    except TaskCancelled:
+        assert handle.fileno() < 0
+        raise
+
+
 @program
 async def connect(books: Books, ground: Ground) -> None:
     with listening() as listener, socket() as client:
-        await flowno.connect(client, listener.getsockname())
+        with closed_where_cancelled(client):
+            await flowno.connect(client, listener.getsockname())
         handle, _ = await listener.accept()
         handle.close()
 
@@ -433,7 +469,8 @@ async def connect_to_a_name(books: Books, ground: Ground) -> None:
     with listening() as listener, socket() as client:
         port = listener.getsockname()[1]
         ground.world.names["host"] = answer(("127.0.0.1", port))
-        await flowno.connect(client, ("host", port))
+        with closed_where_cancelled(client):
+            await flowno.connect(client, ("host", port))
 
 
 @program
@@ -443,14 +480,27 @@ async def connect_where_nobody_listens(books: Books, ground: Ground) -> None:
         try:
             await flowno.connect(client, bound.getsockname())
         except ConnectionRefusedError:
-            books.give("refused")
-            books.find("refused")
+            pass
 
 
 @program
 async def connect_where_nobody_answers(books: Books, ground: Ground) -> None:
-    with socket() as client, move_on_after(0.005):
+    with socket() as client, move_on_after(0.005), closed_where_cancelled(client):
         await flowno.connect(client, ground.silent)
+
+
+@program_where(sys.platform == "linux", "elsewhere a full backlog refuses")
+async def connect_where_the_backlog_is_full(books: Books, ground: Ground) -> None:
+    async def make_room() -> None:
+        await sleep(0.001)
+        listener._accept_now()[0].close()  # type: ignore[index]
+
+    with socket(system_socket.AF_UNIX) as listener, socket(system_socket.AF_UNIX) as client, ExitStack() as stack:
+        listener.bind("")  # the system chooses an abstract name
+        listener.listen(0)
+        stack.enter_context(socket(system_socket.AF_UNIX)).connect(listener.getsockname())
+        async with beside(make_room()):
+            await flowno.connect(client, listener.getsockname())
 
 
 @program
@@ -475,7 +525,7 @@ async def wait_for_a_handle(books: Books, ground: Ground) -> None:
             await wait_readable(one)
 
 
-# ----------------------------------------------------------------------------------------------------------------- TLS
+# ------------------------------------------------------------------------------------------------------------------ TLS
 
 
 async def tls_rest(handle: TLSSocketHandle, books: Books) -> None:
@@ -547,6 +597,21 @@ async def tls_send_all(books: Books, ground: Ground) -> None:
                 rest = await spawn(tls_rest(server, books))
                 await in_peace(client.send_eof())
                 await see_out(rest)
+
+
+@program
+async def tls_inside_of_tls(books: Books, ground: Ground) -> None:
+    async def serve(handle: TLSSocketHandle) -> None:
+        with await start_tls(handle, ground.server_context, server_side=True) as inner:
+            await inner.sendAll(b"hello")
+            await inner.recv(1)
+
+    with tls_pair(ground.server_context, ground.client_context) as (client, server):
+        async with beside(serve(server)):
+            with await start_tls(client, ground.client_context, server_hostname="localhost") as inner:
+                buffer = bytearray(5)
+                assert await inner.recv_into(buffer) == 5
+                await inner.send(b"x")
 
 
 @program
@@ -641,8 +706,40 @@ async def open_connection_that_all_refuse(books: Books, ground: Ground) -> None:
         try:
             await open_connection("host", 80)
         except ConnectionRefusedError:
-            books.give("refused")
-            books.find("refused")
+            pass
+
+
+@program
+async def open_connection_with_tls(books: Books, ground: Ground) -> None:
+    async def serve(listener: SocketHandle) -> None:
+        handle, _ = await listener.accept()
+        with await start_tls(handle, ground.server_context, server_side=True) as tls:
+            await tls.aclose()
+
+    with listening() as listener:
+        listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
+        async with (
+            beside(serve(listener)),
+            await open_connection(*listener.getsockname(), tls=ground.client_context) as stream,
+        ):
+            await stream.read()
+
+
+@program
+async def open_connection_with_the_tls_settings_of_the_system(books: Books, ground: Ground) -> None:
+    """They are read in a thread, while the connection is there already, and do not know our authority."""
+
+    async def serve(listener: SocketHandle) -> None:
+        handle, _ = await listener.accept()
+        with await start_tls(handle, ground.server_context, server_side=True):
+            pass
+
+    with listening() as listener:
+        async with beside(serve(listener)):
+            try:
+                await open_connection(*listener.getsockname(), tls=True)
+            except ssl.SSLCertVerificationError:
+                pass
 
 
 @program_where(HAS_UNIX, "this Python has no Unix sockets")
@@ -776,7 +873,7 @@ async def stream_through_tls(books: Books, ground: Ground) -> None:
             assert await one.readline() == b"plain\n"
 
 
-# ------------------------------------------------------------------------------------------------------------- servers
+# -------------------------------------------------------------------------------------------------------------- servers
 
 
 async def shout(stream: Stream) -> None:
@@ -847,13 +944,23 @@ async def server_by_a_name(books: Books, ground: Ground) -> None:
         await ask(server)
 
 
+@program_where(HAS_UNIX, "this Python has no Unix sockets")
+async def server_by_a_path(books: Books, ground: Ground) -> None:
+    path = ground.folder / "server"
+    async with await serve_unix(shout, path), await open_unix_connection(path) as stream:
+        await stream.writelines([b"hel", b"lo\n"])
+        assert await stream.readline() == b"HELLO\n"
+        await stream.write_eof()
+    assert not path.exists()
+
+
 @program
-async def name(books: Books, ground: Ground) -> None:
+async def names(books: Books, ground: Ground) -> None:
     ground.world.names["host"] = answer(("192.0.2.1", 80))
     await getaddrinfo("host", 80)
 
 
-# --------------------------------------------------------------------------------------------------------------- tasks
+# ---------------------------------------------------------------------------------------------------------------- tasks
 
 
 @program
@@ -934,6 +1041,18 @@ async def group(books: Books, ground: Ground) -> None:
             await group.spawn(child(number))
         group.create_task(child(2))
         await sleep(0)
+
+
+@program
+async def group_that_waits_for_a_task(books: Books, ground: Ground) -> None:
+    """The cancellation of who waits is passed on to the task."""
+    task = None
+    try:
+        async with TaskGroup() as group:
+            task = await group.spawn(value("done", turns=3))
+    except TaskCancelled:
+        assert task is None or task.is_cancelled
+        raise
 
 
 @program
@@ -1175,7 +1294,7 @@ async def latch(books: Books, ground: Ground) -> None:
         await latch.wait()
 
 
-# -------------------------------------------------------------------------------------------------------------- queues
+# --------------------------------------------------------------------------------------------------------------- queues
 
 QUEUES: dict[str, Callable[[], Any]] = {
     "queue": lambda: AsyncQueue(maxsize=1),
@@ -1314,6 +1433,20 @@ async def queue_until_empty(books: Books, ground: Ground) -> None:
 
 
 @program
+async def set_queue_put_all(books: Books, ground: Ground) -> None:
+    queue: AsyncSetQueue[int] = AsyncSetQueue(maxsize=1)
+    try:
+        async with TaskGroup() as group:
+            await group.spawn(get_all(queue, books))
+            await queue.putAll([1, 2, 3])
+            await sleep(0)
+            queue.close()
+    finally:
+        books.find(*queue.items)
+        books.give(*[1, 2, 3][: len(books.found)])  # how far it came is not known where it was cancelled
+
+
+@program
 async def queue_that_closes(books: Books, ground: Ground) -> None:
     async def close() -> None:
         await sleep(0)
@@ -1339,7 +1472,7 @@ async def map_queue(books: Books, ground: Ground) -> None:
         books.find(*((key, cause) for key, causes in queue.items for cause in causes))
 
 
-# ---------------------------------------------------------------------------------------------- asynchronous iteration
+# ----------------------------------------------------------------------------------------------- asynchronous iteration
 
 
 async def count(books: Books) -> AsyncIterator[int]:

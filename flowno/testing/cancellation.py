@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import stat
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -43,10 +44,11 @@ LAST_TURNS = 10
 #: Seconds that the thread of a call that nobody waits for any more has to come to its end.
 THREAD_GRACE = 5.0
 
-_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+#: Where the open fds are listed; on the BSDs /dev/fd has but three of them, unless fdescfs(5) is mounted there.
+_FD_FOLDER = "/dev/fd" if sys.platform == "darwin" else "/proc/self/fd" if os.path.isdir("/proc/self/fd") else None
 
 #: How many fds are looked at one by one where no folder lists them.
-_FDS_PROBED = 256
+_FDS_PROBED = 1024
 
 
 class CancellationLeak(FlownoError, AssertionError):
@@ -186,7 +188,6 @@ _WAYS = (
 
 _BEFORE_THE_FIRST_STEP = _Way(_By.CANCEL, _When.BEFORE)
 
-
 #: The suspension at which a run is cancelled that is not.
 _NOWHERE = -1
 
@@ -224,33 +225,36 @@ class _Trial:
         loop = EventLoop(self._selector)
         try:
             cancelled = _Run(loop, suspension, way)
-            cause = self._find(cancelled, cancelled.problems)
-            if not cancelled.problems:
-                found: list[str] = []
-                cause = self._find(_Run(loop, _NOWHERE, way), found)
-                cancelled.problems += [f"it was run again in the same loop: {problem}" for problem in found]
+            problems, cause = self._problems_of(cancelled)
+            if not problems:
+                again, cause = self._problems_of(_Run(loop, _NOWHERE, way))
+                problems = [f"it was run again in the same loop: {problem}" for problem in again]
         finally:
             loop.close()
-        if not cancelled.problems:
-            cancelled.problems += _left_fds(before)
-        if cancelled.problems:
-            raise CancellationLeak(suspension, cancelled.command, str(way), cancelled.problems) from cause
+        problems = problems or _left_fds(before)
+        if problems:
+            raise CancellationLeak(suspension, cancelled.command, str(way), problems) from cause
         return cancelled.count >= suspension
 
-    def _find(self, attempt: _Run, problems: list[str]) -> BaseException | None:
-        """Run the program, and say what is wrong afterwards; the error that was a part of it is returned."""
+    def _problems_of(self, one: _Run) -> tuple[list[str], BaseException | None]:
+        """Make this run, and look at what it leaves.
+
+        Returns:
+            What is wrong, and the error that this is the consequence of, if any.
+        """
         fds = _open_fds()
+        problems: list[str] = []
         with _unclosed(problems):
-            error = attempt.make(self._program(), self._timeout, problems)
-        problems += _left_in(attempt.loop)
+            error = one.make(self._program(), self._timeout, problems)
+        problems += _left_in(one.loop)
         problems += _left_fds(fds)
         if self._check is not None and not problems:
             try:
                 self._check()
             except Exception as failed:
                 problems.append(f"the check failed: {str(failed) or type(failed).__name__}")
-                return failed
-        return error
+                error = failed
+        return problems, error
 
 
 class _Probe(TaskHandle[Any]):
@@ -286,23 +290,28 @@ class _Run:
     Attributes:
         count: How many suspensions there were.
         command: The command of the suspension at which it was cancelled, as text.
-        problems: What was found.
     """
 
     def __init__(self, loop: EventLoop, suspension: int, way: _Way) -> None:
         self.loop = loop
         self.count = 0
         self.command = ""
-        self.problems: list[str] = []
         self._suspension = suspension
         self._way = way
         self._scope: CancelScope | None = None
         self._task: _Probe | None = None
+        self._ended = Event()
+        self._error: BaseException | None = None
         self._is_delivered = False
         self._locks: dict[int, tuple[TaskHandle[Any], dict[Lock, None]]] = {}
 
     def make(self, program: Coroutine[Any, Any, object], seconds: float, problems: list[str]) -> BaseException | None:
         """Run the program to its end, and see how it has ended.
+
+        Args:
+            program: Its coroutine.
+            seconds: How long it may take.
+            problems: Where to put what is wrong.
 
         Returns:
             The error that it has ended with, where it is none of a cancellation.
@@ -310,23 +319,22 @@ class _Run:
         is_interrupted = False
         try:
             in_time: bool = self.loop.run_until_complete(
-                self._watch(program, seconds, problems), join=True, wait_for_spawned_tasks=False
+                self._watch(program, seconds), join=True, wait_for_spawned_tasks=False
             )
         except _Interrupt:
             in_time = is_interrupted = True
         self._note_locks()
         task = cast(_Probe, self._task)
-        error: BaseException | None = None
+        error, self._error = self._error, None
         if not in_time:
             problems.append(f"it had not ended after {seconds:g} s")
         elif is_interrupted:
-            pass  # it may end as it likes: the other tasks, whose outcomes it may want, are cancelled, too
-        elif task.is_error:
-            error = task._failure()
+            error = None  # it may end as it likes: the other tasks, whose outcomes it may want, are cancelled, too
+        elif error is not None:
             problems.append(f"it ended with {error!r}")
         elif self._is_delivered and not (self._scope.cancelled_caught if self._scope else task.is_cancelled):
             problems.append("it swallowed the cancellation, and went on")
-        elif task.is_cancelled and not self._is_delivered:
+        elif task.is_cancelled and (self._scope or not self._is_delivered):
             problems.append("it ended by a cancellation that nobody had asked for")
         problems += [f"{other!r} has not ended; it waits in {other._waiting!r}" for other in self.loop.tasks]
         problems += [
@@ -338,7 +346,7 @@ class _Run:
         self._locks.clear()
         return error
 
-    async def _watch(self, program: Coroutine[Any, Any, object], seconds: float, problems: list[str]) -> bool:
+    async def _watch(self, program: Coroutine[Any, Any, object], seconds: float) -> bool:
         """The task beside: starts the program, waits for its end, and gives the other tasks time to end.
 
         Returns:
@@ -353,15 +361,19 @@ class _Run:
         loop._start(task)
         if not self._suspension:
             task.cancel()
-        ended = Event()
-        task._add_callback(lambda _: ended.set())
+        task._add_callback(self._note_end)
         with move_on_after(seconds):
-            await ended.wait()
+            await self._ended.wait()
         for _ in range(LAST_TURNS):
             if len(loop.tasks) == 1 and not loop.inbox.items:
                 break
             await sleep(0)
-        return ended.is_set()
+        return self._ended.is_set()
+
+    def _note_end(self, task: TaskHandle[Any]) -> None:
+        if task.is_error:
+            self._error = task._failure()  # from now on somebody knows of it
+        self._ended.set()
 
     async def _inside_scope(self, counted: Coroutine[Any, Any, Any]) -> None:
         with CancelScope() as self._scope:
@@ -398,7 +410,8 @@ class _Run:
 
     def _cancel_at(self, command: Command, when: _When) -> None:
         """Cancel the task, which is about to yield this command, then."""
-        if when is _When.BEFORE:
+        probe = cast(_Probe, self._task)
+        if when is _When.BEFORE or probe._cancel_pending:  # then it is not carried out: a scope of the program cancels
             self._cancel()
             return
         handlers = self.loop.handlers
@@ -409,10 +422,10 @@ class _Run:
             try:
                 handler(task, command)
             finally:
-                if when is _When.WAITING or task._waiting is None:
+                if when is _When.WAITING or probe._waiting is None:
                     self._cancel()
                 else:
-                    task.on_answer = self._cancel  # type: ignore[attr-defined]
+                    probe.on_answer = self._cancel
 
         handlers[command.__class__] = carry_out
 

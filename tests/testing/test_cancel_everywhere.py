@@ -39,7 +39,7 @@ def leak_of(program: Program, **options: Any) -> CancellationLeak:
     return caught.value
 
 
-# ------------------------------------------------------------------------------------------------------ careful programs
+# ----------------------------------------------------------------------------------------------------- careful programs
 
 
 async def without_a_wait() -> None:
@@ -66,8 +66,16 @@ async def with_a_clean_up() -> None:
             lock.release()
 
 
+async def that_cancels_a_part_of_its_own() -> None:
+    with CancelScope() as scope:
+        scope.cancel()
+        await sleep(FOREVER)
+    await sleep(0.0001)
+
+
 @pytest.mark.parametrize(
-    ("program", "suspensions"), [(without_a_wait, 0), (with_sockets_and_tasks, 1), (with_a_clean_up, 3)]
+    ("program", "suspensions"),
+    [(that_cancels_a_part_of_its_own, 2), (without_a_wait, 0), (with_sockets_and_tasks, 1), (with_a_clean_up, 3)],
 )
 def test_a_careful_program_is_cancelled_at_each_of_its_suspensions(program: Program, suspensions: int) -> None:
     assert cancel_everywhere(program) == suspensions
@@ -110,7 +118,7 @@ def test_a_wait_that_has_its_answer_keeps_it_and_the_next_one_is_cancelled() -> 
     assert ["first", "an item"] in answers
 
 
-# ----------------------------------------------------------------------------------------------------- careless programs
+# ---------------------------------------------------------------------------------------------------- careless programs
 
 KEPT: list[Any] = []
 
@@ -333,7 +341,7 @@ def test_a_cancellation_of_another_task_that_the_program_raises_is_an_error_of_t
     assert "it ended with TaskCancelled" in leak_of(program).problems[0]
 
 
-# ------------------------------------------------------------------------------------------------------------ what it says
+# --------------------------------------------------------------------------------------------------------- what it says
 
 
 def test_the_error_says_where_how_and_what() -> None:
