@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 import flowno
-from flowno import EventLoop, azip, sleep, spawn
+from flowno import CancelScope, EventLoop, azip, sleep, spawn
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -179,6 +179,34 @@ def test_azip_closes_its_iterables_however_it_ends(how: str) -> None:
 
     flowno.run(root())
     assert sorted(closed) == (["one"] if how == "an iterable fails" else ["one", "two"])
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+def test_azip_closes_the_others_where_the_clean_up_of_one(how: str) -> None:
+    closed: list[str] = []
+
+    async def with_a_clean_up(name: str) -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            closed.append(name)
+            if how == "fails":
+                raise ValueError(name)
+            await sleep(0)
+
+    async def root() -> None:
+        with CancelScope() as scope:
+            pairs = azip(with_a_clean_up("one"), with_a_clean_up("two"))
+            await anext(pairs)
+            if how == "fails":
+                with pytest.raises(ValueError, match="two"):
+                    await pairs.aclose()
+            else:
+                scope.cancel()
+                await pairs.aclose()
+        assert closed == ["one", "two"]
+
+    flowno.run(root())
 
 
 def test_azip_takes_iterables_that_cannot_be_closed() -> None:

@@ -720,6 +720,23 @@ def test_a_time_limit_around_a_group_cancels_all_of_it() -> None:
     flowno.run(main())
 
 
+def test_a_join_of_a_task_that_was_cancelled_along_with_this_one_does_not_leave_their_scope() -> None:
+    async def child() -> None:
+        await sleep(FOREVER)
+
+    async def main() -> tuple[bool, bool]:
+        with move_on_after(60) as scope:
+            async with TaskGroup() as group:
+                task = await group.spawn(child())
+                scope.cancel()
+                with CancelScope(shield=True):
+                    await task.cancel()
+                await task.join()
+        return scope.cancelled_caught, task.is_cancelled
+
+    assert flowno.run(main()) == (True, True)
+
+
 def test_the_clean_up_of_a_cancelled_task_can_be_shielded_and_the_group_waits_for_it() -> None:
     async def main() -> list[str]:
         log = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket as _socket
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Generator
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from types import coroutine
@@ -421,13 +421,15 @@ async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...]
                     return
             yield tuple(items)
     finally:
-        await _close_all([iterator for iterator in iterators if isinstance(iterator, AsyncGenerator)])
+        await _close_all(iterators)
 
 
-async def _close_all(generators: list[AsyncGenerator[Any, None]]) -> None:
-    """Close each of these, also where closing another one raises."""
-    if generators:
-        try:
-            await generators[0].aclose()
-        finally:
-            await _close_all(generators[1:])
+async def _close_all(iterators: list[AsyncIterator[Any]]) -> None:
+    """Close those that can be closed, the others also where the clean-up of one fails or is cancelled."""
+    for position, iterator in enumerate(iterators, 1):
+        if isinstance(iterator, AsyncGenerator):
+            try:
+                await iterator.aclose()
+            except BaseException:
+                await _close_all(iterators[position:])
+                raise

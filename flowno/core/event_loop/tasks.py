@@ -266,8 +266,8 @@ class TaskHandle(Generic[T_co]):
         """
         if self._state:
             budget = self.event_loop.budget
-            if budget.left <= 0:
-                yield GIVE_WAY
+            if budget.left <= 0 or self._state == CANCELLED:
+                yield GIVE_WAY  # whoever was cancelled along with that task hears of the own cancellation first
             budget.left -= 1
         else:
             yield JoinCommand(self)

@@ -1,0 +1,407 @@
+"""cancel_everywhere: what a program leaves behind when it is cancelled is found, and a careful one is left in peace."""
+
+import os
+import pickle
+import re
+import socket as system_socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from flowno import (
+    AsyncQueue,
+    CancelScope,
+    Event,
+    FlownoError,
+    Lock,
+    Semaphore,
+    TaskCancelled,
+    TaskGroup,
+    current_event_loop,
+    sleep,
+    socketpair,
+    spawn,
+)
+from flowno.testing import CancellationLeak, cancel_everywhere
+from tests.conftest import RunPython
+from tests.support.counting_selector import CountingSelector
+from tests.support.tasks import FOREVER
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+Program = Callable[[], Coroutine[Any, Any, object]]
+
+
+def leak_of(program: Program, **options: Any) -> CancellationLeak:
+    with pytest.raises(CancellationLeak) as caught:
+        cancel_everywhere(program, **options)
+    return caught.value
+
+
+# ----------------------------------------------------------------------------------------------------- careful programs
+
+
+async def without_a_wait() -> None:
+    pass
+
+
+async def with_sockets_and_tasks() -> None:
+    one, other = socketpair()
+    with one, other:
+        async with TaskGroup() as group:
+            await group.spawn(other.sendAll(b"hello"))
+            assert await one.recv(100) == b"hello"
+
+
+async def with_a_clean_up() -> None:
+    lock = Lock()
+    await lock.acquire()
+    try:
+        await sleep(0)
+        await sleep(0.001)
+    finally:
+        with CancelScope(shield=True):
+            await sleep(0)
+            lock.release()
+
+
+async def that_cancels_a_part_of_its_own() -> None:
+    with CancelScope() as scope:
+        scope.cancel()
+        await sleep(FOREVER)
+    await sleep(0.0001)
+
+
+@pytest.mark.parametrize(
+    ("program", "suspensions"),
+    [(that_cancels_a_part_of_its_own, 2), (without_a_wait, 0), (with_sockets_and_tasks, 1), (with_a_clean_up, 3)],
+)
+def test_a_careful_program_is_cancelled_at_each_of_its_suspensions(program: Program, suspensions: int) -> None:
+    assert cancel_everywhere(program) == suspensions
+
+
+def test_a_wait_is_cancelled_in_every_way() -> None:
+    seen = set()
+
+    async def program() -> None:
+        for number in (1, 2):
+            try:
+                await sleep(0.0001)
+            except TaskCancelled as error:
+                seen.add((number, "by a scope" if error.scope else "by cancel()"))
+                raise
+            seen.add((number, "got its answer"))
+
+    cancel_everywhere(program)
+    assert seen == {(n, how) for n in (1, 2) for how in ("by a scope", "by cancel()", "got its answer")}
+
+
+def test_a_wait_that_has_its_answer_keeps_it_and_the_next_one_is_cancelled() -> None:
+    answers: list[list[str]] = []
+
+    async def program() -> None:
+        log: list[str] = []
+        answers.append(log)
+        queue: AsyncQueue[str] = AsyncQueue()
+        task = await spawn(queue.get())
+        try:
+            log.append(await queue.get() if task.is_finished else "first")
+            queue.put_nowait("an item")
+            log.append(await task.join())
+            await sleep(0)
+            log.append("the end")
+        finally:
+            task.cancel()
+
+    cancel_everywhere(program)
+    assert ["first", "an item"] in answers
+
+
+# ---------------------------------------------------------------------------------------------------- careless programs
+
+KEPT: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Any:
+    yield
+    for thing in KEPT:
+        thing.close()
+    KEPT.clear()
+
+
+async def that_does_not_close_a_socket() -> None:
+    one, other = socketpair()
+    await sleep(0)
+    one.close()
+    other.close()
+
+
+async def that_keeps_a_socket_open() -> None:
+    ends = system_socket.socketpair()
+    KEPT.extend(ends)
+    await sleep(0)
+    for end in ends:
+        KEPT.remove(end)
+        end.close()
+
+
+async def that_closes_what_is_not_its_own() -> None:
+    one, other = system_socket.socketpair()
+    with one, other:
+        try:
+            await sleep(0)
+        except TaskCancelled:
+            os.close(KEPT[0].fileno())
+            raise
+
+
+async def that_does_not_release_a_lock() -> None:
+    lock = Lock()
+    await lock.acquire()
+    await sleep(0)
+    lock.release()
+
+
+async def with_a_task_that_does_not_release_a_lock() -> None:
+    lock = Lock()
+    async with TaskGroup() as group:
+        await group.spawn(that_does_not_release_a_lock())
+        async with lock:
+            await sleep(0)
+
+
+async def that_leaves_a_task() -> None:
+    task = await spawn(sleep(0.001))
+    await task.join()
+
+
+async def that_swallows_its_cancellation() -> str:
+    try:
+        await sleep(0)
+    except TaskCancelled:
+        pass
+    return "done"
+
+
+async def that_swallows_its_cancellation_and_waits() -> None:
+    try:
+        await sleep(0)
+    except TaskCancelled:
+        await sleep(FOREVER)
+
+
+async def that_fails_when_it_cleans_up() -> None:
+    try:
+        await sleep(0)
+    except TaskCancelled:
+        raise ValueError("half done") from None
+
+
+async def that_leaves_a_timer() -> None:
+    loop = current_event_loop()
+    assert loop is not None
+    timer = loop.interrupt_after(60, ValueError("late"))
+    await sleep(0)
+    loop.forget(timer)
+
+
+async def that_waits_when_it_cleans_up() -> None:
+    one, other = socketpair()
+    try:
+        await sleep(0)
+    finally:
+        await sleep(0)
+        one.close()
+        other.close()
+
+
+async def whose_task_does_not_close_a_socket() -> None:
+    """Harmless as long as the task is told to end, and not cancelled, too, as it is at the end of a run."""
+
+    async def work() -> None:
+        one, other = socketpair()
+        await to_end.wait()
+        one.close()
+        other.close()
+
+    to_end = Event()
+    await spawn(work())
+    try:
+        await sleep(0)
+    finally:
+        to_end.set()
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        (that_does_not_close_a_socket, r"dropped, and not closed: unclosed <socket\.socket fd=\d+"),
+        (that_keeps_a_socket_open, r"fd \d+ is still open: a socket"),
+        (that_does_not_release_a_lock, r"<TaskHandle that_does_not_release_a_lock cancelled> ended with a lock"),
+        (with_a_task_that_does_not_release_a_lock, r"<TaskHandle that_does_not_release_a_lock cancelled> ended with a"),
+        (that_leaves_a_task, r"<TaskHandle sleep alive> has not ended; it waits in SleepCommand\(0\.001\)"),
+        (that_swallows_its_cancellation, r"it swallowed the cancellation, and went on"),
+        (that_swallows_its_cancellation_and_waits, r"it had not ended after 0\.1 s"),
+        (that_fails_when_it_cleans_up, r"it ended with ValueError\('half done'\)"),
+        (that_leaves_a_timer, r"timers that were not taken back: 1"),
+        (that_waits_when_it_cleans_up, r"dropped, and not closed"),
+        (whose_task_does_not_close_a_socket, r"dropped, and not closed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what the program uncancelled leaves, which has no task left
+def test_what_is_left_behind_is_found(program: Program, problem: str) -> None:
+    leak = leak_of(program, timeout=0.1)
+    assert any(re.match(problem, each) for each in leak.problems), leak.problems
+
+
+def test_a_closed_fd_of_another_is_found() -> None:
+    one, other = system_socket.socketpair()
+    with other:
+        KEPT.append(one)
+        leak = leak_of(that_closes_what_is_not_its_own)
+        fd = one.detach()
+        assert leak.problems == [f"fd {fd} was open before, and is not: a socket"]
+
+
+def test_a_task_that_cannot_be_cancelled_itself_is_found_at_the_end_of_the_run() -> None:
+    assert "by the end of the run" in leak_of(whose_task_does_not_close_a_socket).way
+
+
+@pytest.mark.parametrize(
+    ("by_scope", "way"),
+    [
+        (True, "by a cancelled scope around it, before it waited"),
+        (False, "by cancel(), while it waited, and again at its next wait"),
+    ],
+)
+def test_a_clean_up_that_waits_is_cancelled_there(by_scope: bool, way: str) -> None:
+    items = ["an item"]
+
+    async def program() -> None:
+        item = items.pop()
+        try:
+            await sleep(0.0001)
+        except TaskCancelled as error:
+            if (error.scope is not None) is by_scope:
+                await sleep(0)
+            items.append(item)
+            raise
+        items.append(item)
+
+    def check() -> None:
+        assert items
+
+    assert leak_of(program, check=check).way == way
+
+
+def test_an_item_that_is_lost_is_found_by_the_check() -> None:
+    handled: list[int] = []
+    queue: AsyncQueue[int] = AsyncQueue()
+
+    async def program() -> None:
+        handled.clear()
+        queue.put_nowait(1)
+        item = await queue.get()
+        await sleep(0)
+        handled.append(item)
+
+    def check() -> None:
+        assert handled == [1] or queue.items == [1]
+
+    leak = leak_of(program, check=check)
+    assert leak.suspension == 1
+    assert "the check failed" in leak.problems[0]
+    assert isinstance(leak.__cause__, AssertionError)
+
+
+def test_what_only_the_next_run_meets_is_found_by_running_it_again() -> None:
+    semaphore = Semaphore(1)
+
+    async def program() -> None:
+        await semaphore.acquire()
+        await sleep(0)
+        semaphore.release()
+
+    (problem, *_) = leak_of(program, timeout=0.1).problems
+    assert problem == "it was run again in the same loop: it had not ended after 0.1 s"
+
+
+def test_a_cancellation_of_another_task_that_the_program_raises_is_an_error_of_the_program() -> None:
+    async def program() -> None:
+        task = await spawn(sleep(FOREVER))
+        try:
+            await sleep(0)
+        except TaskCancelled:
+            await task.cancel()
+            await task.join()
+        task.cancel()
+
+    assert "it ended with TaskCancelled" in leak_of(program).problems[0]
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_the_error_says_where_how_and_what() -> None:
+    leak = leak_of(that_does_not_release_a_lock)
+    assert isinstance(leak, AssertionError)
+    assert isinstance(leak, FlownoError)
+    assert (leak.suspension, leak.command, leak.way) == (1, "SleepCommand(0)", "by cancel(), before it waited")
+    first, *rest = str(leak).splitlines()
+    assert first == "the program was cancelled at suspension 1, SleepCommand(0), by cancel(), before it waited:"
+    assert rest == [f"  {problem}" for problem in leak.problems]
+
+
+def test_the_error_of_the_program_is_the_cause() -> None:
+    assert isinstance(leak_of(that_fails_when_it_cleans_up).__cause__, ValueError)
+
+
+def test_the_error_can_be_pickled() -> None:
+    leak = leak_of(that_does_not_release_a_lock)
+    copy = pickle.loads(pickle.dumps(leak))
+    assert (str(copy), copy.suspension, copy.problems) == (str(leak), leak.suspension, leak.problems)
+
+
+def test_a_program_that_fails_by_itself_raises_its_own_error() -> None:
+    async def program() -> None:
+        await sleep(0)
+        raise ValueError("by itself")
+
+    with pytest.raises(ValueError, match="by itself"):
+        cancel_everywhere(program)
+
+
+def test_more_suspensions_than_the_limit_are_an_error() -> None:
+    async def program() -> None:
+        for _ in range(4):
+            await sleep(0)
+
+    assert cancel_everywhere(program, limit=4) == 4
+    with pytest.raises(ValueError, match="more than 3 suspensions"):
+        cancel_everywhere(program, limit=3)
+
+
+def test_the_check_is_made_after_each_run() -> None:
+    runs: list[str] = []
+
+    async def program() -> None:
+        runs.append("run")
+        await sleep(0)
+
+    cancel_everywhere(program, check=lambda: runs.append("check"))
+    assert runs[0] == "run"  # the first one shows that the program works
+    assert runs[1:] == ["run", "check"] * (len(runs) // 2)
+
+
+def test_the_loops_are_made_with_the_selector_that_was_asked_for() -> None:
+    with CountingSelector() as selector:
+        cancel_everywhere(with_sockets_and_tasks, selector=selector)
+        assert selector.calls["register"] > 20
+        assert selector.masks == {}
+
+
+def test_the_helpers_need_no_test_framework(run_python: RunPython) -> None:
+    result = run_python("import flowno.testing, sys; print(sorted({'pytest', 'unittest'} & set(sys.modules)))")
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
