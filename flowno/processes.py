@@ -321,8 +321,13 @@ async def run_process(
         >>> run(main())
         (0, [b'1000000'])
     """
-    if input is not None and stdin is not None:
-        raise ValueError("input and stdin cannot both be given: input is what the program reads, through a pipe")
+    if input is not None:
+        if stdin is not None:
+            raise ValueError("input and stdin cannot both be given: input is what the program reads, through a pipe")
+        try:
+            memoryview(input)
+        except TypeError:
+            raise TypeError(f"input must be bytes, or another buffer, not {input!r}") from None
     if not grace >= 0:
         raise ValueError(f"grace must be a number of seconds, not {grace!r}")
     process = await open_process(
