@@ -841,10 +841,9 @@ def test_where_a_pidfd_is_refused_it_is_done_without(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is of Linux")
-def test_a_child_that_is_to_die_with_its_parent_lives_as_long(way: str) -> None:
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # preexec_fn beside threads, since Python 3.12
+def test_a_child_that_is_to_die_with_its_parent_lives_as_long() -> None:
     """The parent is the thread that started it, which therefore must not be a worker."""
-    if way == "elsewhere":
-        pytest.skip("preexec_fn does not go with threads, which Python warns of")
     import ctypes
 
     prctl, death_signal = ctypes.CDLL(None).prctl, 1
