@@ -8,6 +8,7 @@ import gc
 import io
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def no_children(way: str) -> Iterator[None]:
 
 def has_children() -> bool:
     """Whether this process has any child, be it a zombie."""
-    if os.name == "nt":
+    if not hasattr(os, "waitid"):
         return False
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -599,7 +600,7 @@ def test_no_signal_is_sent_once_it_has_ended(monkeypatch: pytest.MonkeyPatch, ho
 
 async def end_of(process: Process) -> None:
     """Wait until a child is a zombie, and leave it one."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    processes._await_end(process.pid)
 
 
 @posix_only
@@ -838,6 +839,46 @@ def test_where_a_pidfd_is_refused_it_is_done_without(monkeypatch: pytest.MonkeyP
             return await process.wait()
 
     assert flowno.run(root()) == -signal.SIGTERM
+
+
+class KqueueOfProcesses:
+    """What kqueue(2) of macOS does with EVFILT_PROC and NOTE_EXIT: it knows no process that has ended."""
+
+    def __init__(self) -> None:
+        self.waitid = os.waitid
+
+    def control(self, changes: list[tuple[int, ...]], max_events: int) -> None:
+        for pid, filter, flags, notes in changes:
+            assert (filter, flags, notes) == (-5, 1, 0x80000000)
+            if self.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                raise ProcessLookupError
+            self.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="the fake stands on it")
+@pytest.mark.parametrize("ended", [False, True])
+def test_where_there_is_no_waitid_kqueue_is_asked(monkeypatch: pytest.MonkeyPatch, way: str, ended: bool) -> None:
+    """As on macOS before Python 3.13."""
+    queue = KqueueOfProcesses()
+
+    async def root() -> None:
+        async with await begin() as process:
+            waiting = None if ended else await spawn(process.wait())
+            process.kill()
+            if ended:
+                queue.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            assert await (process.wait() if waiting is None else waiting.join()) == -signal.SIGKILL
+
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "waitid")
+        patch.delattr(os, "pidfd_open", raising=False)
+        for name, value in {"KQ_FILTER_PROC": -5, "KQ_EV_ADD": 1, "KQ_NOTE_EXIT": 0x80000000}.items():
+            patch.setattr(select, name, value, raising=False)
+        patch.setattr(select, "kqueue", lambda: queue, raising=False)
+        patch.setattr(select, "kevent", lambda *change: change, raising=False)
+        flowno.run(root())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is of Linux")
