@@ -618,6 +618,32 @@ def test_signals_from_another_thread_while_the_loop_reaps() -> None:
     flowno.run(root())
 
 
+@posix_only
+def test_no_error_where_something_else_reaps_it_just_before_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def root() -> None:
+        async with await begin() as process:
+            input_of(process).close()
+            os.waitpid(process.pid, 0)
+            with monkeypatch.context() as patch:
+                patch.setattr(processes, "_reap", lambda popen: None)  # looked a moment earlier
+                process.kill()
+
+    flowno.run(root())
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="counts the open fds")
+def test_one_that_was_waited_for_holds_nothing_open(way: str) -> None:
+    async def root() -> None:
+        async with await open_process(LISTENER, stdin=PIPE, stdout=DEVNULL) as process:
+            before = len(os.listdir("/dev/fd"))
+            input_of(process).close()
+            await process.wait()
+            has_pidfd = way == "here" and hasattr(os, "pidfd_open")
+            assert len(os.listdir("/dev/fd")) <= before - 1 - has_pidfd
+
+    flowno.run(root())
+
+
 def test_several_tasks_wait() -> None:
     async def root() -> None:
         async with await begin() as process:
@@ -946,7 +972,7 @@ def test_a_child_that_cannot_be_handed_over_is_killed(way: str) -> None:
 
     async def root() -> None:
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
-            await open_process(STUBBORN, stdin=PIPE, stdout=PIPE)
+            await open_process(python("import time; time.sleep(60)"), stdin=PIPE, stdout=PIPE)
         assert not has_children()
 
     with in_world(Exhausted()) as loop:
@@ -969,11 +995,37 @@ while 1: signal.pause()
 """
 
     async def root() -> None:
+        with CancelScope() as scope:
+            await spawn(cancel(scope))
+            await run_process(python(code), input=bytes(LARGE), grace=NET)
+        assert scope.cancelled_caught
+        assert (tmp_path / "cleaned").exists()
+
+    async def cancel(scope: CancelScope) -> None:
+        await appears(tmp_path / "begun")
+        scope.cancel()
+
+    flowno.run(root())
+
+
+@posix_only
+def test_a_run_that_is_cancelled_ends_the_input_of_its_program(tmp_path: Path) -> None:
+    """This one ends by that alone, after it has begun to read what is more than a pipe holds."""
+    code = f"""
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+told = []
+open({str(tmp_path / "begun")!r}, "w").close()
+while not told: time.sleep(0.001)
+while os.read(0, 65536): pass
+open({str(tmp_path / "ended")!r}, "w").close()
+"""
+
+    async def root() -> None:
         task = await spawn(run_process(python(code), input=bytes(LARGE), grace=NET))
         await appears(tmp_path / "begun")
         await task.cancel()
-        assert task.is_cancelled
-        assert (tmp_path / "cleaned").exists()
+        assert (tmp_path / "ended").exists()
 
     flowno.run(root())
 
@@ -1061,6 +1113,33 @@ def test_to_wait_for_a_child_is_no_deadlock() -> None:
 
     with CountingSelector() as counting, EventLoop(counting) as loop:
         assert loop.run_until_complete(root(), join=True) == 0
+
+
+@posix_only
+def test_a_thread_that_waits_for_a_child_hides_no_deadlock(run_python: RunPython, way: str) -> None:
+    """In a process of its own, where no other threads are, which could end it."""
+    code = f"""
+import os, sys
+import flowno
+from flowno import processes
+if {way == "elsewhere"}:
+    processes._RELAYED = True
+    if hasattr(os, "pidfd_open"):
+        del os.pidfd_open
+async def main():
+    async with await flowno.open_process([sys.executable, "-c", "input()"], stdin=-1) as process:
+        async with flowno.move_on_after(0.01):
+            await process.wait()
+        try:
+            await flowno.Event().wait()
+        except flowno.TaskCancelled:
+            print("ended")
+            raise
+flowno.run(main())
+"""
+    result = run_python(code)
+    assert result.stdout.split() == ["ended"], result.stderr
+    assert "DeadlockError: no task can ever go on" in result.stderr
 
 
 def test_a_cancelled_run_is_cancelled_by_whoever_did_it() -> None:
