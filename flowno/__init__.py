@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .net.resolver import getaddrinfo, getnameinfo
     from .net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
     from .net.streams import IncompleteReadError, LimitOverrunError, Stream
+    from .processes import Process, open_process, run_process
 
 __all__ = [
     "AsyncLifoQueue",
@@ -74,6 +75,7 @@ __all__ = [
     "LimitOverrunError",
     "Lock",
     "NotOwnerError",
+    "Process",
     "QueueClosedError",
     "QueueEmptyError",
     "QueueFullError",
@@ -104,9 +106,11 @@ __all__ = [
     "move_on_after",
     "move_on_at",
     "open_connection",
+    "open_process",
     "open_signal_receiver",
     "open_unix_connection",
     "run",
+    "run_process",
     "serve_activated",
     "serve_sockets",
     "serve_tcp",
@@ -124,7 +128,8 @@ __all__ = [
     "wait_writable",
 ]
 
-# What is imported when it is first asked for: these need ssl, which takes longer to import than all the rest.
+# What is imported when it is first asked for: these need ssl, or subprocess, which take longer to import than all the
+# rest.
 _LAZY = {
     "TLSSocketHandle": "flowno.core.event_loop.tls",
     "TruncatedStreamError": "flowno.core.event_loop.tls",
@@ -141,6 +146,9 @@ _LAZY = {
     "serve_unix": "flowno.net.servers",
     "getaddrinfo": "flowno.net.resolver",
     "getnameinfo": "flowno.net.resolver",
+    "Process": "flowno.processes",
+    "open_process": "flowno.processes",
+    "run_process": "flowno.processes",
 }
 
 

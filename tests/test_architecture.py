@@ -22,8 +22,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     f"{LOOP}.backend": (f"{LOOP}.errors",),
     "flowno.core": ("flowno.core",),
     "flowno.net": ("flowno.net", "flowno.core"),
-    "flowno.debug": ("flowno.debug", "flowno.net", "flowno.core"),
-    "flowno.testing": ("flowno.testing", "flowno.net", "flowno.core"),
+    "flowno.processes": ("flowno.net", "flowno.core"),
+    "flowno.debug": ("flowno.debug", "flowno.processes", "flowno.net", "flowno.core"),
+    "flowno.testing": ("flowno.testing", "flowno.processes", "flowno.net", "flowno.core"),
     "flowno": ("flowno",),
     "flowno_backends": ("flowno_backends", f"{LOOP}.backend"),
 }
@@ -174,7 +175,7 @@ import os, sys
 before = set(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else None
 import flowno
 after = set(os.listdir("/dev/fd")) if before is not None else None
-heavy = ("importlib.metadata", "asyncio", "flowno_backends", "difflib", "concurrent.futures", "email")
+heavy = ("importlib.metadata", "asyncio", "flowno_backends", "difflib", "concurrent.futures", "email", "subprocess")
 print([name for name in heavy if name in sys.modules], before == after)
 """
 

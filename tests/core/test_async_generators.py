@@ -227,22 +227,3 @@ def test_azip_takes_iterables_that_cannot_be_closed() -> None:
         return [pair async for pair in azip(Numbers(), Numbers())]
 
     assert flowno.run(root()) == [(1, 1), (2, 2)]
-
-
-def test_azip_closes_the_others_where_closing_one_of_them_fails() -> None:
-    closed: list[str] = []
-
-    async def failing() -> AsyncGenerator[int, None]:
-        try:
-            yield 1
-        finally:
-            raise ValueError("of the generator")
-
-    async def root() -> None:
-        zipped = azip(count(2, closed, "before"), failing(), count(2, closed, "after"))
-        await anext(zipped)
-        with pytest.raises(ValueError, match="of the generator"):
-            await zipped.aclose()
-
-    flowno.run(root())
-    assert closed == ["before", "after"]
