@@ -1,7 +1,9 @@
 """The queues: what is put is got once, in order, and nothing is lost on the way."""
 
+import copy
 import itertools
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,10 +19,12 @@ from flowno import (
     QueueClosedError,
     QueueEmptyError,
     QueueFullError,
+    TaskCancelled,
     TaskHandle,
     sleep,
     spawn,
 )
+from tests.support.schedules import Model, direct, on_every_seed, see_out, turns
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -640,3 +644,189 @@ def test_many_producers_and_consumers_lose_nothing() -> None:
         return sorted(got)
 
     assert flowno.run(main()) == list(range(500))
+
+
+# --- any schedule ----------------------------------------------------------------------------------------------------
+
+CLOSED = "closed"
+
+
+class Keeps:
+    """How a model keeps the items of one kind of queue."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+        self.items: list[Any] = []
+
+    def joins(self, item: Any) -> bool:
+        if self.kind is AsyncMapQueue:
+            return any(key == item[0] for key, _ in self.items)
+        return self.kind is AsyncSetQueue and item in self.items
+
+    def add(self, item: Any) -> None:
+        if self.kind is AsyncMapQueue:
+            for key, causes in self.items:
+                if key == item[0]:
+                    causes.append(item[1])
+                    return
+            self.items.append((item[0], [item[1]]))
+        elif self.kind is AsyncLifoQueue:
+            self.items.insert(0, item)
+        elif not self.joins(item):
+            self.items.append(item)
+            if self.kind is AsyncPriorityQueue:
+                self.items.sort()
+
+    def first(self) -> Any:
+        return copy.deepcopy(self.items[0])
+
+
+class Exchange(Model):
+    """Who waits at a queue, what is in it, and what those who do not wait any more have got."""
+
+    def __init__(self, kind: type[Any], maxsize: int | None) -> None:
+        super().__init__()
+        self.maxsize = maxsize
+        self.kept = Keeps(kind)
+        self.closed = False
+        self.getters: list[int] = []
+        self.peekers: list[int] = []
+        self.putters: list[int] = []
+        self.wants_to_put: dict[int, Any] = {}
+        self.got: dict[int, Any] = {}
+
+    def queues(self) -> Iterator[list[int]]:
+        yield from (self.getters, self.peekers, self.putters)
+
+    def has_room(self) -> bool:
+        return self.maxsize is None or len(self.kept.items) < self.maxsize
+
+    def add(self, item: Any) -> None:
+        before = len(self.kept.items)
+        self.kept.add(item)
+        if len(self.kept.items) > before:
+            self.got.update((peeker, self.kept.first()) for peeker in self.peekers)
+            self.peekers.clear()
+            if self.getters:
+                self.got[self.getters.pop(0)] = self.kept.items.pop(0)
+
+    def let_in(self, putter: int) -> None:
+        self.putters.remove(putter)
+        self.got[putter] = None
+        self.add(self.wants_to_put[putter])
+
+    def take(self) -> Any:
+        item = self.kept.items.pop(0)
+        while self.putters and self.has_room():
+            self.let_in(self.putters[0])
+        for putter in list(self.putters):
+            if self.kept.joins(self.wants_to_put[putter]):
+                self.let_in(putter)
+        return item
+
+    def put(self, number: int, item: Any) -> None:
+        if self.closed:
+            self.refuse(number)
+        elif self.has_room() or self.kept.joins(item):
+            self.got[number] = None
+            self.add(item)
+        else:
+            self.wants_to_put[number] = item
+            self.wait(self.putters, number)
+
+    def get(self, number: int, peek: bool) -> None:
+        if self.kept.items:
+            self.got[number] = self.kept.first() if peek else self.take()
+        elif self.closed:
+            self.refuse(number)
+        else:
+            self.wait(self.peekers if peek else self.getters, number)
+
+    def refuse(self, number: int) -> None:
+        if number not in self.cancelled:
+            self.got[number] = CLOSED
+
+    def close(self) -> None:
+        self.closed = True
+        for queue in self.queues():
+            self.got.update((number, CLOSED) for number in queue)
+            queue.clear()
+
+
+@pytest.mark.parametrize("maxsize", [1, 3, None])
+@pytest.mark.parametrize("kind", [*PLAIN, AsyncMapQueue])
+def test_every_item_is_in_one_pair_of_hands_whatever_happens(kind: type[Any], maxsize: int | None) -> None:
+    async def play(rng: random.Random) -> None:
+        model, queue = Exchange(kind, maxsize), kind(maxsize)
+        serial = itertools.count()
+
+        def some_item() -> Any:
+            if kind is AsyncMapQueue:
+                return rng.randrange(4), next(serial)
+            return rng.randrange(4) if kind is AsyncSetQueue else (rng.randrange(4), next(serial))
+
+        async def put_or_get(number: int, what: float) -> Any:
+            if what < 0.4:
+                item = some_item()
+                model.put(number, item)
+                return await queue.put(item)
+            model.get(number, peek=what < 0.5)
+            return await (queue.peek() if what < 0.5 else queue.get())
+
+        def try_to(number: int, what: float) -> None:
+            try:
+                if what < 0.9:
+                    item = some_item()
+                    model.put(number, item)
+                    queue.put_nowait(item)
+                    got = None
+                else:
+                    model.get(number, peek=False)
+                    got = queue.get_nowait()
+            except (QueueFullError, QueueEmptyError, QueueClosedError) as error:
+                if isinstance(error, QueueClosedError):
+                    assert model.closed
+                    model.got.pop(number, None)
+                else:
+                    assert number not in model.got
+                    for waiting in model.queues():
+                        if number in waiting:
+                            waiting.remove(number)
+            else:
+                assert model.got.pop(number) == got
+
+        async def work(number: int) -> None:
+            for _ in range(rng.randrange(1, 6)):
+                await turns(rng)
+                what = rng.random()
+                if what >= 0.8:
+                    try_to(number, what)
+                    continue
+                try:
+                    got = await put_or_get(number, what)
+                except QueueClosedError:
+                    got = CLOSED
+                except TaskCancelled:
+                    assert number not in model.got, "a cancelled wait has lost what it was given"
+                    raise
+                assert model.got.pop(number) == got
+
+        def compare() -> None:
+            assert list(queue.items) == model.kept.items
+            assert [len(queue.getters), len(queue.peekers), len(queue.putters)] == [
+                len(waiting) for waiting in model.queues()
+            ]
+
+        def interfere() -> None:
+            if rng.random() < 0.02:
+                model.close()
+                queue.close()
+
+        tasks = await direct(rng, model, work, compare, interfere)
+        model.close()
+        queue.close()
+        await see_out(model, tasks)
+        compare()
+        assert not model.got
+
+    on_every_seed(play)

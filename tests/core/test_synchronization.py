@@ -4,10 +4,11 @@ import contextlib
 import gc
 import itertools
 import logging
+import random
 import signal
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ from flowno.core.event_loop.commands import (
     QueuePutCommand,
     SemaphoreAcquireCommand,
 )
+from tests.support.schedules import Model, direct, on_every_seed, see_out, turns
 from tests.support.tasks import FOREVER
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -1071,6 +1073,282 @@ def test_a_loop_that_rests_between_two_runs_may_be_prepared_from_outside() -> No
         event.set()
         loop.run_until_complete(nothing())
     assert got == [1, "event"]
+
+
+# --- any schedule ----------------------------------------------------------------------------------------------------
+
+
+class Permits(Model):
+    """A number of permits: a semaphore, and with one of them a lock."""
+
+    def __init__(self, permits: int) -> None:
+        super().__init__()
+        self.free, self.permits = permits, permits
+        self.waiting: list[int] = []
+        self.granted: set[int] = set()  # and have not run since
+        self.holding: set[int] = set()
+
+    def queues(self) -> Iterator[list[int]]:
+        yield self.waiting
+
+    def acquire(self, number: int) -> None:
+        if self.free:
+            self.free -= 1
+            self.granted.add(number)
+        else:
+            self.wait(self.waiting, number)
+
+    def release(self) -> None:
+        if self.waiting:
+            self.granted.add(self.waiting.pop(0))
+        else:
+            self.free += 1
+
+    def check(self) -> None:
+        assert self.free + len(self.granted) + len(self.holding) == self.permits
+
+
+@pytest.mark.parametrize(("kind", "permits"), [("lock", 1), ("semaphore", 1), ("semaphore", 3)])
+def test_permits_are_conserved_and_given_in_turn_whatever_happens(kind: str, permits: int) -> None:
+    async def play(rng: random.Random) -> None:
+        model = Permits(permits)
+        thing: Lock | Semaphore = Lock() if kind == "lock" else Semaphore(permits, max_value=permits)
+
+        async def work(number: int) -> None:
+            for _ in range(rng.randrange(1, 5)):
+                await turns(rng)
+                if rng.random() < 0.2:
+                    if model.free:
+                        thing.acquire_nowait()
+                        model.free -= 1
+                    else:
+                        with pytest.raises(WouldBlockError):
+                            thing.acquire_nowait()
+                        continue
+                else:
+                    model.acquire(number)
+                    try:
+                        await thing.acquire()
+                    except TaskCancelled:
+                        assert number not in model.granted, "a cancelled wait has lost a permit"
+                        raise
+                    model.granted.remove(number)
+                model.holding.add(number)
+                model.check()
+                try:
+                    await turns(rng)
+                finally:
+                    model.holding.remove(number)
+                    model.release()
+                    thing.release()
+                    model.check()
+
+        def compare() -> None:
+            model.check()
+            assert thing.statistics().tasks_waiting == len(model.waiting)
+            if isinstance(thing, Semaphore):
+                assert thing.value == model.free
+            else:
+                assert thing.is_locked() is not bool(model.free)
+
+        await see_out(model, await direct(rng, model, work, compare))
+        compare()
+        assert model.free == permits
+
+    on_every_seed(play)
+
+
+class Notifications(Model):
+    """Who waits for a condition, and who was notified; and who has its lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[int] = []
+        self.notified: set[int] = set()
+        self.inside: set[int] = set()
+
+    def queues(self) -> Iterator[list[int]]:
+        yield self.waiting
+
+    def notify(self, n: int) -> None:
+        self.notified.update(self.waiting[:n])
+        del self.waiting[:n]
+
+
+def test_no_notification_is_lost_and_the_lock_excludes_whatever_happens() -> None:
+    async def play(rng: random.Random) -> None:
+        model, condition = Notifications(), Condition()
+
+        def enter(number: int) -> None:
+            assert condition.lock.is_mine()
+            assert not model.inside
+            model.inside.add(number)
+
+        async def work(number: int) -> None:
+            for _ in range(rng.randrange(1, 4)):
+                await turns(rng)
+                async with condition:
+                    enter(number)
+                    try:
+                        await turns(rng, 1)
+                        if rng.random() < 0.6:
+                            model.inside.remove(number)
+                            model.wait(model.waiting, number)
+                            try:
+                                await condition.wait()
+                            except TaskCancelled:
+                                assert number not in model.notified, "a cancelled wait has lost a notification"
+                                raise
+                            finally:
+                                enter(number)
+                            model.notified.remove(number)
+                        else:
+                            n = rng.randrange(4)
+                            model.notify(n)
+                            condition.notify(n)
+                    finally:
+                        model.inside.discard(number)
+
+        def compare() -> None:
+            assert condition.statistics().tasks_waiting == len(model.waiting)
+
+        tasks = await direct(rng, model, work, compare)
+        while not all(task.is_finished or task.is_cancelled or task.is_error for task in tasks.values()):
+            async with condition:
+                model.notify(len(model.waiting))
+                condition.notify_all()
+                compare()
+        await see_out(model, tasks)
+        assert not condition.lock.is_locked()
+
+    on_every_seed(play)
+
+
+class Rounds(Model):
+    """Who waits at a barrier, who was let through with which number, and who was turned away."""
+
+    def __init__(self, parties: int) -> None:
+        super().__init__()
+        self.parties, self.broken = parties, False
+        self.waiting: list[int] = []
+        self.through: dict[int, int] = {}
+        self.turned_away: set[int] = set()
+
+    def queues(self) -> Iterator[list[int]]:
+        yield self.waiting
+
+    def come(self, number: int) -> None:
+        if not self.broken and len(self.waiting) + 1 == self.parties:
+            self.through.update((number, index) for index, number in enumerate([*self.waiting, number]))
+            self.waiting.clear()
+        elif not self.broken:
+            self.wait(self.waiting, number)
+        elif number not in self.cancelled:
+            self.turned_away.add(number)
+
+    def turn_away(self, broken: bool) -> None:
+        self.broken = broken
+        self.turned_away.update(self.waiting)
+        self.waiting.clear()
+
+
+@pytest.mark.parametrize("parties", [1, 2, 4])
+def test_a_barrier_strands_nobody_and_lets_nobody_through_too_early_whatever_happens(parties: int) -> None:
+    async def play(rng: random.Random) -> None:
+        model, barrier = Rounds(parties), Barrier(parties)
+
+        async def work(number: int) -> None:
+            for _ in range(rng.randrange(1, 6)):
+                await turns(rng)
+                model.come(number)
+                try:
+                    index = await barrier.wait()
+                except BrokenBarrierError:
+                    model.turned_away.remove(number)
+                except TaskCancelled:
+                    assert number not in model.through
+                    assert number not in model.turned_away
+                    raise
+                else:
+                    assert model.through.pop(number) == index
+
+        def compare() -> None:
+            assert barrier.statistics() == flowno.BarrierStatistics(len(model.waiting), parties, model.broken)
+
+        def interfere() -> None:
+            what = rng.random()
+            if what < 0.1:
+                model.turn_away(broken=True)
+                barrier.abort()
+            elif what < 0.3:
+                model.turn_away(broken=False)
+                barrier.reset()
+
+        tasks = await direct(rng, model, work, compare, interfere)
+        model.turn_away(broken=True)
+        barrier.abort()
+        await see_out(model, tasks)
+        assert not model.through
+        assert not model.turned_away
+
+    on_every_seed(play)
+
+
+class Happening(Model):
+    """Who waits for something to happen a number of times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.waiting: list[int] = []
+        self.woken: list[int] = []
+
+    def queues(self) -> Iterator[list[int]]:
+        yield self.waiting
+
+    def happen(self) -> None:
+        self.times = max(self.times - 1, 0)
+        if not self.times:
+            self.woken += self.waiting
+            self.waiting.clear()
+
+
+@pytest.mark.parametrize("kind", ["event", "latch"])
+def test_whatever_happens_all_who_wait_are_woken_in_order_and_nobody_before(kind: str) -> None:
+    async def play(rng: random.Random) -> None:
+        model = Happening(1 if kind == "event" else rng.randrange(6))
+        event, latch = Event(), CountdownLatch(model.times)
+
+        async def work(number: int) -> None:
+            await turns(rng)
+            if must_wait := model.times > 0:
+                model.wait(model.waiting, number)
+            try:
+                await (event if kind == "event" else latch).wait()
+            except TaskCancelled:
+                assert number not in model.woken
+                raise
+            if must_wait:
+                assert model.woken.pop(0) == number
+
+        def compare() -> None:
+            if kind == "event":
+                assert event.is_set() is not bool(model.times)
+                assert event.statistics().tasks_waiting == len(model.waiting)
+            else:
+                assert latch.count == model.times
+
+        def happen() -> None:
+            model.happen()
+            event.set() if kind == "event" else latch.count_down()
+
+        tasks = await direct(rng, model, work, compare, lambda: rng.random() < 0.15 and happen())
+        while model.times:
+            happen()
+        await see_out(model, tasks)
+        assert not model.woken
+
+    on_every_seed(play)
 
 
 def test_a_run_that_ends_leaves_no_waiter_behind() -> None:
