@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
+    BrokenBarrierError,
     BrokenResourceError,
     BusyResourceError,
     ClosedResourceError,
@@ -22,6 +23,7 @@ from .core.event_loop.errors import (
     QueueFullError,
     SelectorUnavailableError,
     UnknownSelectorError,
+    WouldBlockError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.gathering import as_completed, gather
@@ -43,7 +45,19 @@ from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriority
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_on_at, timeout, timeout_at
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.signals import open_signal_receiver
-from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
+from .core.event_loop.synchronization import (
+    Barrier,
+    BarrierStatistics,
+    Condition,
+    ConditionStatistics,
+    CountdownLatch,
+    Event,
+    EventStatistics,
+    Lock,
+    LockStatistics,
+    Semaphore,
+    SemaphoreStatistics,
+)
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 
 if TYPE_CHECKING:
@@ -60,20 +74,26 @@ __all__ = [
     "AsyncPriorityQueue",
     "AsyncQueue",
     "AsyncSetQueue",
+    "Barrier",
+    "BarrierStatistics",
+    "BrokenBarrierError",
     "BrokenResourceError",
     "BusyResourceError",
     "CancelScope",
     "ClosedResourceError",
     "Condition",
+    "ConditionStatistics",
     "CountdownLatch",
     "DeadlockError",
     "Event",
     "EventLoop",
     "EventLoopError",
+    "EventStatistics",
     "FlownoError",
     "IncompleteReadError",
     "LimitOverrunError",
     "Lock",
+    "LockStatistics",
     "NotOwnerError",
     "Process",
     "QueueClosedError",
@@ -83,6 +103,7 @@ __all__ = [
     "SelectorInfo",
     "SelectorUnavailableError",
     "Semaphore",
+    "SemaphoreStatistics",
     "Server",
     "SocketHandle",
     "Stream",
@@ -92,6 +113,7 @@ __all__ = [
     "TaskHandle",
     "TruncatedStreamError",
     "UnknownSelectorError",
+    "WouldBlockError",
     "as_completed",
     "available_selectors",
     "azip",

@@ -1,6 +1,9 @@
 """The queues: what is put is got once, in order, and nothing is lost on the way."""
 
-from collections.abc import Callable
+import copy
+import itertools
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +25,9 @@ from flowno import (
     sleep,
     spawn,
 )
+from tests.support.schedules import Model, direct, on_every_seed, see_out, turns
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -278,6 +284,7 @@ def test_closing_wakes_all_who_wait_and_what_is_there_can_still_be_got(kind: typ
         await sleep(0)
         await full.close()
         empty.close()
+        assert full.items == [0]  # and not what somebody waited to put
         assert full.is_closed()
         assert full.closed
         for task, operation in zip(waiting, ("put", "get", "peek"), strict=True):
@@ -311,6 +318,267 @@ def test_an_iteration_ends_when_the_queue_is_closed_and_empty() -> None:
     assert flowno.run(main()) == [0, 1, 2]
 
 
+@each_queue
+def test_an_iteration_that_waits_ends_when_the_queue_is_closed(kind: type[Any]) -> None:
+    async def main() -> None:
+        queue, got = kind(), []
+        tasks = [await spawn(collect(queue, got)) for _ in range(2)]
+        queue.close()
+        queue.close()
+        for task in tasks:
+            await task.join()
+        assert got == []
+
+    flowno.run(main())
+
+
+@each_queue
+def test_falsy_items_are_items(kind: type[Any]) -> None:
+    async def main() -> None:
+        queue = kind()
+        for falsy in (None, 0, "", ()):
+            getter, peeker = await spawn(queue.get()), await spawn(queue.peek())
+            queue.put_nowait(falsy)
+            assert await getter.join() is await peeker.join() is falsy
+            await queue.put(falsy)
+            assert await queue.peek() is falsy
+            assert queue.get_nowait() is falsy
+
+    flowno.run(main())
+
+
+@each_queue
+def test_who_peeks_gets_the_item_that_ended_the_wait_and_takes_nothing(kind: type[Any]) -> None:
+    async def main() -> None:
+        queue = kind()
+        peekers = [await spawn(queue.peek()) for _ in range(3)]
+        await peekers[1].cancel()
+        queue.put_nowait("item")
+        assert [await peekers[number].join() for number in (0, 2)] == ["item", "item"]
+        assert list(queue.items) == ["item"]
+
+    flowno.run(main())
+
+
+@each_queue
+def test_a_put_that_was_let_in_is_not_undone_where_its_task_is_cancelled(kind: type[Any]) -> None:
+    async def main() -> None:
+        queue = kind(maxsize=1)
+        queue.put_nowait(0)
+        putter = await spawn(queue.put(1))
+        assert queue.get_nowait() == 0
+        putter.cancel()
+        assert await putter.join() is None
+        assert list(queue.items) == [1]
+
+    flowno.run(main())
+
+
+@each_queue
+def test_the_size_of_a_queue_is_read_and_not_set(kind: type[Any]) -> None:
+    assert kind(maxsize=3).maxsize == 3
+    assert kind().maxsize is None
+    with pytest.raises(AttributeError):
+        kind().maxsize = 3
+    with pytest.raises(TypeError, match="maxsize must be an int"):
+        kind(maxsize=2.5)
+
+
+# --- what a queue cannot keep ----------------------------------------------------------------------------------------
+
+
+class Incomparable:
+    def __repr__(self) -> str:
+        return "incomparable"
+
+
+def test_an_item_that_cannot_be_compared_is_an_error_of_its_put_and_leaves_no_trace() -> None:
+    async def main() -> None:
+        queue: AsyncPriorityQueue[Any] = AsyncPriorityQueue()
+        for item in (5, 3, 4, 1, 2):
+            queue.put_nowait(item)
+        for _ in range(100):
+            with pytest.raises(TypeError, match="not supported"):
+                await queue.put(Incomparable())
+        with pytest.raises(TypeError, match="not supported"):
+            queue.put_nowait("text")
+        assert queue.items == [1, 2, 3, 4, 5]
+        for item in range(1, 6):
+            assert await queue.get() == item
+            queue.task_done()
+        await queue.join()
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 3000])
+def test_loads_of_equal_priority_that_cannot_be_compared_are_refused_whatever_else_is_there(count: int) -> None:
+    """A heap would find out when they are to be got, and lose an item."""
+    numbers = list(range(count))
+    random.Random(1).shuffle(numbers)
+    queue: AsyncPriorityQueue[Any] = AsyncPriorityQueue()
+    for number in numbers:
+        queue.put_nowait((number, Incomparable()))
+    for number in (0, count // 2, count - 1):
+        with pytest.raises(TypeError, match="not supported"):
+            queue.put_nowait((number, Incomparable()))
+    assert [queue.get_nowait()[0] for _ in range(count)] == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 100, 5000])
+def test_a_priority_queue_of_any_length_sorts_and_keeps_the_order_of_equal_items(count: int) -> None:
+    class Item:
+        def __init__(self, priority: int, number: int) -> None:
+            self.key = priority, number
+
+        def __lt__(self, other: "Item") -> bool:
+            return self.key[0] < other.key[0]
+
+    rng = random.Random(count)
+    queue: AsyncPriorityQueue[Item] = AsyncPriorityQueue()
+    expected = []
+    for number in range(count):
+        item = Item(rng.randrange(20), number)
+        queue.put_nowait(item)
+        expected.append(item)
+        if rng.random() < 0.2:
+            first = min(expected, key=lambda item: item.key)
+            expected.remove(first)
+            assert queue.get_nowait() is first
+    assert queue.items == sorted(expected, key=lambda item: item.key)
+    assert [queue.get_nowait() for _ in range(len(queue))] == sorted(expected, key=lambda item: item.key)
+    assert len(queue) == 0
+
+
+def test_who_waits_for_room_with_an_item_that_cannot_be_compared_gets_the_error_and_not_who_makes_room() -> None:
+    async def main() -> None:
+        queue: AsyncPriorityQueue[Any] = AsyncPriorityQueue(maxsize=2)
+        queue.put_nowait(1)
+        queue.put_nowait(2)
+        refused, put = await spawn(queue.put("text")), await spawn(queue.put(3))
+        assert await queue.get() == 1
+        with pytest.raises(TypeError, match="not supported"):
+            await refused.join()
+        await put.join()
+        assert queue.items == [2, 3]
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["room", "full"])
+def test_an_item_that_cannot_be_hashed_is_an_error_of_its_put_and_leaves_no_trace(full: bool) -> None:
+    async def main() -> None:
+        set_queue: AsyncSetQueue[Any] = AsyncSetQueue(maxsize=1 if full else None)
+        map_queue: AsyncMapQueue[Any, Any] = AsyncMapQueue(maxsize=1 if full else None)
+        set_queue.put_nowait(1)
+        map_queue.put_nowait((1, "cause"))
+        for _ in range(100):
+            with pytest.raises(TypeError, match="unhashable"):
+                await set_queue.put([])
+            with pytest.raises(TypeError, match="unhashable"):
+                await map_queue.put(([], "cause"))
+        with pytest.raises(TypeError, match="unhashable"):
+            set_queue.put_nowait([])
+        for wrong in (5, (1, 2, 3)):
+            with pytest.raises((TypeError, ValueError), match="unpack"):
+                await map_queue.put(wrong)  # type: ignore[arg-type]
+        assert set_queue.items == [1]
+        assert map_queue.items == [(1, ["cause"])]
+        assert not set_queue.putters
+        assert not map_queue.putters
+
+    flowno.run(main())
+
+
+# --- items that come to others ---------------------------------------------------------------------------------------
+
+
+def test_an_item_that_comes_while_others_wait_to_put_the_same_is_put_once() -> None:
+    async def main() -> None:
+        queue: AsyncSetQueue[int] = AsyncSetQueue(maxsize=1)
+        queue.put_nowait(1)
+        putters = [await spawn(queue.put(item)) for item in (2, 3, 2)]
+        assert queue.get_nowait() == 1
+        await putters[0].join()
+        await putters[2].join()  # it needs no room any more
+        assert not putters[1].is_finished
+        assert queue.get_nowait() == 2
+        await putters[1].join()
+        assert queue.items == [3]
+
+    flowno.run(main())
+
+
+def test_a_cause_that_waits_goes_to_its_key_as_soon_as_that_is_in_the_queue() -> None:
+    async def main() -> None:
+        queue: AsyncMapQueue[str, int] = AsyncMapQueue(maxsize=1)
+        assert queue.put_nowait(("a", 1)) is True
+        assert queue.put_nowait(("a", 2)) is False
+        putters = [await spawn(queue.put(item)) for item in (("b", 3), ("c", 4), ("b", 5))]
+        with pytest.raises(QueueFullError):
+            queue.put_nowait(("b", 6))
+        assert queue.get_nowait() == ("a", [1, 2])
+        await putters[2].join()
+        assert queue.items == [("b", [3, 5])]
+        await putters[1].cancel()
+        assert await queue.get() == ("b", [3, 5])
+        assert len(queue) == 0
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_a_put_that_ends_without_its_item_in_a_map_queue_swallows_no_later_cause(how: str) -> None:
+    async def main() -> None:
+        queue: AsyncMapQueue[str, int] = AsyncMapQueue(maxsize=1)
+        await queue.put(("a", 1))
+        putter = await spawn(queue.put(("b", 2)))
+        if how == "cancelled":
+            await putter.cancel()
+        else:
+            queue.close()
+            with pytest.raises(QueueClosedError):
+                await putter.join()
+        assert queue.items == [("a", [1])]
+        assert "b" not in queue
+        await queue.get()
+        if how == "cancelled":
+            await queue.put(("b", 3))
+            assert await queue.get() == ("b", [3])
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "items"), [(AsyncSetQueue, [1, 2, 1]), (AsyncMapQueue, [(1, "a"), (2, "b"), (1, "c")])]
+)
+def test_what_came_to_another_item_is_done_with_that(kind: type[Any], items: list[Any]) -> None:
+    async def main() -> None:
+        queue = kind()
+        for item in items:
+            await queue.put(item)
+        for _ in range(2):
+            await queue.get()
+            joiner = await spawn(queue.join())
+            assert not joiner.is_finished
+            queue.task_done()
+        await joiner.join()
+
+    flowno.run(main())
+
+
+def test_what_a_map_queue_shows_can_be_changed_without_changing_the_queue() -> None:
+    async def main() -> None:
+        queue: AsyncMapQueue[str, int] = AsyncMapQueue()
+        peekers = [await spawn(queue.peek()) for _ in range(2)]
+        queue.put_nowait(("a", 1))
+        for _, causes in [await peeker.join() for peeker in peekers] + [await queue.peek(), queue.items[0]]:
+            causes.clear()
+        assert await queue.get() == ("a", [1])
+
+    flowno.run(main())
+
+
 def test_until_empty_takes_what_is_there_and_closes_the_queue() -> None:
     async def main() -> None:
         queue: AsyncQueue[int] = AsyncQueue()
@@ -318,6 +586,36 @@ def test_until_empty_takes_what_is_there_and_closes_the_queue() -> None:
             queue.put_nowait(item)
         assert [item async for item in queue.until_empty()] == [0, 1, 2]
         assert queue.is_closed()
+
+    flowno.run(main())
+
+
+def test_until_empty_includes_what_waits_for_room_and_what_is_put_meanwhile() -> None:
+    async def main() -> None:
+        queue: AsyncQueue[int] = AsyncQueue(maxsize=1)
+        queue.put_nowait(0)
+        putter = await spawn(queue.put(1))
+        got = []
+        async for item in queue.until_empty():
+            got.append(item)
+            if item == 1:
+                queue.put_nowait(2)
+        await putter.join()
+        assert got == [0, 1, 2]
+
+    flowno.run(main())
+
+
+def test_until_empty_that_is_left_early_leaves_the_queue_open() -> None:
+    async def main() -> None:
+        queue: AsyncQueue[int] = AsyncQueue()
+        for item in range(3):
+            queue.put_nowait(item)
+        items = queue.until_empty()
+        assert await anext(items) == 0
+        await items.aclose()  # type: ignore[attr-defined]
+        assert not queue.closed
+        assert queue.items == [1, 2]
 
     flowno.run(main())
 
@@ -359,25 +657,79 @@ def test_a_queue_holds_at_least_one_item(kind: type[Any], maxsize: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation",
-    [lambda queue: queue.put(1), lambda queue: queue.get(), lambda queue: queue.peek()],
-    ids=["put", "get", "peek"],
+    "what",
+    [
+        "put",
+        "get",
+        "peek",
+        "join",
+        "close",
+        "iteration",
+        "end of an iteration",
+        "put, closed",
+        "get, closed",
+        "peek, closed",
+        "put of what cannot be hashed",
+        "put of what cannot be hashed, full",
+        "put of what is there already",
+        "put of what is there already, full",
+    ],
 )
-def test_what_need_not_wait_starves_nobody(operation: Callable[[AsyncQueue[int]], Any]) -> None:
+def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> None:
+    """64 in a row, and then it is somebody else's turn."""
+
     async def main() -> None:
         queue: AsyncQueue[int] = AsyncQueue()
-        for item in range(1000):
+        for item in range(10_000):
             queue.put_nowait(item)
-        done = 0
+        closed, empty = AsyncQueue[int](), AsyncQueue[int]()
+        closed.close()
+        items: AsyncSetQueue[Any] = AsyncSetQueue(maxsize=1 if what.endswith("full") else None)
+        items.put_nowait(1)
+        done, stop = 0, False
 
         async def repeat() -> None:
             nonlocal done
-            for _ in range(900):
-                await operation(queue)
+            while not stop:
+                if what == "put":
+                    await queue.put(1)
+                elif what == "get":
+                    await queue.get()
+                elif what == "peek":
+                    await queue.peek()
+                elif what == "join":
+                    await empty.join()
+                elif what == "close":
+                    await closed.close()
+                elif what == "iteration":
+                    async for _ in queue:
+                        done += 1
+                        if stop:
+                            break
+                elif what == "end of an iteration":
+                    async for _ in closed:
+                        pass
+                elif what.endswith(", closed"):
+                    operation = what.partition(",")[0]
+                    with pytest.raises(QueueClosedError):
+                        await getattr(closed, operation)(*([1] if operation == "put" else []))
+                elif "hashed" in what:
+                    with pytest.raises(TypeError):
+                        await items.put([])
+                else:
+                    await items.put(1)
                 done += 1
 
         task = await spawn(repeat())
-        assert done <= 65
+        seen = [done]
+        for _ in range(4):
+            await sleep(0)
+            await sleep(0)
+            seen.append(done)
+        assert seen[0] <= 65
+        assert seen == sorted(set(seen)), "it makes progress"
+        assert max(b - a for a, b in itertools.pairwise(seen)) <= 2 * 65
+        stop = True
         await task.join()
 
     flowno.run(main())
@@ -402,3 +754,189 @@ def test_many_producers_and_consumers_lose_nothing() -> None:
         return sorted(got)
 
     assert flowno.run(main()) == list(range(500))
+
+
+# --- any schedule ----------------------------------------------------------------------------------------------------
+
+CLOSED = "closed"
+
+
+class Keeps:
+    """How a model keeps the items of one kind of queue."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+        self.items: list[Any] = []
+
+    def joins(self, item: Any) -> bool:
+        if self.kind is AsyncMapQueue:
+            return any(key == item[0] for key, _ in self.items)
+        return self.kind is AsyncSetQueue and item in self.items
+
+    def add(self, item: Any) -> None:
+        if self.kind is AsyncMapQueue:
+            for key, causes in self.items:
+                if key == item[0]:
+                    causes.append(item[1])
+                    return
+            self.items.append((item[0], [item[1]]))
+        elif self.kind is AsyncLifoQueue:
+            self.items.insert(0, item)
+        elif not self.joins(item):
+            self.items.append(item)
+            if self.kind is AsyncPriorityQueue:
+                self.items.sort()
+
+    def first(self) -> Any:
+        return copy.deepcopy(self.items[0])
+
+
+class Exchange(Model):
+    """Who waits at a queue, what is in it, and what those who do not wait any more have got."""
+
+    def __init__(self, kind: type[Any], maxsize: int | None) -> None:
+        super().__init__()
+        self.maxsize = maxsize
+        self.kept = Keeps(kind)
+        self.closed = False
+        self.getters: list[int] = []
+        self.peekers: list[int] = []
+        self.putters: list[int] = []
+        self.wants_to_put: dict[int, Any] = {}
+        self.got: dict[int, Any] = {}
+
+    def queues(self) -> Iterator[list[int]]:
+        yield from (self.getters, self.peekers, self.putters)
+
+    def has_room(self) -> bool:
+        return self.maxsize is None or len(self.kept.items) < self.maxsize
+
+    def add(self, item: Any) -> None:
+        before = len(self.kept.items)
+        self.kept.add(item)
+        if len(self.kept.items) > before:
+            self.got.update((peeker, self.kept.first()) for peeker in self.peekers)
+            self.peekers.clear()
+            if self.getters:
+                self.got[self.getters.pop(0)] = self.kept.items.pop(0)
+
+    def let_in(self, putter: int) -> None:
+        self.putters.remove(putter)
+        self.got[putter] = None
+        self.add(self.wants_to_put[putter])
+
+    def take(self) -> Any:
+        item = self.kept.items.pop(0)
+        while self.putters and self.has_room():
+            self.let_in(self.putters[0])
+        for putter in list(self.putters):
+            if self.kept.joins(self.wants_to_put[putter]):
+                self.let_in(putter)
+        return item
+
+    def put(self, number: int, item: Any) -> None:
+        if self.closed:
+            self.refuse(number)
+        elif self.has_room() or self.kept.joins(item):
+            self.got[number] = None
+            self.add(item)
+        else:
+            self.wants_to_put[number] = item
+            self.wait(self.putters, number)
+
+    def get(self, number: int, peek: bool) -> None:
+        if self.kept.items:
+            self.got[number] = self.kept.first() if peek else self.take()
+        elif self.closed:
+            self.refuse(number)
+        else:
+            self.wait(self.peekers if peek else self.getters, number)
+
+    def refuse(self, number: int) -> None:
+        if number not in self.cancelled:
+            self.got[number] = CLOSED
+
+    def close(self) -> None:
+        self.closed = True
+        for queue in self.queues():
+            self.got.update((number, CLOSED) for number in queue)
+            queue.clear()
+
+
+@pytest.mark.parametrize("maxsize", [1, 3, None])
+@pytest.mark.parametrize("kind", [*PLAIN, AsyncMapQueue])
+def test_every_item_is_in_one_pair_of_hands_whatever_happens(kind: type[Any], maxsize: int | None) -> None:
+    async def play(rng: random.Random) -> None:
+        model, queue = Exchange(kind, maxsize), kind(maxsize)
+        serial = itertools.count()
+
+        def some_item() -> Any:
+            if kind is AsyncMapQueue:
+                return rng.randrange(4), next(serial)
+            return rng.randrange(4) if kind is AsyncSetQueue else (rng.randrange(4), next(serial))
+
+        async def put_or_get(number: int, what: float) -> Any:
+            if what < 0.4:
+                item = some_item()
+                model.put(number, item)
+                return await queue.put(item)
+            model.get(number, peek=what < 0.5)
+            return await (queue.peek() if what < 0.5 else queue.get())
+
+        def try_to(number: int, what: float) -> None:
+            try:
+                if what < 0.9:
+                    item = some_item()
+                    model.put(number, item)
+                    queue.put_nowait(item)
+                    got = None
+                else:
+                    model.get(number, peek=False)
+                    got = queue.get_nowait()
+            except (QueueFullError, QueueEmptyError, QueueClosedError) as error:
+                if isinstance(error, QueueClosedError):
+                    assert model.closed
+                    model.got.pop(number, None)
+                else:
+                    assert number not in model.got
+                    for waiting in model.queues():
+                        if number in waiting:
+                            waiting.remove(number)
+            else:
+                assert model.got.pop(number) == got
+
+        async def work(number: int) -> None:
+            for _ in range(rng.randrange(1, 6)):
+                await turns(rng)
+                what = rng.random()
+                if what >= 0.8:
+                    try_to(number, what)
+                    continue
+                try:
+                    got = await put_or_get(number, what)
+                except QueueClosedError:
+                    got = CLOSED
+                except TaskCancelled:
+                    assert number not in model.got, "a cancelled wait has lost what it was given"
+                    raise
+                assert model.got.pop(number) == got
+
+        def compare() -> None:
+            assert list(queue.items) == model.kept.items
+            assert [len(queue.getters), len(queue.peekers), len(queue.putters)] == [
+                len(waiting) for waiting in model.queues()
+            ]
+
+        def interfere() -> None:
+            if rng.random() < 0.02:
+                model.close()
+                queue.close()
+
+        tasks = await direct(rng, model, work, compare, interfere)
+        model.close()
+        queue.close()
+        await see_out(model, tasks)
+        compare()
+        assert not model.got
+
+    on_every_seed(play)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from .scopes import TaskGroup
     from .selectors import SocketHandle
     from .signals import SignalReceiver
-    from .synchronization import Condition, Event, Lock, Semaphore
+    from .synchronization import Barrier, Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
 
 __all__ = [
+    "BarrierWaitCommand",
     "CancelCommand",
     "Command",
     "ConditionNotifyCommand",
@@ -45,6 +46,7 @@ __all__ = [
     "SemaphoreAcquireCommand",
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
+    "ShieldedSleepCommand",
     "SignalWaitCommand",
     "SleepCommand",
     "SocketAcceptCommand",
@@ -135,6 +137,19 @@ class SleepCommand(Command):
 
     def __repr__(self) -> str:
         return f"SleepCommand({self.seconds!r})"
+
+
+class ShieldedSleepCommand(SleepCommand):
+    """Let the other ready tasks run once, after an operation that has acted already: no wait.
+
+    Args:
+        seconds: 0.
+    """
+
+    __slots__ = ()
+
+    is_wait = False
+    is_shielded = True
 
 
 class QueueingCommand(Command):
@@ -281,6 +296,23 @@ class SemaphoreAcquireCommand(QueueingCommand):
 
     def __repr__(self) -> str:
         return f"SemaphoreAcquireCommand({self.semaphore!r})"
+
+
+class BarrierWaitCommand(QueueingCommand):
+    """Wait at a barrier until as many tasks have come as it is for; the answer is the number of this one. A wait.
+
+    Args:
+        barrier: The barrier.
+    """
+
+    __slots__ = ("barrier",)
+
+    def __init__(self, barrier: Barrier) -> None:
+        super().__init__(barrier.waiters)
+        self.barrier = barrier
+
+    def __repr__(self) -> str:
+        return f"BarrierWaitCommand({self.barrier!r})"
 
 
 class QueueGetCommand(QueueingCommand):

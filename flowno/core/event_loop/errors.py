@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 __all__ = [
+    "BrokenBarrierError",
     "BrokenResourceError",
     "BusyResourceError",
     "ClosedResourceError",
@@ -24,6 +25,7 @@ __all__ = [
     "QueueFullError",
     "SelectorUnavailableError",
     "UnknownSelectorError",
+    "WouldBlockError",
 ]
 
 
@@ -36,7 +38,11 @@ class EventLoopError(FlownoError, RuntimeError):
 
 
 class BrokenResourceError(FlownoError, RuntimeError):
-    """What was waited for will never come, as the task that had it has ended."""
+    """What was waited for will never come: it is broken, as the task that had it has ended."""
+
+
+class BrokenBarrierError(BrokenResourceError):
+    """The other tasks will not come: the barrier was aborted, or reset under those who waited."""
 
 
 class BusyResourceError(FlownoError, RuntimeError):
@@ -85,3 +91,7 @@ class QueueFullError(FlownoError, RuntimeError):
 
 class SelectorUnavailableError(FlownoError, OSError):
     """A selector was asked for by a name that is known, but it cannot be had on this machine."""
+
+
+class WouldBlockError(FlownoError, RuntimeError):
+    """What was to be taken without waiting is not to be had at the moment."""

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overlo
 
 from .backend import Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
+    BarrierWaitCommand,
     CancelCommand,
     Command,
     ConditionNotifyCommand,
+    ConditionWaitCommand,
     EventSetCommand,
+    EventWaitCommand,
     ExitCommand,
     FdReadableCommand,
     FdWritableCommand,
@@ -33,10 +36,12 @@ from .commands import (
     LockReleaseCommand,
     QueueGetCommand,
     QueueingCommand,
+    QueuePeekCommand,
     QueuePutCommand,
     SemaphoreAcquireCommand,
     ShieldedGroupWaitCommand,
     ShieldedLockAcquireCommand,
+    ShieldedSleepCommand,
     SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
@@ -724,6 +729,7 @@ class EventLoop:
             SpawnCommand: self._spawn,
             ExitCommand: self._exit,
             SleepCommand: self._sleep,
+            ShieldedSleepCommand: self._sleep,
             JoinCommand: self._join,
             CancelCommand: self._cancel,
             GroupSpawnCommand: self._spawn_in_group,
@@ -732,13 +738,17 @@ class EventLoop:
             ThreadCommand: self._call_in_thread,
             QueueingCommand: self._queue,
             QueueGetCommand: self._get,
+            QueuePeekCommand: self._peek,
             QueuePutCommand: self._put,
+            EventWaitCommand: self._wait_for_event,
             EventSetCommand: self._set_event,
             LockAcquireCommand: self._acquire_lock,
             ShieldedLockAcquireCommand: self._acquire_lock,
             LockReleaseCommand: self._release_lock,
+            ConditionWaitCommand: self._wait_for_condition,
             ConditionNotifyCommand: self._notify,
             SemaphoreAcquireCommand: self._acquire_semaphore,
+            BarrierWaitCommand: self._wait_at_barrier,
             FdReadableCommand: fds.wait_readable,
             FdWritableCommand: fds.wait_writable,
             SocketCheckCommand: fds.check,
@@ -824,15 +834,20 @@ class EventLoop:
             joiners.pop(task, None)
 
     def _queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
-        command.queue[task] = None
-        task._waiting = command
+        queue = command.queue
+        if queue and next(iter(queue)).event_loop is not self:
+            raise EventLoopError(
+                f"{task!r} cannot wait where tasks of {next(iter(queue)).event_loop!r} wait; what tasks wait for each "
+                "other by belongs to one event loop"
+            )
+        task._waiting = command  # before it can be found there: a signal handler may set the event just then
+        queue[task] = None
 
     def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
         del command.queue[task]
 
     def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
-        if command.lock.owner is None:
-            command.lock.give_to(task)
+        if command.lock.try_give_to(task):
             task._wake(self.ready)
         else:
             self._queue(task, command)
@@ -840,6 +855,11 @@ class EventLoop:
     def _release_lock(self, task: TaskHandle[Any], command: LockReleaseCommand) -> None:
         command.lock.release()
         task._wake(self.ready)
+
+    def _wait_for_condition(self, task: TaskHandle[Any], command: ConditionWaitCommand) -> None:
+        command.condition.lock.require_ownership("Condition.wait()")
+        self._queue(task, command)
+        command.condition.lock.release()
 
     def _notify(self, task: TaskHandle[Any], command: ConditionNotifyCommand) -> None:
         if command.all:
@@ -849,9 +869,15 @@ class EventLoop:
         task._wake(self.ready)
 
     def _acquire_semaphore(self, task: TaskHandle[Any], command: SemaphoreAcquireCommand) -> None:
-        if command.semaphore.value > 0:
-            command.semaphore.value -= 1
+        if command.semaphore.try_take():
             task._wake(self.ready)
+        else:
+            self._queue(task, command)
+
+    def _wait_at_barrier(self, task: TaskHandle[Any], command: BarrierWaitCommand) -> None:
+        command.barrier.check_usable()
+        if command.barrier.lacks_one:
+            task._wake(self.ready, command.barrier.let_through())
         else:
             self._queue(task, command)
 
@@ -859,14 +885,29 @@ class EventLoop:
         if len(command.source):
             task._wake(self.ready, command.source.take())
         else:
+            command.source.check_open("get()")
+            self._queue(task, command)
+
+    def _peek(self, task: TaskHandle[Any], command: QueuePeekCommand) -> None:
+        if len(command.source):
+            task._wake(self.ready, command.source.first())
+        else:
+            command.source.check_open("peek()")
             self._queue(task, command)
 
     def _put(self, task: TaskHandle[Any], command: QueuePutCommand) -> None:
+        command.target.check_open("put()")
         if command.target.has_room(command.item):
             command.target.add(command.item)
             task._wake(self.ready)
         else:
             self._queue(task, command)
+
+    def _wait_for_event(self, task: TaskHandle[Any], command: EventWaitCommand) -> None:
+        self._queue(task, command)
+        # Looked at once it can be found: a signal handler may have set it since the task looked.
+        if command.event.is_set() and command.queue.pop(task, command) is None:
+            task._wake(self.ready)
 
     def _set_event(self, task: TaskHandle[Any], command: EventSetCommand) -> None:
         command.event.set()

@@ -2,20 +2,24 @@
 
 An item goes from hand to hand: whoever waits for one is given it at the moment at which it is put, in the order in
 which they came, and has it even where its task is cancelled before it runs again. So nothing is lost or overtakes.
+
+What a queue cannot keep, such as an item that cannot be hashed or compared, is an error of whoever puts it, and leaves
+no trace. Other threads and signal handlers leave queues alone, and start a task that puts or gets.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort_right
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
-from heapq import heappop, heappush
+from itertools import chain
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .commands import Command, QueueGetCommand, QueuePeekCommand, QueuePutCommand
 from .errors import QueueClosedError, QueueEmptyError, QueueFullError
 from .running import here, required_event_loop
-from .synchronization import Event, completed, take_first
+from .synchronization import Event, check_at_hand, check_count, take_first
 from .tasks import DONE
 
 if TYPE_CHECKING:
@@ -49,13 +53,15 @@ class _Queue(Generic[Put, Got]):
         maxsize: How many items it holds at most; None sets no limit.
 
     Raises:
+        TypeError: ``maxsize`` is no number of items.
         ValueError: ``maxsize`` is less than 1.
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
-        if maxsize is not None and maxsize < 1:
-            raise ValueError(f"maxsize must be None or at least 1, and is {maxsize!r}")
-        self.maxsize = maxsize
+        if maxsize is not None:
+            check_count("maxsize", maxsize, 1)
+        self._maxsize = maxsize
+        # Whoever waits for an item, or looks for one, found the queue empty; whoever waits for room found it full.
         self.getters: dict[TaskHandle[Any], None] = {}
         self.peekers: dict[TaskHandle[Any], None] = {}
         self.putters: dict[TaskHandle[Any], None] = {}
@@ -71,11 +77,11 @@ class _Queue(Generic[Put, Got]):
         raise NotImplementedError
 
     def _add(self, item: Put) -> bool:
-        """Keep an item; False where it came to one that is there already."""
+        """Keep an item; False where it came to one that is there already. What raises has changed nothing."""
         raise NotImplementedError
 
-    def _next(self) -> Got:
-        """The item that is next, which stays."""
+    def first(self) -> Got:
+        """The item that is next, which stays; for the loop, too."""
         raise NotImplementedError
 
     def _remove(self) -> Got:
@@ -87,6 +93,11 @@ class _Queue(Generic[Put, Got]):
         return False
 
     # --- for users ---------------------------------------------------------------------------------------------------
+
+    @property
+    def maxsize(self) -> int | None:
+        """How many items the queue holds at most, or None."""
+        return self._maxsize
 
     def is_closed(self) -> bool:
         """Whether the queue takes no more items."""
@@ -103,18 +114,19 @@ class _Queue(Generic[Put, Got]):
 
         Raises:
             QueueClosedError: The queue is closed, or was closed meanwhile. The item is not in it.
+            TypeError: The queue cannot keep such an item. It is not in it.
+            EventLoopError: This was awaited outside of an event loop.
 
-        Cancellation: the item is not in the queue.
+        Cancellation: the item is not in the queue. Where it was let in already this returns, and the cancellation comes
+        at the next wait.
         """
         budget = (here.loop or required_event_loop("put()")).budget
-        if self._closed:
-            yield from completed(budget)
-            raise QueueClosedError("put() on a closed queue")
-        if budget.left > 0 and self.has_room(item):
+        if budget.left > 0 and not self._closed:
             budget.left -= 1
-            self.add(item)
-        else:
-            yield QueuePutCommand(self, item)
+            if self.has_room(item):
+                self.add(item)
+                return
+        yield QueuePutCommand(self, item)
 
     @coroutine
     def get(self) -> Generator[Command, Any, Got]:
@@ -122,6 +134,7 @@ class _Queue(Generic[Put, Got]):
 
         Raises:
             QueueClosedError: The queue is closed, or was closed meanwhile, and is empty.
+            EventLoopError: This was awaited outside of an event loop.
 
         Cancellation: no item is taken. One that was given to the task already is returned, and the cancellation comes
         at the next wait.
@@ -130,9 +143,6 @@ class _Queue(Generic[Put, Got]):
         if budget.left > 0 and len(self):
             budget.left -= 1
             return self.take()
-        if self._closed and not len(self):
-            yield from completed(budget)
-            raise QueueClosedError("get() on a queue that is closed and empty")
         item: Got = yield QueueGetCommand(self)
         return item
 
@@ -140,20 +150,19 @@ class _Queue(Generic[Put, Got]):
     def peek(self) -> Generator[Command, Any, Got]:
         """The next item, which stays in the queue; waits while it is empty.
 
+        After a wait it is the item that ended the wait, which another task may have taken out by then.
+
         Raises:
             QueueClosedError: The queue is closed, or was closed meanwhile, and is empty.
+            EventLoopError: This was awaited outside of an event loop.
 
         Cancellation: the wait ends.
         """
         budget = (here.loop or required_event_loop("peek()")).budget
-        if len(self):
-            item = self._next()
-            yield from completed(budget)
-            return item
-        if self._closed:
-            yield from completed(budget)
-            raise QueueClosedError("peek() on a queue that is closed and empty")
-        item = yield QueuePeekCommand(self)
+        if budget.left > 0 and len(self):
+            budget.left -= 1
+            return self.first()
+        item: Got = yield QueuePeekCommand(self)
         return item
 
     def get_nowait(self) -> Got:
@@ -165,25 +174,33 @@ class _Queue(Generic[Put, Got]):
         """
         if len(self):
             return self.take()
-        if self._closed:
-            raise QueueClosedError("get_nowait() on a queue that is closed and empty")
+        self.check_open("get_nowait()")
         raise QueueEmptyError("get_nowait() on an empty queue")
 
     def _put_nowait(self, item: Put) -> bool:
-        if self._closed:
-            raise QueueClosedError("put_nowait() on a closed queue")
+        self.check_open("put_nowait()")
         if not self.has_room(item):
             raise QueueFullError(f"put_nowait() on a queue that holds {len(self)} items, which is its maxsize")
         return self.add(item)
 
     def close(self) -> Done:
-        """Take no more items. Who waits to put gets QueueClosedError, and so does who waits to get. Acts at once.
+        """Take no more items. Acts at once, and only once.
+
+        Who waits to put gets QueueClosedError, and the item is not in the queue; who waits to get gets it, too. What
+        is in the queue can still be got.
 
         Returns:
             Something that may be awaited, and need not be.
+
+        Raises:
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
+        waiting = ((self.putters, "put"), (self.getters, "get"), (self.peekers, "peek"))
+        for waiters, _ in waiting:
+            if waiters:
+                check_at_hand(waiters, "close()")
         self._closed = True
-        for waiters, operation in ((self.putters, "put"), (self.getters, "get"), (self.peekers, "peek")):
+        for waiters, operation in waiting:
             while waiters:
                 task = take_first(waiters)
                 task.event_loop.fail(task, QueueClosedError(f"the queue was closed while {operation}() waited"))
@@ -192,24 +209,29 @@ class _Queue(Generic[Put, Got]):
     def task_done(self) -> None:
         """One item that was taken out has been dealt with; for :meth:`join`.
 
+        What came to an item that was in the queue already does not count: each ``get()`` is one item.
+
         Raises:
             ValueError: This was called more often than items were put.
+            EventLoopError: The tasks that join are those of a loop that runs in another thread.
         """
         if not self._unfinished:
             raise ValueError("task_done() was called more often than items were put")
-        self._unfinished -= 1
-        if not self._unfinished:
+        if self._unfinished == 1:
             self._all_done.set()
+        self._unfinished -= 1
 
     def join(self) -> Awaitable[None]:
-        """Wait until every item that was put has been taken out and dealt with, by :meth:`task_done`."""
+        """Wait until every item that was put has been taken out and dealt with, by :meth:`task_done`.
+
+        Cancellation: the wait ends.
+        """
         return self._all_done.wait()
 
     async def until_empty(self) -> AsyncIterator[Got]:
         """Step through the items that are in the queue, taking them out; then close it.
 
-        Raises:
-            As :meth:`get`.
+        Items that are put meanwhile are among them. Where the steps end before the queue is empty, it stays open.
         """
         while len(self):
             yield await self.get()
@@ -231,12 +253,22 @@ class _Queue(Generic[Put, Got]):
 
     # --- for the loop ------------------------------------------------------------------------------------------------
 
+    def check_open(self, operation: str) -> None:
+        """Refuse to put into a closed queue, or to wait for its next item."""
+        if self._closed:
+            empty = "" if operation.startswith("put") else " and empty"
+            raise QueueClosedError(f"{operation} on a queue that is closed{empty}")
+
     def has_room(self, item: Put) -> bool:
         """Whether an item can be put without waiting; those who wait already come first."""
-        return self.maxsize is None or (len(self) < self.maxsize and not self.putters) or self._joins(item)
+        return self._maxsize is None or (len(self) < self._maxsize and not self.putters) or self._joins(item)
 
     def add(self, item: Put) -> bool:
         """Keep an item, and give it to whoever waits for one; False where it came to one that is there already."""
+        if self.getters:
+            check_at_hand(self.getters, "put()")
+        if self.peekers:
+            check_at_hand(self.peekers, "put()")
         is_new = self._add(item)
         if is_new:
             if not self._unfinished:
@@ -244,22 +276,54 @@ class _Queue(Generic[Put, Got]):
             self._unfinished += 1
             while self.peekers:
                 task = take_first(self.peekers)
-                task.event_loop.resume(task, self._next())
+                task.event_loop.resume(task, self.first())
             if self.getters:
                 task = take_first(self.getters)
-                task.event_loop.resume(task, self.take())
+                task.event_loop.resume(task, self._remove())
         return is_new
 
     def take(self) -> Got:
         """Take the next item out, and let in who waits with another."""
-        item = self._remove()
-        while self.putters and self.maxsize is not None and len(self) < self.maxsize:
-            task = take_first(self.putters)
-            command = task._waiting
+        if self.putters:
+            check_at_hand(self.putters, "get()")
+            item = self._remove()
+            self._let_in()
+            return item
+        return self._remove()
+
+    def _let_in(self) -> None:
+        """Put the items of those who wait for room, as far as there is room."""
+        while self.putters and self._maxsize is not None and len(self) < self._maxsize:
+            self._put_for(next(iter(self.putters)))
+
+    def _put_for(self, task: TaskHandle[Any]) -> None:
+        """Put the item of a task that waits for room; what goes wrong is for that task."""
+        item = waiting_item(task)
+        del self.putters[task]
+        try:
+            self.add(item)
+        except Exception as error:
+            task.event_loop.fail(task, error.with_traceback(None))
+        else:
             task.event_loop.resume(task)
-            if isinstance(command, QueuePutCommand):
-                self.add(command.item)
-        return item
+
+
+def waiting_item(task: TaskHandle[Any]) -> Any:
+    """What a task that waits for room wants to put."""
+    return cast(QueuePutCommand, task._waiting).item
+
+
+class _GatheringQueue(_Queue[Put, Got]):
+    """A queue in which an item comes to one that is there already."""
+
+    def _joins(self, item: Put) -> bool:
+        raise NotImplementedError
+
+    def _let_in(self) -> None:
+        super()._let_in()
+        for task in list(self.putters):  # what they wait with may need no room any more
+            if self._joins(waiting_item(task)):
+                self._put_for(task)
 
 
 class AsyncQueue(_Queue[T, T]):
@@ -307,7 +371,7 @@ class AsyncQueue(_Queue[T, T]):
         self._items.append(item)
         return True
 
-    def _next(self) -> T:
+    def first(self) -> T:
         return self._items[0]
 
     def _remove(self) -> T:
@@ -315,14 +379,25 @@ class AsyncQueue(_Queue[T, T]):
 
 
 class AsyncLifoQueue(AsyncQueue[T]):
-    """Last in, first out."""
+    """Last in, first out.
+
+    Example:
+        >>> from flowno import AsyncLifoQueue, run
+        >>> async def main():
+        ...     queue = AsyncLifoQueue()
+        ...     for number in range(3):
+        ...         await queue.put(number)
+        ...     return await queue.get()
+        >>> run(main())
+        2
+    """
 
     @property
     def items(self) -> list[T]:
         """What is in the queue, the next one first."""
         return list(reversed(self._items))
 
-    def _next(self) -> T:
+    def first(self) -> T:
         return self._items[-1]
 
     def _remove(self) -> T:
@@ -330,20 +405,37 @@ class AsyncLifoQueue(AsyncQueue[T]):
 
 
 class AsyncPriorityQueue(_Queue[T, T]):
-    """The smallest first; of equal ones the one that was put first."""
+    """The smallest first; of equal ones the one that was put first.
+
+    Items are compared by ``<`` as they are, each as it is put, with its neighbours in the order among others. Tuples of
+    a priority and a load compare their loads where the priorities are equal; where those cannot be compared, put a
+    number in between.
+
+    Example:
+        >>> from flowno import AsyncPriorityQueue, run
+        >>> async def main():
+        ...     queue = AsyncPriorityQueue()
+        ...     for item in ((2, "later"), (1, "first")):
+        ...         await queue.put(item)
+        ...     return await queue.get()
+        >>> run(main())
+        (1, 'first')
+    """
 
     def __init__(self, maxsize: int | None = None) -> None:
         super().__init__(maxsize)
-        self._heap: list[tuple[T, int]] = []
-        self._sequence = 0
+        # Sorted, in runs of limited length. A heap would be less code, but it compares also when it gives an item out,
+        # and then loses it where that raises; and it moves items before a put has made its last comparison.
+        self._runs: list[list[Any]] = []
+        self._length = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._length
 
     @property
     def items(self) -> list[T]:
         """What is in the queue, the next one first."""
-        return [item for item, _ in sorted(self._heap)]
+        return list(chain.from_iterable(self._runs))
 
     def put_nowait(self, item: T) -> None:
         """Put an item into the queue, without waiting.
@@ -351,23 +443,62 @@ class AsyncPriorityQueue(_Queue[T, T]):
         Raises:
             QueueFullError: There is no room.
             QueueClosedError: The queue is closed.
+            TypeError: The item cannot be compared with those in the queue. It is not in it.
         """
         self._put_nowait(item)
 
     def _add(self, item: T) -> bool:
-        self._sequence += 1
-        heappush(self._heap, (item, self._sequence))
+        runs = self._runs
+        key: Any = item  # whether it can be compared is seen when it is
+        index = bisect_right(runs, key, key=_last)
+        if index == len(runs):  # not before any: it comes last
+            if not runs or len(runs[-1]) >= LONGEST_RUN:
+                runs.append([])
+            runs[-1].append(item)
+        else:
+            run = runs[index]
+            insort_right(run, key)
+            if len(run) > LONGEST_RUN:
+                runs.insert(index + 1, run[LONGEST_RUN // 2 :])
+                del run[LONGEST_RUN // 2 :]
+        self._length += 1
         return True
 
-    def _next(self) -> T:
-        return self._heap[0][0]
+    def first(self) -> T:
+        item: T = self._runs[0][0]
+        return item
 
     def _remove(self) -> T:
-        return heappop(self._heap)[0]
+        run = self._runs[0]
+        item: T = run.pop(0)
+        if not run:
+            del self._runs[0]
+        self._length -= 1
+        return item
 
 
-class AsyncSetQueue(_Queue[T, T]):
-    """First in, first out, and no item twice: one that is in the queue already is not put again."""
+#: Items of a priority queue that stand in one list. Longer ones cost more to insert into, more of them to step over.
+LONGEST_RUN = 1024
+
+
+def _last(run: list[Any]) -> Any:
+    return run[-1]
+
+
+class AsyncSetQueue(_GatheringQueue[T, T]):
+    """First in, first out, and no item twice: one that is in the queue already is not put again.
+
+    Items are told apart as the keys of a dict are, and must be hashable.
+
+    Example:
+        >>> from flowno import AsyncSetQueue, run
+        >>> async def main():
+        ...     queue = AsyncSetQueue()
+        ...     await queue.putAll(["a", "b", "a"])
+        ...     return queue.items
+        >>> run(main())
+        ['a', 'b']
+    """
 
     def __init__(self, maxsize: int | None = None) -> None:
         super().__init__(maxsize)
@@ -397,11 +528,12 @@ class AsyncSetQueue(_Queue[T, T]):
         Raises:
             QueueFullError: There is no room.
             QueueClosedError: The queue is closed.
+            TypeError: The item cannot be hashed. It is not in the queue.
         """
         return self._put_nowait(item)
 
     async def putAll(self, items: Iterable[T]) -> None:
-        """Put several items, one after the other; as :meth:`put`."""
+        """Put several items, one after the other, each as :meth:`put` does. Those before an error are in the queue."""
         for item in items:
             await self.put(item)
 
@@ -414,7 +546,7 @@ class AsyncSetQueue(_Queue[T, T]):
         self._items[item] = None
         return True
 
-    def _next(self) -> T:
+    def first(self) -> T:
         return next(iter(self._items))
 
     def _remove(self) -> T:
@@ -423,10 +555,20 @@ class AsyncSetQueue(_Queue[T, T]):
         return item
 
 
-class AsyncMapQueue(_Queue[tuple[K, C], tuple[K, list[C]]]):
+class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
     """First in, first out by key: what is put for a key that is in the queue already is gathered there.
 
-    ``put((key, cause))``, and ``get()`` gives ``(key, [cause, ...])``.
+    ``put((key, cause))``, and ``get()`` gives ``(key, [cause, ...])``. Keys must be hashable.
+
+    Example:
+        >>> from flowno import AsyncMapQueue, run
+        >>> async def main():
+        ...     queue = AsyncMapQueue()
+        ...     for item in (("a.txt", "saved"), ("b.txt", "saved"), ("a.txt", "renamed")):
+        ...         await queue.put(item)
+        ...     return await queue.get()
+        >>> run(main())
+        ('a.txt', ['saved', 'renamed'])
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
@@ -444,8 +586,22 @@ class AsyncMapQueue(_Queue[tuple[K, C], tuple[K, list[C]]]):
         """What is in the queue, the next one first."""
         return [(key, list(causes)) for key, causes in self._causes.items()]
 
+    def put_nowait(self, item: tuple[K, C]) -> bool:
+        """Put a key and a cause into the queue, without waiting.
+
+        Returns:
+            Whether the key was put; False where it is in the queue already, and the cause came to it.
+
+        Raises:
+            QueueFullError: There is no room.
+            QueueClosedError: The queue is closed.
+            TypeError: The key cannot be hashed. It is not in the queue.
+        """
+        return self._put_nowait(item)
+
     def _joins(self, item: tuple[K, C]) -> bool:
-        return item[0] in self._causes
+        key, _ = item
+        return key in self._causes
 
     def _add(self, item: tuple[K, C]) -> bool:
         key, cause = item
@@ -455,7 +611,7 @@ class AsyncMapQueue(_Queue[tuple[K, C], tuple[K, list[C]]]):
         self._causes[key] = [cause]
         return True
 
-    def _next(self) -> tuple[K, list[C]]:
+    def first(self) -> tuple[K, list[C]]:
         key, causes = next(iter(self._causes.items()))
         return key, list(causes)
 

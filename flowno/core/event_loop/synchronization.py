@@ -7,11 +7,14 @@ task is cancelled in between: it has what it was given, and is cancelled at its 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from .commands import (
+    BarrierWaitCommand,
     Command,
     ConditionWaitCommand,
     EventWaitCommand,
@@ -19,16 +22,37 @@ from .commands import (
     SemaphoreAcquireCommand,
     ShieldedLockAcquireCommand,
 )
-from .errors import BrokenResourceError, BusyResourceError, NotOwnerError
+from .errors import (
+    BrokenBarrierError,
+    BrokenResourceError,
+    BusyResourceError,
+    EventLoopError,
+    NotOwnerError,
+    WouldBlockError,
+)
 from .running import here, required_event_loop
-from .tasks import DONE, GIVE_WAY
+from .tasks import DONE, GIVE_WAY, LEFT
 
 if TYPE_CHECKING:
     from typing import Self
 
     from .tasks import Budget, Done, TaskHandle
 
-__all__ = ["Condition", "CountdownLatch", "Event", "Lock", "Semaphore"]
+__all__ = [
+    "Barrier",
+    "BarrierStatistics",
+    "Condition",
+    "ConditionStatistics",
+    "CountdownLatch",
+    "Event",
+    "EventStatistics",
+    "Lock",
+    "LockStatistics",
+    "Semaphore",
+    "SemaphoreStatistics",
+]
+
+T = TypeVar("T")
 
 
 def completed(budget: Budget) -> Generator[Command, Any, None]:
@@ -44,6 +68,47 @@ def take_first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:
     task = next(iter(waiters))
     del waiters[task]
     return task
+
+
+def check_at_hand(waiters: dict[TaskHandle[Any], None], operation: str) -> None:
+    """Refuse to wake tasks from another thread than the one that runs them; before anything has changed.
+
+    Their loop would not look, or would look while its list of ready tasks changes.
+    """
+    loop = next(iter(waiters)).event_loop
+    if loop is not here.loop and not loop.inbox.is_at_hand:
+        raise EventLoopError(
+            f"{operation} was called outside of {loop!r}, which runs the tasks that wait; from another thread, have "
+            "a task of that loop do it: loop.create_task(coroutine)"
+        )
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse an argument that is no number of things, or too small a one."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must {f'be at least {least}' if least else 'not be negative'}, and is {value!r}")
+
+
+def running_task(operation: str) -> TaskHandle[Any]:
+    """The task that runs in this thread; what only a task can do needs one."""
+    loop = here.loop
+    task = None if loop is None else loop.running_task
+    if task is None:
+        raise EventLoopError(f"{operation} was called outside of a task, and locks belong to tasks")
+    return task
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """What :meth:`Event.statistics` returns.
+
+    Attributes:
+        tasks_waiting: How many tasks wait for it.
+    """
+
+    tasks_waiting: int
 
 
 class Event:
@@ -76,14 +141,21 @@ class Event:
     def set(self) -> Done:
         """Let it happen: every task that waits goes on, in the order in which they came. Acts at once, and only once.
 
+        Of all that is here, this may be called by a signal handler, too.
+
         Returns:
             Something that may be awaited, and need not be.
+
+        Raises:
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
-        self._is_set = True
         waiters = self.waiters
-        while waiters:
-            task = take_first(waiters)
-            task.event_loop.resume(task)
+        if waiters:
+            check_at_hand(waiters, "Event.set()")
+        self._is_set = True
+        for task in list(waiters):
+            if waiters.pop(task, self) is None:  # else a signal handler that ran meanwhile has woken it
+                task.event_loop.resume(task)
         return DONE
 
     @coroutine
@@ -101,12 +173,34 @@ class Event:
         else:
             yield EventWaitCommand(self)
 
+    def statistics(self) -> EventStatistics:
+        """Who waits, for debugging."""
+        return EventStatistics(len(self.waiters))
+
     def __repr__(self) -> str:
         return f"<Event {'set' if self._is_set else 'not set'}, {len(self.waiters)} waiting>"
 
 
+@dataclass(frozen=True, slots=True)
+class LockStatistics:
+    """What :meth:`Lock.statistics` returns.
+
+    Attributes:
+        locked: Whether it cannot be acquired at once.
+        owner: The task that has it, or None.
+        tasks_waiting: How many tasks wait for it.
+    """
+
+    locked: bool
+    owner: TaskHandle[Any] | None
+    tasks_waiting: int
+
+
 class Lock:
     """Belongs to one task at a time; the others wait for it in turn. An asynchronous context manager.
+
+    A task that ends with a lock in its hands leaves what the lock guards half-done. The lock is broken then: those who
+    wait for it, and those who come later, get :class:`~flowno.BrokenResourceError`.
 
     Example:
         >>> from flowno import Lock, run
@@ -118,15 +212,17 @@ class Lock:
         True
     """
 
-    __slots__ = ("__weakref__", "owner", "waiters")
+    __slots__ = ("__weakref__", "_broken_by", "conditions", "owner", "waiters")
 
     def __init__(self) -> None:
         self.owner: TaskHandle[Any] | None = None
         self.waiters: dict[TaskHandle[Any], None] = {}
+        self.conditions: WeakSet[Condition] | None = None  # those whose lock this is
+        self._broken_by: str | None = None
 
     def is_locked(self) -> bool:
-        """Whether any task has it."""
-        return self.owner is not None
+        """Whether a task has it, or has ended with it."""
+        return self.owner is not None or self._broken_by is not None
 
     @coroutine
     def acquire(self) -> Generator[Command, Any, None]:
@@ -135,20 +231,31 @@ class Lock:
         Raises:
             BusyResourceError: It is this task's already; waiting for itself it would wait for ever.
             BrokenResourceError: The task that had it ended without releasing it.
-            EventLoopError: This was awaited outside of an event loop.
+            EventLoopError: This was awaited outside of an event loop, or a task of another loop has it.
 
-        Cancellation: the wait ends, and the task does not have the lock.
+        Cancellation: the wait ends, and the task does not have the lock. Where it was given the lock already it has
+        it, and is cancelled at its next wait.
         """
         loop = here.loop or required_event_loop("Lock.acquire()")
         task = loop.running_task
-        if self.owner is None and loop.budget.left > 0 and task is not None:
+        if self.owner is None and self._broken_by is None and loop.budget.left > 0 and task is not None:
             loop.budget.left -= 1
             self.give_to(task)
-            return
-        if self.owner is task:
-            yield from completed(loop.budget)
-            raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
-        yield LockAcquireCommand(self)
+        else:
+            yield LockAcquireCommand(self)
+
+    def acquire_nowait(self) -> None:
+        """Take the lock without waiting for it.
+
+        Raises:
+            WouldBlockError: Another task has it.
+            BusyResourceError: It is this task's already.
+            BrokenResourceError: The task that had it ended without releasing it.
+            EventLoopError: This was called outside of a task, or a task of another loop has the lock.
+        """
+        task = running_task("Lock.acquire_nowait()")
+        if not self.try_give_to(task):
+            raise WouldBlockError(f"acquire_nowait() on a lock that {self.owner!r} has")
 
     def release(self) -> Done:
         """Give the lock to the task that has waited longest, or to nobody. Acts at once.
@@ -158,8 +265,9 @@ class Lock:
 
         Raises:
             NotOwnerError: This task does not have it.
+            EventLoopError: This was called outside of a task.
         """
-        owner = self._require_ownership("release")
+        owner = self.require_ownership("Lock.release()")
         locks = owner._locks
         if locks is not None:
             del locks[self]
@@ -170,29 +278,60 @@ class Lock:
             task.event_loop.resume(task)
         return DONE
 
+    def statistics(self) -> LockStatistics:
+        """Who has the lock and who waits for it, for debugging."""
+        return LockStatistics(self.is_locked(), self.owner, len(self.waiters))
+
+    # --- for the loop, and for what is built on locks -----------------------------------------------------------------
+
     def give_to(self, task: TaskHandle[Any]) -> None:
-        """Make a task the owner; for the loop, and for what is built on locks. The lock must be free."""
+        """Make a task the owner. The lock must be free."""
         self.owner = task
         if task._locks is None:
             task._locks = {self: None}
         else:
             task._locks[self] = None
 
-    def break_(self) -> None:
-        """The owner has ended without releasing the lock: what it guards is in no known state. The loop calls this."""
-        owner, self.owner = self.owner, None
-        while self.waiters:
-            task = take_first(self.waiters)
-            task._wake(
-                task.event_loop.ready,
-                error=BrokenResourceError(f"{owner!r} ended without releasing the lock that this task waited for"),
-            )
+    def try_give_to(self, task: TaskHandle[Any]) -> bool:
+        """Make a task the owner, if the lock is free; False where it may wait for that. Raises as :meth:`acquire`."""
+        owner = self.owner
+        if owner is None:
+            if self._broken_by is not None:
+                raise self._broken()
+            self.give_to(task)
+            return True
+        if owner is task:
+            raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
+        if owner.event_loop is not task.event_loop:
+            raise EventLoopError(f"{task!r} cannot acquire a lock that {owner!r} has, in {owner.event_loop!r}")
+        return False
 
-    def _require_ownership(self, what: str) -> TaskHandle[Any]:
-        task = required_event_loop(f"{type(self).__name__}.{what}()").running_task
-        if task is None or self.owner is not task:
+    def break_(self) -> None:
+        """The owner has ended without releasing the lock. Who waits for a condition has lost, too, who could notify."""
+        self._broken_by = repr(self.owner)
+        self.owner = None
+        for waiters in (self.waiters, *(condition.waiters for condition in self.conditions or ())):
+            while waiters:
+                task = take_first(waiters)
+                task._wake(task.event_loop.ready, error=self._broken())
+
+    def _broken(self) -> BrokenResourceError:
+        return BrokenResourceError(
+            f"{self._broken_by} ended without releasing the lock, so what the lock guards is in no known state; go on "
+            "with a new lock"
+        )
+
+    def is_mine(self) -> bool:
+        """Whether the task that runs has it."""
+        loop = here.loop
+        return loop is not None and self.owner is not None and self.owner is loop.running_task
+
+    def require_ownership(self, operation: str) -> TaskHandle[Any]:
+        """The task that runs, which must have the lock."""
+        task = running_task(operation)
+        if self.owner is not task:
             has = "nobody has it" if self.owner is None else f"{self.owner!r} has it"
-            raise NotOwnerError(f"{task!r} cannot {what} a lock that it does not have; {has}")
+            raise NotOwnerError(f"{operation} needs a lock that {task!r} does not have; {has}")
         return task
 
     async def __aenter__(self) -> Self:
@@ -200,17 +339,39 @@ class Lock:
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return self.release()
+        # Condition.wait() leaves without the lock where that broke, or where its coroutine is closed. What is on its
+        # way then says more than that there is nothing to release.
+        if error is None or self.is_mine():
+            self.release()
+        return LEFT
 
     def __repr__(self) -> str:
+        if self._broken_by is not None:
+            return f"<Lock broken by {self._broken_by}>"
         return f"<Lock of {self.owner!r}, {len(self.waiters)} waiting>"
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionStatistics:
+    """What :meth:`Condition.statistics` returns.
+
+    Attributes:
+        tasks_waiting: How many tasks wait to be notified.
+        lock_statistics: What :meth:`Lock.statistics` says of its lock.
+    """
+
+    tasks_waiting: int
+    lock_statistics: LockStatistics
 
 
 class Condition:
     """A lock, and a way to wait until another task has changed what it guards. An asynchronous context manager.
 
     Args:
-        lock: The lock; a new one where none is given.
+        lock: The lock; a new one where none is given. Several conditions may share one.
+
+    Raises:
+        TypeError: ``lock`` is no lock.
 
     Attributes:
         lock: The lock. It must be this task's to wait and to notify.
@@ -219,8 +380,7 @@ class Condition:
         >>> from flowno import Condition, run, spawn
         >>> async def consumer(condition, items):
         ...     async with condition:
-        ...         while not items:
-        ...             await condition.wait()
+        ...         await condition.wait_for(lambda: items)
         ...         print(items.pop())
         >>> async def main():
         ...     condition, items = Condition(), []
@@ -236,7 +396,14 @@ class Condition:
     __slots__ = ("__weakref__", "lock", "waiters")
 
     def __init__(self, lock: Lock | None = None) -> None:
-        self.lock = Lock() if lock is None else lock
+        if lock is None:
+            lock = Lock()
+        elif not isinstance(lock, Lock):
+            raise TypeError(f"lock must be a flowno.Lock or None, not {lock!r}")
+        if lock.conditions is None:
+            lock.conditions = WeakSet()
+        lock.conditions.add(self)
+        self.lock = lock
         self.waiters: dict[TaskHandle[Any], None] = {}
 
     @coroutine
@@ -245,23 +412,62 @@ class Condition:
 
         Raises:
             NotOwnerError: The lock is not this task's.
-            BrokenResourceError: A task ended without releasing the lock.
+            BrokenResourceError: A task ended without releasing the lock; so this one does not have it, either.
+            EventLoopError: This was awaited outside of an event loop.
 
         Cancellation: the wait ends, but not before the lock is this task's again. A task that was notified already
         returns, and is cancelled at its next wait; so no notification is lost.
         """
         lock = self.lock
-        lock._require_ownership("wait with")
-        lock.release()
+        loop = here.loop or required_event_loop("Condition.wait()")
+        try:
+            task = lock.require_ownership("Condition.wait()")
+        except NotOwnerError:
+            yield from completed(loop.budget)
+            raise
         try:
             yield ConditionWaitCommand(self)
-        except BrokenResourceError:
-            raise
         except GeneratorExit:  # closed without its consent: there is nobody to give the lock to
             raise
         except BaseException:
-            yield ShieldedLockAcquireCommand(lock)
+            if lock.owner is not task and lock._broken_by is None:
+                try:
+                    yield ShieldedLockAcquireCommand(lock)
+                except BrokenResourceError:
+                    pass  # what is on its way goes first, a cancellation for one
             raise
+
+    @coroutine
+    def wait_for(self, predicate: Callable[[], T]) -> Generator[Command, Any, T]:
+        """Wait until something holds: look, and as long as it does not hold, :meth:`wait` and look again.
+
+        Args:
+            predicate: Called without arguments, always with the lock in the hands of this task. What it returns is
+                judged by its truth.
+
+        Returns:
+            What ``predicate`` returned in the end.
+
+        Raises:
+            NotOwnerError: The lock is not this task's.
+            BrokenResourceError: A task ended without releasing the lock.
+            Exception: What ``predicate`` raises; the lock is this task's.
+
+        Cancellation: as :meth:`wait`.
+        """
+        budget = (here.loop or required_event_loop("Condition.wait_for()")).budget
+        try:
+            self.lock.require_ownership("Condition.wait_for()")
+            result = predicate()
+        except BaseException:
+            yield from completed(budget)
+            raise
+        if result:
+            yield from completed(budget)
+        while not result:
+            yield from self.wait()
+            result = predicate()
+        return result
 
     def notify(self, n: int = 1) -> Done:
         """Let tasks go on that wait, as soon as the lock is released. Acts at once.
@@ -274,8 +480,13 @@ class Condition:
 
         Raises:
             NotOwnerError: The lock is not this task's.
+            EventLoopError: This was called outside of a task, or the tasks that wait are those of another loop.
+            ValueError: ``n`` is negative.
         """
-        self.lock._require_ownership("notify with")
+        self.lock.require_ownership("Condition.notify()")
+        check_count("n", n, 0)
+        if self.waiters:
+            check_at_hand(self.waiters, "Condition.notify()")
         for _ in range(min(n, len(self.waiters))):
             task = take_first(self.waiters)
             task._waiting = ShieldedLockAcquireCommand(self.lock)
@@ -286,15 +497,30 @@ class Condition:
         """As :meth:`notify`, for every task that waits."""
         return self.notify(len(self.waiters))
 
+    def statistics(self) -> ConditionStatistics:
+        """Who waits, and the state of the lock, for debugging."""
+        return ConditionStatistics(len(self.waiters), self.lock.statistics())
+
     async def __aenter__(self) -> Self:
         await self.lock.acquire()
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return self.lock.release()
+        return self.lock.__aexit__(kind, error, tb)
 
     def __repr__(self) -> str:
         return f"<Condition with {self.lock!r}, {len(self.waiters)} waiting>"
+
+
+@dataclass(frozen=True, slots=True)
+class SemaphoreStatistics:
+    """What :meth:`Semaphore.statistics` returns.
+
+    Attributes:
+        tasks_waiting: How many tasks wait for a permit.
+    """
+
+    tasks_waiting: int
 
 
 class Semaphore:
@@ -307,19 +533,40 @@ class Semaphore:
         max_value: How many there may be at most; None sets no limit.
 
     Raises:
+        TypeError: One of them is no number of permits.
         ValueError: ``value`` is negative, or above ``max_value``.
+
+    Example:
+        >>> from flowno import Semaphore, run
+        >>> async def main():
+        ...     semaphore = Semaphore(3)
+        ...     async with semaphore:
+        ...         print(semaphore.value)
+        >>> run(main())
+        2
     """
 
-    __slots__ = ("__weakref__", "_max_value", "value", "waiters")
+    __slots__ = ("__weakref__", "_max_value", "_value", "waiters")
 
     def __init__(self, value: int = 1, *, max_value: int | None = None) -> None:
-        if value < 0:
-            raise ValueError(f"value must not be negative, and is {value!r}")
-        if max_value is not None and value > max_value:
-            raise ValueError(f"value is {value!r}, and must not be above max_value, {max_value!r}")
-        self.value = value
+        check_count("value", value, 0)
+        if max_value is not None:
+            check_count("max_value", max_value, 0)
+            if value > max_value:
+                raise ValueError(f"value is {value!r}, and must not be above max_value, {max_value!r}")
+        self._value = value
         self._max_value = max_value
         self.waiters: dict[TaskHandle[Any], None] = {}
+
+    @property
+    def value(self) -> int:
+        """How many permits there are to be taken."""
+        return self._value
+
+    @property
+    def max_value(self) -> int | None:
+        """How many there may be at most, or None."""
+        return self._max_value
 
     @coroutine
     def acquire(self) -> Generator[Command, Any, None]:
@@ -328,14 +575,31 @@ class Semaphore:
         Raises:
             EventLoopError: This was awaited outside of an event loop.
 
-        Cancellation: the wait ends, and no permit is taken.
+        Cancellation: the wait ends, and no permit is taken. A task that was given one already has it, and is cancelled
+        at its next wait.
         """
         budget = (here.loop or required_event_loop("Semaphore.acquire()")).budget
-        if self.value > 0 and budget.left > 0:
+        if self._value > 0 and budget.left > 0:
             budget.left -= 1
-            self.value -= 1
+            self._value -= 1
         else:
             yield SemaphoreAcquireCommand(self)
+
+    def acquire_nowait(self) -> None:
+        """Take a permit without waiting for it.
+
+        Raises:
+            WouldBlockError: There is none.
+        """
+        if not self.try_take():
+            raise WouldBlockError(f"acquire_nowait() on {self!r}")
+
+    def try_take(self) -> bool:
+        """Take a permit, if there is one; for the loop, too."""
+        if self._value > 0:
+            self._value -= 1
+            return True
+        return False
 
     def release(self) -> Done:
         """Give a permit to the task that has waited longest, or put it back. Acts at once.
@@ -345,25 +609,32 @@ class Semaphore:
 
         Raises:
             ValueError: There would be more than ``max_value``.
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         if self.waiters:
+            check_at_hand(self.waiters, "Semaphore.release()")
             task = take_first(self.waiters)
             task.event_loop.resume(task)
-        elif self._max_value is not None and self.value >= self._max_value:
+        elif self._max_value is not None and self._value >= self._max_value:
             raise ValueError(f"{self!r} was released more often than acquired")
         else:
-            self.value += 1
+            self._value += 1
         return DONE
+
+    def statistics(self) -> SemaphoreStatistics:
+        """Who waits, for debugging."""
+        return SemaphoreStatistics(len(self.waiters))
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return self.release()
+        self.release()
+        return LEFT
 
     def __repr__(self) -> str:
-        return f"<Semaphore {self.value} free, {len(self.waiters)} waiting>"
+        return f"<Semaphore {self._value} free, {len(self.waiters)} waiting>"
 
 
 class CountdownLatch:
@@ -373,21 +644,42 @@ class CountdownLatch:
         count: How many times.
 
     Raises:
+        TypeError: ``count`` is no number of times.
         ValueError: ``count`` is negative.
+
+    Example:
+        >>> from flowno import CountdownLatch, run, spawn
+        >>> async def work(latch):
+        ...     latch.count_down()
+        >>> async def main():
+        ...     latch = CountdownLatch(3)
+        ...     for _ in range(3):
+        ...         await spawn(work(latch))
+        ...     await latch.wait()
+        ...     return latch.count
+        >>> run(main())
+        0
     """
 
-    __slots__ = ("__weakref__", "_event", "count")
+    __slots__ = ("__weakref__", "_count", "_event")
 
     def __init__(self, count: int) -> None:
-        if count < 0:
-            raise ValueError(f"count must not be negative, and is {count!r}")
-        self.count = count
+        check_count("count", count, 0)
+        self._count = count
         self._event = Event()
         if not count:
             self._event.set()
 
+    @property
+    def count(self) -> int:
+        """How many times it has still to happen."""
+        return self._count
+
     def wait(self) -> Awaitable[None]:
         """Wait until the count is zero; returns at once where it is.
+
+        Raises:
+            EventLoopError: This was awaited outside of an event loop.
 
         Cancellation: the wait ends, and the count is not affected.
         """
@@ -398,12 +690,180 @@ class CountdownLatch:
 
         Returns:
             Something that may be awaited, and need not be.
+
+        Raises:
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
-        if self.count > 0:
-            self.count -= 1
-            if not self.count:
-                self._event.set()
+        if self._count == 1:
+            self._event.set()
+        if self._count > 0:
+            self._count -= 1
         return DONE
 
     def __repr__(self) -> str:
-        return f"<CountdownLatch at {self.count}, {len(self._event.waiters)} waiting>"
+        return f"<CountdownLatch at {self._count}, {len(self._event.waiters)} waiting>"
+
+
+@dataclass(frozen=True, slots=True)
+class BarrierStatistics:
+    """What :meth:`Barrier.statistics` returns.
+
+    Attributes:
+        tasks_waiting: How many tasks wait for the others.
+        parties: How many there must be.
+        broken: Whether it was aborted.
+    """
+
+    tasks_waiting: int
+    parties: int
+    broken: bool
+
+
+class Barrier:
+    """Where a number of tasks wait for each other: they go on together, as soon as the last has come.
+
+    It serves one round after the other. A round is over at the moment at which its last task comes: the others have
+    been let through by then, also where they have not run yet, and whoever comes next waits for the next round.
+
+    ``async with barrier as index`` waits at its beginning, and does nothing at its end.
+
+    Args:
+        parties: How many tasks go on together.
+
+    Raises:
+        TypeError: ``parties`` is no number of tasks.
+        ValueError: ``parties`` is less than 1.
+
+    Example:
+        >>> from flowno import Barrier, run, spawn
+        >>> async def work(name, barrier, log):
+        ...     log.append(f"{name} is ready")
+        ...     async with barrier:
+        ...         log.append(f"{name} goes on")
+        >>> async def main():
+        ...     barrier, log = Barrier(2), []
+        ...     for task in [await spawn(work(name, barrier, log)) for name in "ab"]:
+        ...         await task.join()
+        ...     return log
+        >>> run(main())
+        ['a is ready', 'b is ready', 'b goes on', 'a goes on']
+    """
+
+    __slots__ = ("__weakref__", "_broken", "_parties", "waiters")
+
+    def __init__(self, parties: int) -> None:
+        check_count("parties", parties, 1)
+        self._parties = parties
+        self._broken = False
+        self.waiters: dict[TaskHandle[Any], None] = {}
+
+    @property
+    def parties(self) -> int:
+        """How many tasks go on together."""
+        return self._parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many tasks have come, and wait for the others."""
+        return len(self.waiters)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it was aborted, and not reset since."""
+        return self._broken
+
+    @coroutine
+    def wait(self) -> Generator[Command, Any, int]:
+        """Wait until as many tasks have come as the barrier is for.
+
+        Returns:
+            A number from 0 to ``parties - 1`` that no other task of the round gets, in the order in which they came.
+
+        Raises:
+            BrokenBarrierError: The barrier was aborted, before or meanwhile, or reset meanwhile.
+            EventLoopError: This was awaited outside of an event loop.
+
+        Cancellation: the task leaves, as if it had not come, and the others go on waiting for one more. Where it will
+        not come back, :meth:`abort` tells them. A task that was let through already has its number, and is cancelled at
+        its next wait.
+        """
+        budget = (here.loop or required_event_loop("Barrier.wait()")).budget
+        if budget.left > 0 and self.lacks_one:
+            budget.left -= 1
+            return self.let_through()
+        index: int = yield BarrierWaitCommand(self)
+        return index
+
+    def reset(self) -> Done:
+        """Empty the barrier, and make a broken one usable again. Who waits gets BrokenBarrierError. Acts at once.
+
+        Returns:
+            Something that may be awaited, and need not be.
+
+        Raises:
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
+        """
+        self._turn_away("reset")
+        self._broken = False
+        return DONE
+
+    def abort(self) -> Done:
+        """Break the barrier: who waits, and who comes before :meth:`reset`, gets BrokenBarrierError. Acts at once.
+
+        Returns:
+            Something that may be awaited, and need not be.
+
+        Raises:
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
+        """
+        self._turn_away("abort")
+        self._broken = True
+        return DONE
+
+    def statistics(self) -> BarrierStatistics:
+        """Who waits, for debugging."""
+        return BarrierStatistics(len(self.waiters), self._parties, self._broken)
+
+    def _turn_away(self, operation: str) -> None:
+        waiters = self.waiters
+        if waiters:
+            check_at_hand(waiters, f"Barrier.{operation}()")
+        while waiters:
+            task = take_first(waiters)
+            task.event_loop.fail(task, BrokenBarrierError(f"{operation}() was called while wait() waited"))
+
+    # --- for the loop ------------------------------------------------------------------------------------------------
+
+    @property
+    def lacks_one(self) -> bool:
+        """Whether the next task that comes is the last of its round."""
+        return len(self.waiters) + 1 == self._parties and not self._broken
+
+    def let_through(self) -> int:
+        """The last task of a round has come: wake the others, each with its number.
+
+        Returns:
+            The number of the last.
+        """
+        waiters = self.waiters
+        if waiters:
+            check_at_hand(waiters, "Barrier.wait()")
+        for index in range(len(waiters)):
+            task = take_first(waiters)
+            task.event_loop.resume(task, index)
+        return self._parties - 1
+
+    def check_usable(self) -> None:
+        """Refuse a task that comes to a broken barrier."""
+        if self._broken:
+            raise BrokenBarrierError("wait() at a barrier that was aborted; reset() makes it usable again")
+
+    async def __aenter__(self) -> int:
+        return await self.wait()
+
+    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
+        return LEFT
+
+    def __repr__(self) -> str:
+        state = "broken" if self._broken else f"{len(self.waiters)} waiting"
+        return f"<Barrier for {self._parties}, {state}>"

@@ -12,8 +12,9 @@ from inspect import CO_ITERABLE_COROUTINE
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .commands import CancelCommand, Command, JoinCommand, SleepCommand
+from .commands import CancelCommand, Command, JoinCommand, ShieldedSleepCommand, SleepCommand
 from .errors import EventLoopError
+from .running import here, set_running
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -40,6 +41,7 @@ ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
 
 #: What an operation yields that has done enough without suspending its task.
 GIVE_WAY = SleepCommand(0)
+GIVE_WAY_SHIELDED = ShieldedSleepCommand(0)
 
 _STATE_NAMES = ("alive", "finished", "failed", "cancelled")
 
@@ -466,7 +468,25 @@ class _DoneCallback:
 
 
 class Done:
-    """What an operation returns that acts at once: it may be awaited, and need not be."""
+    """What an operation returns that acts at once: it may be awaited, and need not be.
+
+    It has acted by then, so to await it is not where a cancellation arrives. But it counts, so that a task which does
+    nothing else gives way to the others.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Command, Any, None]:
+        loop = here.loop
+        if loop is not None:
+            if loop.budget.left > 0:
+                loop.budget.left -= 1
+            else:
+                yield GIVE_WAY_SHIELDED
+
+
+class Left(Done):
+    """What leaving an ``async with`` returns: to enter it has counted already."""
 
     __slots__ = ()
 
@@ -475,6 +495,7 @@ class Done:
 
 
 DONE = Done()
+LEFT = Left()
 
 
 def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]:
@@ -540,8 +561,17 @@ def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
 
 
 def close_coroutine(task: TaskHandle[Any]) -> None:
-    """Close the coroutine of a task that will not run any more; what that raises is logged."""
+    """Close the coroutine of a task that will not run any more; what that raises is logged.
+
+    What it does meanwhile it does as this task, in its loop: locks are released by their owner.
+    """
+    loop, outer_loop = task.event_loop, here.loop
+    outer_task, loop.running_task = loop.running_task, task
+    set_running(loop)
     try:
         task.raw_task.close()
     except BaseException:
         logger.exception("%r raised when its coroutine was closed", task)
+    finally:
+        set_running(outer_loop)
+        loop.running_task = outer_task
