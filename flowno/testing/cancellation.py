@@ -136,7 +136,7 @@ def cancel_everywhere(
         >>> cancel_everywhere(careless)
         Traceback (most recent call last):
         flowno.testing.cancellation.CancellationLeak: the program was cancelled at suspension 1, SleepCommand(0), by...
-          <TaskHandle careless cancelled> ended with a lock that it did not release: <Lock of None, 0 waiting>
+          <TaskHandle careless cancelled> ended with a lock that it did not release: <Lock broken by <TaskHandle careless cancelled>>
     """
     run(program(), selector)  # also so that whatever is imported or opened once is, before anything is counted
     gc.collect()  # what others have dropped is not to be found here
