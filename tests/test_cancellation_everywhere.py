@@ -2,13 +2,12 @@
 
 A program is a line of the table: an async function with the decorator, which gets its books and what is there to work
 with, makes both sides, and runs to its end in a few milliseconds; ``beside`` starts a side that is not cancelled with
-the other. It tells the books what it has given away, such as the bytes that a socket took, and what it has found again, be
-it received, still in the buffer, or in the hands of the next in the queue. In the end both must be the same.
+the other. It tells the books what it has given away, such as the bytes that a socket took, and what it has found again,
+be it received, still in the buffer, or in the hands of the next in the queue. In the end both must be the same.
 """
 
 import os
 import socket as system_socket
-import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -111,6 +110,8 @@ class Ground:
         authority = trustme.CA()
         self.server_context = server_context_of(authority, "localhost", "127.0.0.1")
         self.client_context = client_context_of(authority)
+        self.certificates = folder / "certificates"  # what a system trusts whose store is small, and quickly read
+        authority.cert_pem.write_to_path(str(self.certificates))
 
     def selector(self) -> CountingSelector:
         """The backend under test, in this world."""
@@ -128,7 +129,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
             waiting = stack.enter_context(system_socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        yield Ground(tmp_path_factory.mktemp("ground"), listener.getsockname())
+        ground = Ground(tmp_path_factory.mktemp("ground"), listener.getsockname())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(ground.certificates))
+            patch.setenv("SSL_CERT_DIR", str(ground.folder))
+            yield ground
 
 
 Program = Callable[[Books, Ground], Coroutine[Any, Any, None]]
@@ -745,19 +750,17 @@ async def open_connection_with_tls(books: Books, ground: Ground) -> None:
 
 @program
 async def open_connection_with_the_tls_settings_of_the_system(books: Books, ground: Ground) -> None:
-    """They are read in a thread, while the connection is there already, and do not know our authority."""
+    """They are read in a thread, while the connection is there already."""
 
     async def serve(listener: SocketHandle) -> None:
         handle, _ = await listener.accept()
-        with await start_tls(handle, ground.server_context, server_side=True):
-            pass
+        with await start_tls(handle, ground.server_context, server_side=True) as tls:
+            await tls.aclose()
 
     with listening() as listener:
-        async with beside(serve(listener)):
-            try:
-                await open_connection(*listener.getsockname(), tls=True)
-            except ssl.SSLCertVerificationError:
-                pass
+        listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
+        async with beside(serve(listener)), await open_connection(*listener.getsockname(), tls=True) as stream:
+            await stream.read()
 
 
 @program_where(HAS_UNIX, "this Python has no Unix sockets")
