@@ -14,12 +14,13 @@ import gc
 import os
 import stat
 import sys
-import threading
+import time
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from enum import Enum
+from threading import Thread
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,6 +30,7 @@ from ..core.event_loop.primitives import sleep
 from ..core.event_loop.scopes import CancelScope, move_on_after
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled, TaskHandle
+from ..core.event_loop.threads import WORKERS
 
 if TYPE_CHECKING:
     from ..core.event_loop.backend import SelectorChoice
@@ -474,11 +476,10 @@ def _unclosed(problems: list[str]) -> Iterator[None]:
 
 def _left_fds(before: dict[int, tuple[int, ...]]) -> list[str]:
     """What has become of the open fds."""
-    now = _open_fds()
+    deadline = time.monotonic() + THREAD_GRACE
+    while (now := _open_fds()) != before and time.monotonic() < deadline and any(map(Thread.is_alive, WORKERS)):
+        time.sleep(0.001)  # a resolver that nobody waits for any more has its files open
     if now != before:
-        for thread in threading.enumerate():  # a resolver that nobody waits for any more has its files open
-            if thread.daemon and thread is not threading.current_thread():
-                thread.join(THREAD_GRACE)
         gc.collect()
         now = _open_fds()
     return [
