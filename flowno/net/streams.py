@@ -689,7 +689,7 @@ class Stream:
         self._start = 0
         self._budget = _IN_USE
         try:
-            received = yield from self._handle.recv_into(room)
+            received = yield from self._handle.recv_into(room)  # pyright: ignore[reportGeneralTypeIssues]
         except BaseException as error:
             self._remember(error)
             raise
