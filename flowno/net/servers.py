@@ -77,7 +77,7 @@ GRACE = 5.0
 #: Seconds after which handlers that have swallowed their cancellation are cancelled again, and how often that is done.
 #: Those that still run then are named in the log.
 REMINDER = 1.0
-REMINDERS = 5
+REMINDERS = 4
 
 #: How often a free port is looked for that every address of a server can have.
 PORT_TRIES = 20
@@ -394,8 +394,8 @@ class Server:
         """Stop: listen no more, let the handlers finish, and cancel those that have not by then. Idempotent.
 
         This waits until they have ended. A handler that cleans up, in a ``finally`` or an ``except``, has as long as
-        that takes; one that has swallowed its cancellation is cancelled again, a few times, a second apart. Those that
-        still run after five seconds are named in the log.
+        that takes; one that has swallowed its cancellation is cancelled again, every second, four times at most. Those
+        that still run after five seconds are named in the log.
 
         A handler that calls this is not waited for, and not cancelled.
 
@@ -409,10 +409,12 @@ class Server:
             with move_on_after(grace):
                 await self._others_ended()
             self._cancel_others()
+            with move_on_after(REMINDER):
+                await self._others_ended()
             for _ in range(REMINDERS):
+                self._remind_others()
                 with move_on_after(REMINDER):
                     await self._others_ended()
-                self._remind_others()
             if stubborn := self._others():
                 logger.warning(
                     "%r waits for %d handlers that were cancelled and have not ended, those of %s",

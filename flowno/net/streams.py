@@ -94,7 +94,7 @@ class LimitOverrunError(FlownoError):
     Args:
         message: What was looked for.
         consumed: How many bytes stand before the separator, or were looked through in vain: so many can be read, by
-            ``readexactly``, without passing over a separator.
+            ``readexactly``, without passing over a separator, though maybe over where the match of a pattern begins.
     """
 
     def __init__(self, message: str, consumed: int) -> None:
