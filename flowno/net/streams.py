@@ -54,6 +54,10 @@ DEFAULT_LIMIT = 65_536
 #: Bytes that one receive takes at most.
 _CHUNK = 65_536
 
+#: A pattern is looked for in everything again for so many pieces; then in the newest one and so many bytes before it.
+_PIECES = 64
+_OVERLAP = 1024
+
 #: Buffers that one sendmsg may have, IOV_MAX in limits.h; the least that POSIX allows is 16.
 _IOV_MAX = 1024
 if hasattr(os, "sysconf") and "SC_IOV_MAX" in os.sysconf_names:
@@ -289,6 +293,8 @@ class Stream:
         whole text; the first match ends what is read. So a pattern must not depend on what may follow:
         ``rb"\\r?\\n"`` finds the same ends however the data arrives; ``rb"\\s+"`` may end in the middle of white space
         that arrives in two pieces, and ``$``, ``\\b`` and look-ahead see an end where only the next piece is missing.
+        What comes in more than 64 pieces is searched for matches of up to 1,024 bytes with each of them, and for longer
+        ones when the amount has doubled, at the limit and at the end of the stream.
 
         Args:
             separator: The bytes that end what is read; or several of them in a tuple, of which that one counts that
@@ -874,37 +880,48 @@ class _Search:
 class _PatternSearch:
     """Looks for a pattern in what comes.
 
-    Nothing says how long a match may become, nor where the beginning of one may stand, so each search begins at the
-    first byte. What bounds the cost, for a peer that sends byte by byte, is that none goes further than the limit.
-    The match counts for the limit, too: else it would depend on the pieces whether one that ends behind it is found.
+    Nothing says where a match may begin that ends in what has just come, so each search looks through everything, up to
+    the limit. A peer that sends byte by byte must not make that quadratic: after some pieces only what has come since
+    the last search is looked through, and a bit before it, and everything when that has doubled, or is all there will
+    be. The match counts for the limit, too, or the pieces would decide whether one that ends behind it is found.
 
     Args:
         pattern: A compiled pattern of bytes.
         limit: How many bytes to look through.
     """
 
-    __slots__ = ("_limit", "_pattern")
+    __slots__ = ("_limit", "_looked_through", "_pattern", "_pieces", "_searched")
 
     def __init__(self, pattern: re.Pattern[bytes], limit: int) -> None:
         if isinstance(pattern.pattern, str):
             raise TypeError(f"readuntil() takes a pattern of bytes, not of text: {pattern!r}")
         self._pattern = pattern
         self._limit = limit
+        self._pieces = 0
+        self._searched = 0  # so many bytes were there the last time
+        self._looked_through = 0  # so many were there the last time that everything was looked through
         if pattern.search(b""):
             raise self._matches_nothing()
 
     def end_of(self, buffer: bytes | bytearray, start: int) -> int:
         """The end of the first match, counted from ``start``; -1 where there is none yet."""
-        # A slice, for to a search from a position on, "^" and look-behind show what stands before it. It is not copied.
+        # A slice, which is no copy: of what stands before it, "^" and look-behind see nothing.
         with memoryview(buffer) as whole, whole[start : start + self._limit] as view:
-            match = self._pattern.search(view)
-            searched = len(view)
+            size = len(view)
+            begin = 0
+            if self._pieces >= _PIECES and self._searched < size < min(2 * self._looked_through, self._limit):
+                begin = max(self._searched - _OVERLAP, 0)
+            else:
+                self._looked_through = size
+            match = self._pattern.search(view, begin)
+        self._pieces += 1
+        self._searched = size
         if match is not None:
             if match.start() == match.end():
                 raise self._matches_nothing()
             return match.end()
-        if searched >= self._limit:
-            raise LimitOverrunError(f"{self._pattern!r} has no match in {searched} bytes, the limit", searched)
+        if size >= self._limit:
+            raise LimitOverrunError(f"{self._pattern!r} has no match in {size} bytes, the limit", size)
         return -1
 
     def _matches_nothing(self) -> ValueError:

@@ -91,6 +91,13 @@ def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
+class DribblingSocket(socket.socket):
+    """Gives no more than 100 bytes at a time, however many are there."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(min(size, 100), flags)
+
+
 # ---------------------------------------------------------------------------------------------------------------- lines
 
 
@@ -405,6 +412,54 @@ def test_the_cost_of_a_search_for_a_pattern_is_bounded_by_the_limit() -> None:
     flowno.run(root())
 
 
+@pytest.mark.timeout(20)
+def test_a_peer_that_sends_small_pieces_does_not_make_the_search_for_a_pattern_costly() -> None:
+    """Searches that begin at the first byte with each piece take minutes here."""
+
+    async def root() -> None:
+        data = bytes(LARGE // 2) + b"\r\n"
+        one, other = socket.socketpair()
+        dribbling = DribblingSocket(other.family, other.type, other.proto, fileno=other.detach())
+        with SocketHandle(one) as sender, SocketHandle(dribbling) as receiver:
+            stream = Stream(receiver, limit=LARGE)
+            sending = await spawn(sender.sendAll(data))
+            assert await stream.readuntil(re.compile(rb"\r?\n")) == data
+            await sending.join()
+
+    flowno.run(root())
+
+
+def test_a_long_match_is_found_as_it_comes_or_where_it_comes_in_many_pieces_by_the_end() -> None:
+    pattern = re.compile(rb"<[^<>]+>")
+    long = b"<" + b"x" * 5000 + b">"
+
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            for size in (1, 100, 1024):
+                sender = await spawn(send(one, *bytewise(b"-" * 300), b"<", *bytewise(b"x" * (size - 2)), b"x>"))
+                assert (await other.readuntil(pattern)).endswith(b"x" * (size - 2) + b"x>")
+                await sender.join()
+            sender = await spawn(send(one, long[:2000], long[2000:4000], long[4000:]))
+            assert await other.readuntil(pattern) == long
+            await sender.join()
+            sender = await spawn(send(one, *bytewise(long), end=True))
+            assert await other.readuntil(pattern) == long
+            await sender.join()
+
+    flowno.run(root())
+
+
+def test_a_long_match_that_comes_in_many_pieces_is_found_at_the_limit() -> None:
+    async def root() -> None:
+        data = b"<" + b"x" * 2058 + b">"  # past the last time that the amount doubles, at 2,048
+        async with plain_streams(limit=2500) as (one, other):
+            sender = await spawn(send(one, *bytewise(data + bytes(440))))
+            assert await other.readuntil(re.compile(rb"<[^<>]+>")) == data
+            await sender.join()
+
+    flowno.run(root())
+
+
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -653,13 +708,6 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
             await producer.join()
 
     flowno.run(root())
-
-
-class DribblingSocket(socket.socket):
-    """Gives no more than 100 bytes at a time, however many are there."""
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        return super().recv(min(size, 100), flags)
 
 
 @pytest.mark.timeout(20)
