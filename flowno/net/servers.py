@@ -415,11 +415,7 @@ class Server:
                 self._remind_others()
                 with move_on_after(REMINDER):
                     await self._others_ended()
-            if stubborn := self._others():
-                logger.warning(
-                    "%r waits for %d handlers that were cancelled and have not ended, those of %s",
-                    self, len(stubborn), ", ".join(sorted(_peer(self._connections[task]) for task in stubborn)),
-                )  # fmt: skip
+            self._name_others()
             await self._others_ended()
         except BaseException:
             self._cancel_others()
@@ -603,6 +599,14 @@ class Server:
         for task in self._others():
             if task._delivered is not None and task._delivered() is None:
                 task.cancel()
+
+    def _name_others(self) -> None:
+        """Say in the log which handlers still run; of very many, a few."""
+        if peers := [_peer(self._connections[task]) for task in self._others()]:
+            logger.warning(
+                "%r waits for %d handlers that were cancelled and have not ended, those of %s",
+                self, len(peers), ", ".join([*peers[:20], *(["others"] if peers[20:] else [])]),
+            )  # fmt: skip
 
     def _next_change(self) -> Event:
         """What happens when the next connection has ended."""

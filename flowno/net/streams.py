@@ -562,7 +562,7 @@ class Stream:
         Raises:
             ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
             TimeoutError: It took longer than ``handshake_timeout``.
-            TypeError: ``ssl_context`` is no SSLContext. Nothing was done.
+            TypeError: ``ssl_context`` is no SSLContext, or ``session`` no session. Nothing was done.
             ValueError: The context wants ``server_hostname``, or the session is another context's. Nothing was done.
             BusyResourceError: Another task reads or writes. Nothing was done.
             OSError, ClosedResourceError: As of :meth:`read`.

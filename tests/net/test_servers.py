@@ -838,6 +838,35 @@ def test_handlers_that_do_not_end_are_named_in_the_log_once_and_waited_for(
     assert "waits for 2 handlers" in record.getMessage()
 
 
+def test_of_very_many_handlers_that_do_not_end_a_few_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REMINDER", 0.001)
+
+    async def thorough(stream: Stream) -> None:
+        try:
+            await until_told(stream)
+        finally:
+            await told.wait()
+
+    async def root() -> None:
+        server = await serve_tcp(thorough, "127.0.0.1", 0)
+        streams = [await greeted(server) for _ in range(30)]
+        stopping = await spawn(server.aclose(grace=0))
+        await until(lambda: caplog.records)
+        told.set()
+        await stopping.join()
+        for stream in streams:
+            stream.close()
+
+    told = flowno.Event()
+    flowno.run(root())
+    (record,) = caplog.records
+    assert "waits for 30 handlers" in record.getMessage()
+    assert record.getMessage().endswith(", others")
+    assert 10 < len(re.findall(r"127\.0\.0\.1:\d+", record.getMessage())) < 30
+
+
 def test_a_stop_waits_for_ever_where_it_is_told_to() -> None:
     async def root() -> None:
         server = await serve_tcp(echo, "127.0.0.1", 0)
