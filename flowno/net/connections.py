@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["open_connection", "open_unix_connection"]
 
+#: Seconds that a TLS handshake may take, unless told otherwise.
+HANDSHAKE_TIMEOUT = 30.0
+
 #: Seconds. Attempts never follow each other faster than this, RFC 8305 section 5, unless one has failed.
 SHORTEST_DELAY = 0.010
 
@@ -47,6 +50,9 @@ async def open_connection(
     *,
     tls: ssl.SSLContext | bool | None = None,
     server_hostname: str | None = None,
+    session: ssl.SSLSession | None = None,
+    require_close_notify: bool = True,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
     local_address: tuple[str | None, int] | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     limit: int = DEFAULT_LIMIT,
@@ -62,6 +68,11 @@ async def open_connection(
         port: A number or the name of a service.
         tls: The TLS settings; True takes those of ``ssl.create_default_context()``, which verify the server.
         server_hostname: The name that the server's certificate must be for; the host where it is left out.
+        session: That of an earlier connection to the same server by the same ``tls``, which makes the handshake
+            shorter: ``stream.get_extra_info("ssl_object").session``, once something was read.
+        require_close_notify: Whether a stream that ends without the server's close_notify is an error, as it may have
+            been cut off. False takes it for the end, for servers that never send one.
+        handshake_timeout: How many seconds the TLS handshake may take.
         local_address: ``(host, port)`` to connect from; port 0 has the system choose one.
         happy_eyeballs_delay: Seconds, not below 0.01. None tries an address only when the one before it has failed.
         limit: How many bytes may stand before a separator, see :class:`~flowno.Stream`.
@@ -75,13 +86,15 @@ async def open_connection(
             ExceptionGroup of them. Where all failed in the same way, it is that error, such as
             ConnectionRefusedError; of a single address it is the system's error with the address.
         ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the server is not who it should be.
-        TimeoutError: The server took longer than 30 s over the handshake.
-        ValueError: ``server_hostname`` without ``tls``, or a delay or a limit that is none.
+        TimeoutError: The handshake took longer than ``handshake_timeout``.
+        ValueError: What is for TLS without ``tls``, a session of another context, or a number that is out of range.
+        TypeError: An argument is of the wrong type.
 
     Cancellation: every attempt is closed.
     """
     check_limit(limit)
-    _check_client_tls(tls, server_hostname, host)
+    through = _TLS(tls, server_hostname, session, require_close_notify, handshake_timeout)
+    through.check(host)
     _check_local_address(local_address)
     delay = _checked_delay(happy_eyeballs_delay)
     candidates = await _candidates(host, port, local_address)
@@ -89,7 +102,7 @@ async def open_connection(
         handle = await _connect_to(candidates[0])
     else:
         handle = await _Race(f"{host!r} port {port!r}").run(candidates, delay)
-    return await _stream(handle, tls, server_hostname, host, limit)
+    return await _stream(handle, through, host, limit)
 
 
 async def open_unix_connection(
@@ -97,6 +110,9 @@ async def open_unix_connection(
     *,
     tls: ssl.SSLContext | bool | None = None,
     server_hostname: str | None = None,
+    session: ssl.SSLSession | None = None,
+    require_close_notify: bool = True,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
     limit: int = DEFAULT_LIMIT,
 ) -> Stream:
     """Connect to a server by a Unix socket. Where its queue is full, this waits for a place in it.
@@ -105,6 +121,9 @@ async def open_unix_connection(
         path: Where the socket is; on Linux, a name that begins with a zero byte is abstract.
         tls: The TLS settings; True takes those of ``ssl.create_default_context()``.
         server_hostname: The name that the server's certificate must be for; TLS that verifies names needs one.
+        session: As of :func:`open_connection`.
+        require_close_notify: As of :func:`open_connection`.
+        handshake_timeout: As of :func:`open_connection`.
         limit: How many bytes may stand before a separator, see :class:`~flowno.Stream`.
 
     Returns:
@@ -114,13 +133,15 @@ async def open_unix_connection(
         OSError: What the system says of the attempt, with the path; ENAMETOOLONG where that is too long, EAFNOSUPPORT
             where there are no Unix sockets.
         ssl.SSLError: The handshake failed.
-        TimeoutError: The server took longer than 30 s over the handshake.
-        ValueError: The path is empty; ``server_hostname`` without ``tls``; a limit that is none.
+        TimeoutError: The handshake took longer than ``handshake_timeout``.
+        ValueError: The path is empty; and as of :func:`open_connection`.
+        TypeError: An argument is of the wrong type.
 
     Cancellation: the attempt is closed.
     """
     check_limit(limit)
-    _check_client_tls(tls, server_hostname, None)
+    through = _TLS(tls, server_hostname, session, require_close_notify, handshake_timeout)
+    through.check(None)
     address = unix_path(path)
     handle = socket(_socket.AF_UNIX)
     try:
@@ -128,7 +149,7 @@ async def open_unix_connection(
     except BaseException:
         handle.close()
         raise
-    return await _stream(handle, tls, server_hostname, None, limit)
+    return await _stream(handle, through, None, limit)
 
 
 # ----------------------------------------------------------------------------------------------------------- candidates
@@ -307,21 +328,51 @@ class _Race:
 # ------------------------------------------------------------------------------------------------------- the connection
 
 
-async def _stream(
-    handle: SocketHandle,
-    tls: ssl.SSLContext | bool | None,
-    server_hostname: str | None,
-    host: str | bytes | None,
-    limit: int,
-) -> Stream:
+class _TLS(NamedTuple):
+    """How a client goes through TLS, if it does."""
+
+    context: ssl.SSLContext | bool | None
+    server_hostname: str | None
+    session: ssl.SSLSession | None
+    require_close_notify: bool
+    handshake_timeout: float
+
+    def check(self, host: str | bytes | None) -> None:
+        """See that it can be done, before there is a connection."""
+        check_tls_options(self.context, self.require_close_notify, self.handshake_timeout)
+        if not self.context:
+            if self.server_hostname is not None:
+                raise ValueError("server_hostname needs tls: without it, nothing verifies the name")
+            if self.session is not None:
+                raise ValueError("session needs tls: without it, there is nothing to resume")
+            return
+        if self.context is not True:
+            check_tls(self.context, server_side=False, session=self.session)
+        elif self.session is not None:
+            raise ValueError("session belongs to the context that it was made with; say by tls which that is, not True")
+        if host is None and not self.server_hostname and (self.context is True or self.context.check_hostname):
+            raise ValueError("these TLS settings verify the name of the server; say by server_hostname which it is")
+
+    async def begin(self, handle: SocketHandle, host: str | bytes | None) -> SocketHandle:
+        """The handle to go on with, after the handshake where there is to be one."""
+        if not self.context:
+            return handle
+        from ..core.event_loop.tls import start_tls
+
+        return await start_tls(
+            handle,
+            await _default_context() if self.context is True else self.context,
+            server_hostname=_name_to_verify(self.server_hostname, host),
+            session=self.session,
+            require_close_notify=self.require_close_notify,
+            handshake_timeout=self.handshake_timeout,
+        )
+
+
+async def _stream(handle: SocketHandle, through: _TLS, host: str | bytes | None, limit: int) -> Stream:
     """The stream of a connected handle, through TLS where that is asked for; closed where that fails."""
     try:
-        if tls:
-            from ..core.event_loop.tls import start_tls
-
-            context = await _default_context() if tls is True else tls
-            handle = await start_tls(handle, context, server_hostname=_name_to_verify(server_hostname, host))
-        return Stream(handle, limit=limit)
+        return Stream(await through.begin(handle, host), limit=limit)
     except BaseException:
         handle.close()
         raise
@@ -353,37 +404,48 @@ def _make_default_context() -> ssl.SSLContext:
 # -------------------------------------------------------------------------------------------------------- the arguments
 
 
-def check_tls(tls: object, *, server_side: bool) -> None:
-    """See that these are TLS settings for this side.
+def check_tls(tls: object, *, server_side: bool, session: ssl.SSLSession | None = None) -> None:
+    """See that these are TLS settings for this side, and that the session is one of theirs.
 
     Raises:
-        TypeError: They are no TLS settings.
+        TypeError: They are no TLS settings, or it is no session.
+        ValueError: The session was made with other settings.
         ssl.SSLError: They are for the other side only.
     """
     import ssl
 
     if not isinstance(tls, ssl.SSLContext):
         raise TypeError(f"tls must be an ssl.SSLContext, not {tls!r}")
+    if session is not None and not isinstance(session, ssl.SSLSession):
+        raise TypeError(f"session must be an ssl.SSLSession, not {session!r}")
     tls.wrap_bio(
-        ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=server_side, server_hostname=None if server_side else "x"
+        ssl.MemoryBIO(),
+        ssl.MemoryBIO(),
+        server_side=server_side,
+        server_hostname=None if server_side else "x",
+        session=session,
     )
+
+
+def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout: float) -> None:
+    """See that these are options for TLS, and not given without it.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not handshake_timeout > 0:  # NaN is not, either
+        raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
+    if not tls:
+        if handshake_timeout != HANDSHAKE_TIMEOUT:
+            raise ValueError("handshake_timeout needs tls: without it, there is no handshake")
+        if not require_close_notify:
+            raise ValueError("require_close_notify needs tls: without it, no end of a stream has a close_notify")
 
 
 def check_limit(limit: int) -> None:
     """See that this is a limit for a stream, before there is a connection to make one of."""
     if index(limit) <= 0:
         raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
-
-
-def _check_client_tls(tls: ssl.SSLContext | bool | None, server_hostname: str | None, host: str | bytes | None) -> None:
-    if not tls:
-        if server_hostname is not None:
-            raise ValueError("server_hostname needs tls: without it, nothing verifies the name")
-        return
-    if tls is not True:
-        check_tls(tls, server_side=False)
-    if host is None and not server_hostname and (tls is True or tls.check_hostname):
-        raise ValueError("these TLS settings verify the name of the server; say by server_hostname which it is")
 
 
 def _check_local_address(local_address: object) -> None:

@@ -13,16 +13,18 @@ import os
 import socket as _socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from ..core.event_loop.primitives import sleep, socket, wait_readable
 from ..core.event_loop.running import current_task, required_event_loop
 from ..core.event_loop.scopes import move_on_after
+from ..core.event_loop.selectors import Address
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
 from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
-from .connections import check_limit, check_tls, set_no_delay
+from .connections import HANDSHAKE_TIMEOUT, check_limit, check_tls, check_tls_options, set_no_delay
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
 
@@ -31,14 +33,26 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ..core.event_loop.selectors import Address, SocketHandle
+    from ..core.event_loop.selectors import SocketHandle
     from ..core.event_loop.tasks import TaskHandle
     from .resolver import AddressInfo
 
-__all__ = ["GRACE", "Handler", "Server", "serve_activated", "serve_sockets", "serve_tcp", "serve_unix"]
+__all__ = [
+    "GRACE",
+    "Handler",
+    "HandshakeErrorHook",
+    "Server",
+    "serve_activated",
+    "serve_sockets",
+    "serve_tcp",
+    "serve_unix",
+]
 
 Handler: TypeAlias = Callable[[Stream], Awaitable[object]]
 """What serves one connection: an async function of its stream, which is closed when the function returns."""
+
+HandshakeErrorHook: TypeAlias = Callable[[Address, OSError], object]
+"""What is told of TLS handshakes that fail: the address of the peer, and the error."""
 
 logger = logging.getLogger("flowno")
 
@@ -60,6 +74,11 @@ PAUSE = 0.1
 #: Seconds that handlers have to finish when a server stops, unless told otherwise.
 GRACE = 5.0
 
+#: Seconds after which handlers that have swallowed their cancellation are cancelled again, and how often that is done.
+#: Those that still run then are named in the log.
+REMINDER = 1.0
+REMINDERS = 4
+
 #: How often a free port is looked for that every address of a server can have.
 PORT_TRIES = 20
 
@@ -80,7 +99,9 @@ async def serve_tcp(
     reuse_port: bool = False,
     max_connections: int | None = None,
     limit: int = DEFAULT_LIMIT,
-    handshake_timeout: float = 30.0,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    require_close_notify: bool = True,
+    on_handshake_error: HandshakeErrorHook | None = None,
 ) -> Server:
     """Listen on TCP, and run the handler for each connection.
 
@@ -99,6 +120,10 @@ async def serve_tcp(
             others wait in the backlog.
         limit: How many bytes may stand before a separator, see :class:`~flowno.Stream`.
         handshake_timeout: How many seconds a TLS handshake may take.
+        require_close_notify: Whether a stream that ends without the client's close_notify is an error, as it may have
+            been cut off. False takes it for the end, for clients that never send one.
+        on_handshake_error: A plain function that is called with the address of the peer and the error of its TLS
+            handshake, instead of logging it; to count them, or to find out who knocks. What it raises is logged.
 
     Returns:
         The server; leaving it as an asynchronous context manager stops it.
@@ -107,7 +132,8 @@ async def serve_tcp(
         OSError: An address is taken, or is not this machine's; it is named.
         socket.gaierror: The host does not resolve.
         ssl.SSLError: The TLS settings are for clients only.
-        ValueError: ``reuse_port`` on a system without it, or a number that is out of range.
+        ValueError: ``reuse_port`` on a system without it, what is for TLS without ``tls``, or a number that is out of
+            range.
         TypeError: An argument is of the wrong type.
 
     Cancellation: nothing is left open.
@@ -125,7 +151,9 @@ async def serve_tcp(
         >>> run(main())
         b'HELLO\\n'
     """
-    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings = _Settings(
+        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+    )
     settings.check()
     if reuse_port and not hasattr(_socket, "SO_REUSEPORT"):
         raise ValueError("reuse_port: this system has no SO_REUSEPORT")
@@ -142,7 +170,9 @@ async def serve_unix(
     backlog: int | None = None,
     max_connections: int | None = None,
     limit: int = DEFAULT_LIMIT,
-    handshake_timeout: float = 30.0,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    require_close_notify: bool = True,
+    on_handshake_error: HandshakeErrorHook | None = None,
 ) -> Server:
     """Listen on a Unix socket, and run the handler for each connection.
 
@@ -158,6 +188,8 @@ async def serve_unix(
         max_connections: As of :func:`serve_tcp`.
         limit: As of :func:`serve_tcp`.
         handshake_timeout: As of :func:`serve_tcp`.
+        require_close_notify: As of :func:`serve_tcp`.
+        on_handshake_error: As of :func:`serve_tcp`.
 
     Returns:
         The server; leaving it as an asynchronous context manager stops it.
@@ -169,7 +201,9 @@ async def serve_unix(
 
     Cancellation: this does not wait.
     """
-    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings = _Settings(
+        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+    )
     settings.check()
     required_event_loop("serve_unix()")
     listener, file = _listen_on_path(unix_path(path), mode, backlog)
@@ -183,7 +217,9 @@ async def serve_sockets(
     tls: ssl.SSLContext | None = None,
     max_connections: int | None = None,
     limit: int = DEFAULT_LIMIT,
-    handshake_timeout: float = 30.0,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    require_close_notify: bool = True,
+    on_handshake_error: HandshakeErrorHook | None = None,
 ) -> Server:
     """Run the handler for each connection to sockets that listen already. The server takes them over.
 
@@ -194,17 +230,22 @@ async def serve_sockets(
         max_connections: As of :func:`serve_tcp`.
         limit: As of :func:`serve_tcp`.
         handshake_timeout: As of :func:`serve_tcp`.
+        require_close_notify: As of :func:`serve_tcp`.
+        on_handshake_error: As of :func:`serve_tcp`.
 
     Returns:
         The server; leaving it as an asynchronous context manager stops it.
 
     Raises:
-        ValueError: There are no sockets, or one does not listen, or is no stream socket. They are left open.
+        ValueError: There are no sockets, or one does not listen, or is no stream socket. They are left open. And as of
+            :func:`serve_tcp`.
         TypeError, ssl.SSLError: As of :func:`serve_tcp`.
 
     Cancellation: this does not wait.
     """
-    settings = _Settings(handler, tls, max_connections, limit, handshake_timeout)
+    settings = _Settings(
+        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+    )
     settings.check()
     required_event_loop("serve_sockets()")
     listeners = list(sockets)
@@ -221,7 +262,9 @@ async def serve_activated(
     tls: ssl.SSLContext | None = None,
     max_connections: int | None = None,
     limit: int = DEFAULT_LIMIT,
-    handshake_timeout: float = 30.0,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    require_close_notify: bool = True,
+    on_handshake_error: HandshakeErrorHook | None = None,
 ) -> Server:
     """Run the handler for each connection to the sockets that systemd opened for this process.
 
@@ -234,6 +277,8 @@ async def serve_activated(
         max_connections: As of :func:`serve_tcp`.
         limit: As of :func:`serve_tcp`.
         handshake_timeout: As of :func:`serve_tcp`.
+        require_close_notify: As of :func:`serve_tcp`.
+        on_handshake_error: As of :func:`serve_tcp`.
 
     Returns:
         The server; leaving it as an asynchronous context manager stops it.
@@ -241,7 +286,7 @@ async def serve_activated(
     Raises:
         OSError: Nothing was passed (ENOENT); and as :func:`~flowno.net.activation.activated_sockets`.
         ValueError: A socket does not listen, or has no connections: ``ListenStream=`` and ``Accept=no`` are what it
-            takes.
+            takes. And as of :func:`serve_tcp`.
         TypeError, ssl.SSLError: As of :func:`serve_tcp`.
 
     Cancellation: this does not wait.
@@ -262,6 +307,8 @@ async def serve_activated(
             max_connections=max_connections,
             limit=limit,
             handshake_timeout=handshake_timeout,
+            require_close_notify=require_close_notify,
+            on_handshake_error=on_handshake_error,
         )
     except BaseException:
         for handle in sockets:
@@ -277,6 +324,8 @@ class _Settings(NamedTuple):
     max_connections: int | None
     limit: int
     handshake_timeout: float
+    require_close_notify: bool
+    on_handshake_error: HandshakeErrorHook | None
 
     def check(self) -> None:
         """See that it can be done, before anything listens."""
@@ -284,9 +333,14 @@ class _Settings(NamedTuple):
             raise TypeError(f"handler must be an async function that takes a stream, not {self.handler!r}")
         if self.max_connections is not None and self.max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, or None, not {self.max_connections!r}")
-        if self.handshake_timeout <= 0:
-            raise ValueError(f"handshake_timeout must be above 0 seconds, not {self.handshake_timeout!r}")
         check_limit(self.limit)
+        check_tls_options(self.tls, self.require_close_notify, self.handshake_timeout)
+        hook: object = self.on_handshake_error
+        if hook is not None:
+            if not callable(hook) or iscoroutinefunction(hook):
+                raise TypeError(f"on_handshake_error must be a plain function of an address and an error, not {hook!r}")
+            if self.tls is None:
+                raise ValueError("on_handshake_error needs tls: without it, there is no handshake")
         if self.tls is not None:
             check_tls(self.tls, server_side=True)
 
@@ -308,7 +362,7 @@ class Server:
         self._closing = False
         self._error: Exception | None = None
         self._paused = False  # short of descriptors, and it has been said
-        self._connections: set[TaskHandle[Any]] = set()
+        self._connections: dict[TaskHandle[Any], Address] = {}
         self._changed: Event | None = None  # happens when a connection has ended, where somebody waits for that
         self._ended = Event()  # no longer listening, and no connection is left
         loop = required_event_loop("a server")
@@ -339,6 +393,10 @@ class Server:
     async def aclose(self, grace: float = GRACE) -> None:
         """Stop: listen no more, let the handlers finish, and cancel those that have not by then. Idempotent.
 
+        This waits until they have ended. A handler that cleans up, in a ``finally`` or an ``except``, has as long as
+        that takes; one that has swallowed its cancellation is cancelled again, every second, four times at most. Those
+        that still run after five seconds are named in the log.
+
         A handler that calls this is not waited for, and not cancelled.
 
         Args:
@@ -349,13 +407,19 @@ class Server:
         self.close()
         try:
             with move_on_after(grace):
-                while self._others():
-                    await self._next_change().wait()
-        finally:
-            for task in self._others():
-                task.cancel()
-        while self._others():
-            await self._next_change().wait()
+                await self._others_ended()
+            self._cancel_others()
+            with move_on_after(REMINDER):
+                await self._others_ended()
+            for _ in range(REMINDERS):
+                self._remind_others()
+                with move_on_after(REMINDER):
+                    await self._others_ended()
+            self._name_others()
+            await self._others_ended()
+        except BaseException:
+            self._cancel_others()
+            raise
 
     async def wait_closed(self) -> None:
         """Wait until the server has stopped listening and every connection has ended.
@@ -427,7 +491,7 @@ class Server:
             if accepted is None:
                 self._paused = False  # nobody waits in the backlog any more: that was it
                 break
-            self._connections.add(loop.create_task(self._serve(*accepted)))
+            self._connections[loop.create_task(self._serve(*accepted))] = accepted[1]
 
     @property
     def _is_full(self) -> bool:
@@ -454,7 +518,7 @@ class Server:
             if stream is not None:
                 await self._handle(stream, address)
         finally:
-            self._connections.discard(me)
+            del self._connections[me]
             changed, self._changed = self._changed, None
             if changed is not None:
                 changed.set()
@@ -468,12 +532,27 @@ class Server:
 
             try:
                 handle = await start_tls(
-                    handle, settings.tls, server_side=True, handshake_timeout=settings.handshake_timeout
+                    handle,
+                    settings.tls,
+                    server_side=True,
+                    require_close_notify=settings.require_close_notify,
+                    handshake_timeout=settings.handshake_timeout,
                 )
             except OSError as error:  # TimeoutError and ssl.SSLError are some
-                logger.info("%r: the TLS handshake with %s failed: %s", self, _peer(address), error)
+                self._report(address, error)
                 return None
         return Stream(handle, limit=settings.limit)
+
+    def _report(self, address: Address, error: OSError) -> None:
+        """Say that a TLS handshake has failed: to the hook where there is one."""
+        hook = self._settings.on_handshake_error
+        if hook is None:
+            logger.info("%r: the TLS handshake with %s failed: %s", self, _peer(address), error)
+            return
+        try:
+            hook(address, error)
+        except Exception:
+            logger.exception("%r: on_handshake_error failed for %s", self, _peer(address))
 
     async def _handle(self, stream: Stream, address: Address) -> None:
         """Run the handler. Its stream is closed in any case: in order where it returned, else cut off."""
@@ -502,6 +581,32 @@ class Server:
         """The connections that are open, but for that of the task which asks."""
         me = required_event_loop("aclose()").running_task
         return [task for task in self._connections if task is not me]
+
+    async def _others_ended(self) -> None:
+        while self._others():
+            await self._next_change().wait()
+
+    def _cancel_others(self) -> None:
+        for task in self._others():
+            task.cancel()
+
+    def _remind_others(self) -> None:
+        """Cancel those again that have swallowed it; the others clean up.
+
+        The exception itself tells which: Python keeps it alive for as long as it is being handled, and the end of a run
+        goes by that, too. A cancelled scope around the handlers would break off clean-ups at each of their waits.
+        """
+        for task in self._others():
+            if task._delivered is not None and task._delivered() is None:
+                task.cancel()
+
+    def _name_others(self) -> None:
+        """Say in the log which handlers still run; of very many, a few."""
+        if peers := [_peer(self._connections[task]) for task in self._others()]:
+            logger.warning(
+                "%r waits for %d handlers that were cancelled and have not ended, those of %s",
+                self, len(peers), ", ".join([*peers[:20], *(["others"] if peers[20:] else [])]),
+            )  # fmt: skip
 
     def _next_change(self) -> Event:
         """What happens when the next connection has ended."""

@@ -24,16 +24,17 @@ Example:
 from __future__ import annotations
 
 import os
+import re
 import socket as _socket
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from operator import index
 from types import coroutine
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
 from ..core.event_loop.running import current_event_loop, required_event_loop
-from ..core.event_loop.selectors import SocketHandle
+from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, TypeVar
+
+    T = TypeVar("T", default=None)
 
 __all__ = ["DEFAULT_LIMIT", "IncompleteReadError", "LimitOverrunError", "Stream"]
 
@@ -50,6 +53,10 @@ DEFAULT_LIMIT = 65_536
 
 #: Bytes that one receive takes at most.
 _CHUNK = 65_536
+
+#: A pattern is looked for in everything again for so many pieces; then in the newest one and so many bytes before it.
+_PIECES = 64
+_OVERLAP = 1024
 
 #: Buffers that one sendmsg may have, IOV_MAX in limits.h; the least that POSIX allows is 16.
 _IOV_MAX = 1024
@@ -91,7 +98,7 @@ class LimitOverrunError(FlownoError):
     Args:
         message: What was looked for.
         consumed: How many bytes stand before the separator, or were looked through in vain: so many can be read, by
-            ``readexactly``, without passing over a separator.
+            ``readexactly``, without passing over a separator, though maybe over where the match of a pattern begins.
     """
 
     def __init__(self, message: str, consumed: int) -> None:
@@ -109,8 +116,8 @@ class Stream:
     write; both at once are fine, a second one in the same direction gets BusyResourceError before a byte moves. What
     has been received stays in the stream until a read returns it, also where one was cancelled or failed.
 
-    An asynchronous iterator over its lines, and an asynchronous context manager: leaving it closes the stream as
-    :meth:`aclose` does, or by an exception as :meth:`close` does.
+    An asynchronous iterator over its lines, :meth:`chunks` being one over what comes; and an asynchronous context
+    manager: leaving it closes the stream as :meth:`aclose` does, or by an exception as :meth:`abort` does.
 
     Args:
         handle: A connected :class:`~flowno.core.event_loop.selectors.SocketHandle`, plain or TLS. The stream
@@ -205,6 +212,41 @@ class Stream:
         return some or b""
 
     @coroutine
+    def readinto(self, buffer: Buffer) -> Generator[Command, Any, int]:
+        """Wait for data, and put what there is into a buffer, as far as it has room.
+
+        Where nothing was left over by another read, that is one receive straight into the buffer.
+
+        Args:
+            buffer: A writable buffer, which cannot change its size meanwhile.
+
+        Returns:
+            How many bytes have come; 0 at the end of the stream, and for a buffer without room.
+
+        Raises:
+            TypeError: The buffer is not writable, or not contiguous.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`.
+
+        Cancellation: no data is lost, and the buffer is as it was.
+        """
+        with _room(buffer) as room:
+            size = len(room)
+            while True:
+                budget = self._budget
+                if budget.left > 0 and size and self._is_drained:
+                    return (yield from self._fill_into(room))
+                # It says as well what stands in the way, and what has the loop's budget afterwards.
+                data = yield from self._take_when(
+                    lambda buffer, start: min(len(buffer) - start, size) or -(size > 0 and not self._is_drained)
+                )
+                if data or data is None or not size:
+                    break
+            if data is None:
+                return 0
+            room[: len(data)] = data
+            return len(data)
+
+    @coroutine
     def readexactly(self, n: int) -> Generator[Command, Any, bytes]:
         """Wait for exactly so many bytes.
 
@@ -242,20 +284,31 @@ class Stream:
         return data
 
     @coroutine
-    def readuntil(self, separator: Buffer | tuple[Buffer, ...] = b"\n") -> Generator[Command, Any, bytes]:
+    def readuntil(
+        self, separator: Buffer | tuple[Buffer, ...] | re.Pattern[bytes] = b"\n"
+    ) -> Generator[Command, Any, bytes]:
         """Wait for a separator.
+
+        A pattern is searched for, each time that something has come, in all that was not read yet, as if that were the
+        whole text; the first match ends what is read. So a pattern must not depend on what may follow:
+        ``rb"\\r?\\n"`` finds the same ends however the data arrives; ``rb"\\s+"`` may end in the middle of white space
+        that arrives in two pieces, and ``$``, ``\\b`` and look-ahead see an end where only the next piece is missing.
+        What comes in more than 64 pieces is searched for matches of up to 1,024 bytes with each of them, and for longer
+        ones when the amount has doubled, at the limit and at the end of the stream.
 
         Args:
             separator: The bytes that end what is read; or several of them in a tuple, of which that one counts that
-                ends first.
+                ends first; or a compiled pattern of bytes.
 
         Returns:
-            All the bytes up to and including the separator.
+            All the bytes up to and including the separator, or the first match of the pattern.
 
         Raises:
-            LimitOverrunError: More than ``limit`` bytes stand before the separator. They are left in the stream.
+            LimitOverrunError: More than ``limit`` bytes stand before the separator; or the first ``limit`` bytes hold
+                no match of the pattern. They are left in the stream.
             IncompleteReadError: The stream ended before. ``partial`` has what had come.
-            ValueError: A separator is empty, or there is none.
+            ValueError: A separator is empty, or there is none; or the pattern matches no bytes at all.
+            TypeError: A separator is no bytes, or the pattern one of text.
             OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`.
 
         Cancellation: no data is lost.
@@ -271,7 +324,12 @@ class Stream:
                     return self._buffer[start:end]
             if not (yield from self._fill()):
                 break
-        data = yield from self._take_when(_Search(separator, self.limit).end_of)
+        search: _Search | _PatternSearch
+        if isinstance(separator, re.Pattern):
+            search = _PatternSearch(separator, self.limit)
+        else:
+            search = _Search(separator, self.limit)
+        data = yield from self._take_when(search.end_of)
         if data is None:
             raise IncompleteReadError(self._take_all(), None)
         return data
@@ -324,6 +382,33 @@ class Stream:
         if not line:
             raise StopAsyncIteration
         return line
+
+    def chunks(self, n: int = _CHUNK) -> AsyncIterator[bytes]:
+        """What comes, as it comes, until the end of the stream: an asynchronous iterator over what :meth:`read` gives.
+
+        It can be left at any time, and there is nothing in it to close.
+
+        Args:
+            n: How many bytes to take at most at a time.
+
+        Raises:
+            ValueError: ``n`` is not above 0.
+            OSError, BusyResourceError, ClosedResourceError: As of :meth:`read`, while it is iterated over.
+
+        Example:
+            >>> from flowno import run, socketpair
+            >>> async def main():
+            ...     one, other = socketpair()
+            ...     async with Stream(one) as sender, Stream(other) as stream:
+            ...         await sender.write(b"no line")
+            ...         await sender.write_eof()
+            ...         return [chunk async for chunk in stream.chunks(4)]
+            >>> run(main())
+            [b'no l', b'ine']
+        """
+        if index(n) <= 0:
+            raise ValueError(f"chunks() takes a number of bytes above 0, not {n!r}")
+        return _Chunks(self, n)
 
     def at_eof(self) -> bool:
         """Whether the peer has ended the stream, as far as a read has noticed, and everything has been read."""
@@ -421,12 +506,31 @@ class Stream:
         """What the stream reads from and writes to; another one after :meth:`start_tls` and :meth:`unwrap`."""
         return self._handle
 
+    @overload
+    def get_extra_info(self, name: Literal["peername", "sockname"], default: Any = None) -> Address: ...
+    @overload
+    def get_extra_info(self, name: Literal["socket"], default: Any = None) -> _socket.socket: ...
+    @overload
+    def get_extra_info(self, name: Literal["sslcontext"], default: T = ...) -> ssl.SSLContext | T: ...
+    @overload
+    def get_extra_info(self, name: Literal["ssl_object"], default: T = ...) -> ssl.SSLObject | T: ...
+    @overload
+    def get_extra_info(self, name: Literal["cipher"], default: T = ...) -> tuple[str, str, int] | T: ...
+    @overload
+    def get_extra_info(self, name: Literal["peercert"], default: T = ...) -> dict[str, Any] | T: ...
+    @overload
+    def get_extra_info(self, name: Literal["alpn_protocol", "compression", "version"], default: T = ...) -> str | T: ...
+    @overload
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What else is known of the connection.
+        """What else is known of the connection. Type checkers know by the name what it is.
 
         Args:
-            name: One of ``"peername"``, ``"sockname"``, ``"socket"``; with TLS also ``"sslcontext"``, ``"ssl_object"``,
-                ``"cipher"``, ``"peercert"`` (as ``ssl.SSLObject.getpeercert()`` has it) and ``"compression"``.
+            name: One of ``"peername"`` and ``"sockname"``, the addresses, as the family of the socket has them, also
+                when the connection is gone, and ``"socket"``. With TLS also ``"sslcontext"`` and ``"ssl_object"``;
+                ``"version"``, such as ``"TLSv1.3"``; ``"alpn_protocol"``, what was chosen of those that both offer;
+                ``"cipher"``, its name, the version of TLS that defines it and its secret bits; ``"peercert"``, as
+                ``ssl.SSLObject.getpeercert()`` has it; and ``"compression"``.
             default: What to return where that is not known of this connection.
         """
         look_up = _EXTRA_INFO.get(name)
@@ -439,6 +543,8 @@ class Stream:
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+        require_close_notify: bool = True,
         handshake_timeout: float = 30.0,
     ) -> None:
         """Go on through TLS. What the peer has sent and was not read yet counts as TLS, never as plain text.
@@ -447,13 +553,17 @@ class Stream:
             ssl_context: The TLS settings.
             server_side: Whether the peer is the client.
             server_hostname: The name that the peer's certificate must be for, also sent to the peer (SNI).
+            session: That of an earlier connection to the same peer by the same context, which makes the handshake
+                shorter: ``get_extra_info("ssl_object").session``.
+            require_close_notify: Whether a stream that ends without the peer's close_notify is an error, as it may
+                have been cut off. False takes it for the end, for peers that never send one.
             handshake_timeout: How many seconds the handshake may take.
 
         Raises:
             ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
             TimeoutError: It took longer than ``handshake_timeout``.
-            TypeError: ``ssl_context`` is no SSLContext. Nothing was done.
-            ValueError: The context wants ``server_hostname``. Nothing was done.
+            TypeError: ``ssl_context`` is no SSLContext, or ``session`` no session. Nothing was done.
+            ValueError: The context wants ``server_hostname``, or the session is another context's. Nothing was done.
             BusyResourceError: Another task reads or writes. Nothing was done.
             OSError, ClosedResourceError: As of :meth:`read`.
 
@@ -471,6 +581,8 @@ class Stream:
                 server_side=server_side,
                 server_hostname=server_hostname,
                 received=received,
+                session=session,
+                require_close_notify=require_close_notify,
                 handshake_timeout=handshake_timeout,
             )
         finally:
@@ -570,6 +682,27 @@ class Stream:
         self._buffer = data
         self._ended = not data
         return not self._ended
+
+    @property
+    def _is_drained(self) -> bool:
+        """Whether nothing is left over, and the connection is to be asked."""
+        return self._start == len(self._buffer) and not self._tail and not self._ended and self._error is None
+
+    def _fill_into(self, room: memoryview) -> Generator[Command, Any, int]:
+        """As :meth:`_fill`, into the caller's buffer, where that is known to be possible."""
+        budget = self._budget
+        self._buffer = b""
+        self._start = 0
+        self._budget = _IN_USE
+        try:
+            received = yield from self._handle.recv_into(room)  # pyright: ignore[reportGeneralTypeIssues]
+        except BaseException as error:
+            self._remember(error)
+            raise
+        finally:
+            self._budget = budget
+        self._ended = not received
+        return received
 
     def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
@@ -676,6 +809,31 @@ class Stream:
         return data
 
 
+class _Chunks:
+    """What a stream receives, as it comes. A class, as a generator would have to be closed where a loop is left.
+
+    Args:
+        stream: The stream.
+        size: How many bytes to take at most at a time.
+    """
+
+    __slots__ = ("_size", "_stream")
+
+    def __init__(self, stream: Stream, size: int) -> None:
+        self._stream = stream
+        self._size = size
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @coroutine
+    def __anext__(self) -> Generator[Command, Any, bytes]:
+        data = yield from self._stream.read(self._size)  # pyright: ignore[reportGeneralTypeIssues]
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
 class _Search:
     """Looks for separators in what comes, and at no byte twice."""
 
@@ -719,6 +877,65 @@ class _Search:
         return -1
 
 
+class _PatternSearch:
+    """Looks for a pattern in what comes.
+
+    Nothing says where a match may begin that ends in what has just come, so each search looks through everything, up to
+    the limit. A peer that sends byte by byte must not make that quadratic: after some pieces only what has come since
+    the last search is looked through, and a bit before it, and everything when that has doubled, or is all there will
+    be. The match counts for the limit, too, or the pieces would decide whether one that ends behind it is found.
+
+    Args:
+        pattern: A compiled pattern of bytes.
+        limit: How many bytes to look through.
+    """
+
+    __slots__ = ("_limit", "_looked_through", "_pattern", "_pieces", "_searched")
+
+    def __init__(self, pattern: re.Pattern[bytes], limit: int) -> None:
+        if isinstance(pattern.pattern, str):
+            raise TypeError(f"readuntil() takes a pattern of bytes, not of text: {pattern!r}")
+        self._pattern = pattern
+        self._limit = limit
+        self._pieces = 0
+        self._searched = 0  # so many bytes were there the last time
+        self._looked_through = 0  # so many were there the last time that everything was looked through
+        if pattern.search(b""):
+            raise self._matches_nothing()
+
+    def end_of(self, buffer: bytes | bytearray, start: int) -> int:
+        """The end of the first match, counted from ``start``; -1 where there is none yet."""
+        # A slice, which is no copy: of what stands before it, "^" and look-behind see nothing.
+        with memoryview(buffer) as whole, whole[start : start + self._limit] as view:
+            size = len(view)
+            begin = 0
+            if self._pieces >= _PIECES and self._searched < size < min(2 * self._looked_through, self._limit):
+                begin = max(self._searched - _OVERLAP, 0)
+            else:
+                self._looked_through = size
+            match = self._pattern.search(view, begin)
+        self._pieces += 1
+        self._searched = size
+        if match is not None:
+            if match.start() == match.end():
+                raise self._matches_nothing()
+            return match.end()
+        if size >= self._limit:
+            raise LimitOverrunError(f"{self._pattern!r} has no match in {size} bytes, the limit", size)
+        return -1
+
+    def _matches_nothing(self) -> ValueError:
+        return ValueError(f"{self._pattern!r} matches where no byte is, which does not end a read; it is to take one")
+
+
+def _room(buffer: Buffer) -> memoryview:
+    """A buffer that can be written to, as a view of its bytes."""
+    view = memoryview(buffer)
+    if view.readonly:
+        raise TypeError(f"readinto() takes a buffer that can be written to, such as a bytearray, not {type(buffer)!r}")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
 def _never(buffer: bytes | bytearray, start: int) -> int:
     return -1
 
@@ -755,7 +972,9 @@ _EXTRA_INFO: dict[str, Callable[[Stream], Any]] = {
     "socket": lambda stream: stream.handle.socket,
     "sslcontext": lambda stream: getattr(stream.handle, "ssl_context", None),
     "ssl_object": lambda stream: getattr(stream.handle, "ssl_object", None),
+    "alpn_protocol": _of_tls("selected_alpn_protocol"),
     "cipher": _of_tls("cipher"),
-    "peercert": _of_tls("getpeercert"),
     "compression": _of_tls("compression"),
+    "peercert": _of_tls("getpeercert"),
+    "version": _of_tls("version"),
 }

@@ -23,12 +23,6 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     return client_context_of(authority)
 
 
-@pytest.fixture
-def connections(backend: str) -> int:
-    """How many at once. Both ends are in one process, and select(2) ends at the fd 1,023, on Windows at 512 of them."""
-    return 200 if backend == "select" else 1000
-
-
 @pytest.fixture(params=[64 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])
 def transfer_size(request: pytest.FixtureRequest) -> int:
     """Bytes."""

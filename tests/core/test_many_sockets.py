@@ -3,38 +3,20 @@
 import logging
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, sleep, spawn
 from tests.support.counting_selector import CountingSelector
+from tests.support.limits import open_files
 from tests.support.loopback import fill, pair
 
 if sys.platform != "win32":
     import fcntl
-    import resource
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@contextmanager
-def open_files(number: int) -> Iterator[None]:
-    """Room for so many open files, else the test is skipped."""
-    if sys.platform == "win32":
-        pytest.skip("this platform has no RLIMIT_NOFILE")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < number:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-        except (ValueError, OSError):
-            pytest.skip(f"RLIMIT_NOFILE cannot be raised from {soft} to {number}; the hard limit is {hard}")
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_two_thousand_sockets(backend: str) -> None:

@@ -16,8 +16,9 @@ import pytest
 import trustme
 
 import flowno
-from flowno import EventLoop, SocketHandle, sleep, spawn
+from flowno import EventLoop, SocketHandle, TruncatedStreamError, sleep, spawn
 from flowno.net.connections import open_connection, open_unix_connection
+from flowno.net.servers import serve_tcp, serve_unix
 from flowno.net.streams import Stream
 from tests.support.loopback import listening
 from tests.support.worlds import ScriptedWorld, answer, in_world
@@ -437,9 +438,15 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
         ({"limit": "much"}, TypeError),
         ({"server_hostname": "example.test"}, ValueError),
         ({"tls": "yes"}, TypeError),
+        ({"session": object()}, ValueError),  # without tls, as those below
+        ({"session": object(), "tls": True}, ValueError),
+        ({"session": object(), "tls": ssl.create_default_context()}, TypeError),
+        ({"require_close_notify": False}, ValueError),
+        ({"handshake_timeout": 10}, ValueError),
+        ({"handshake_timeout": 0, "tls": True}, ValueError),
         ({"local_address": "127.0.0.1"}, TypeError),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,
 )
 def test_a_wrong_argument_is_refused_before_anything_is_opened(arguments: Any, error: type[Exception]) -> None:
     with named() as (loop, world):
@@ -547,6 +554,78 @@ def test_a_cancelled_handshake_leaves_nothing_open(client_context: ssl.SSLContex
                 assert (await connection.recv(1))[:1] == b"\x16"  # the ClientHello has come, and gets no answer
                 assert await connecting.cancel() is None
                 assert len(open_sockets(world)) == 1  # the listener
+
+    with named() as (loop, world):
+        run_in(loop, root())
+
+
+async def resumed(stream: Stream) -> tuple[bool, ssl.SSLSession | None]:
+    """Whether the handshake was a short one, and the session for the next."""
+    async with stream:
+        assert await stream.readline() == b"hello\n"
+        tls = stream.get_extra_info("ssl_object")
+        assert tls is not None
+        return bool(tls.session_reused), tls.session
+
+
+async def greet(stream: Stream) -> None:
+    await stream.write(b"hello\n")
+    await stream.read()
+
+
+def test_a_session_makes_the_next_handshake_shorter(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    async def root() -> None:
+        async with await serve_tcp(greet, "127.0.0.1", 0, tls=server_context) as server:
+            address = server.addresses[0]
+            reused, session = await resumed(await open_connection(*address, tls=client_context))
+            assert not reused
+            reused, _ = await resumed(await open_connection(*address, tls=client_context, session=session))
+            assert reused
+            with pytest.raises(ValueError, match="(?i)session"):
+                await open_connection(*address, tls=ssl.create_default_context(), session=session)
+        if hasattr(socket, "AF_UNIX"):
+            path = tmp_path / "socket"
+            async with await serve_unix(greet, path, tls=server_context):
+                options: Any = {"tls": client_context, "server_hostname": "localhost"}
+                reused, session = await resumed(await open_unix_connection(path, **options))
+                assert not reused
+                assert (await resumed(await open_unix_connection(path, **options, session=session)))[0]
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+def test_a_server_that_never_ends_tls_can_be_read_to_its_end(
+    demanded: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def cut_off(stream: Stream) -> None:
+        await stream.write(b"all there is")
+        stream.abort()
+
+    async def root() -> None:
+        options: Any = {"tls": client_context, "require_close_notify": demanded}
+        async with (
+            await serve_tcp(cut_off, "127.0.0.1", 0, tls=server_context) as server,
+            await open_connection(*server.addresses[0], **options) as stream,
+        ):
+            assert await stream.readexactly(12) == b"all there is"
+            if demanded:
+                with pytest.raises(TruncatedStreamError):
+                    await stream.read()
+            else:
+                assert await stream.read() == b""
+
+    flowno.run(root())
+
+
+def test_a_server_that_does_not_answer_the_handshake_has_a_time_limit(client_context: ssl.SSLContext) -> None:
+    async def root() -> None:
+        with listening() as listener:
+            with pytest.raises(TimeoutError, match=r"0\.01 s"):
+                await open_connection(*listener.getsockname(), tls=client_context, handshake_timeout=0.01)
+            assert len(open_sockets(world)) == 1  # the listener
 
     with named() as (loop, world):
         run_in(loop, root())

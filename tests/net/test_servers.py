@@ -294,6 +294,10 @@ def test_connections_send_small_pieces_at_once_and_have_the_limit() -> None:
     assert seen == [(17, True)]
 
 
+async def sleep_after(address: Any, error: OSError) -> None:
+    await sleep(0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -301,11 +305,17 @@ def test_connections_send_small_pieces_at_once_and_have_the_limit() -> None:
         ({"tls": True}, TypeError),
         ({"max_connections": 0}, ValueError),
         ({"handshake_timeout": 0}, ValueError),
+        ({"handshake_timeout": float("nan")}, ValueError),
+        ({"handshake_timeout": 10}, ValueError),  # without tls
+        ({"require_close_notify": False}, ValueError),
+        ({"on_handshake_error": print}, ValueError),
+        ({"on_handshake_error": 7}, TypeError),
+        ({"on_handshake_error": sleep_after}, TypeError),
         ({"limit": 0}, ValueError),
         ({"port": 65536}, ValueError),
         ({"host": []}, ValueError),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,
 )
 def test_a_wrong_argument_is_refused_before_anything_listens(arguments: Any, error: type[Exception]) -> None:
     with world() as (loop, scripted):
@@ -732,6 +742,156 @@ def test_a_stop_cancels_handlers_that_have_not_finished_in_time(grace: float, ca
     assert caplog.records == []
 
 
+def test_a_handler_that_swallows_its_cancellation_is_cancelled_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REMINDER", 0.01)
+
+    async def handler(stream: Stream) -> None:
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await until_told(stream)
+            except TaskCancelled:
+                swallowed += 1
+        await until_told(stream)
+
+    async def root() -> None:
+        server = await serve_tcp(handler, "127.0.0.1", 0)
+        stream = await greeted(server)
+        await server.aclose(grace=0)
+        assert server.connections == 0
+        stream.close()
+
+    swallowed = 0
+    flowno.run(root())
+    assert swallowed == 3
+    assert caplog.records == []
+
+
+def test_a_clean_up_that_waits_is_not_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "REMINDER", 0.01)
+
+    async def handler(stream: Stream) -> None:
+        try:
+            await until_told(stream)
+        finally:
+            for _ in range(4):
+                await sleep(0.01)
+            await stream.write(b"sorry\n")
+
+    async def root() -> None:
+        server = await serve_tcp(handler, "127.0.0.1", 0)
+        stream = await greeted(server)
+        await server.aclose(grace=0)
+        assert await stream.read() == b"sorry\n"
+        stream.close()
+
+    flowno.run(root())
+
+
+def test_a_time_limit_that_the_handler_is_leaving_does_not_keep_a_stop_from_cancelling_it() -> None:
+    async def handler(stream: Stream) -> None:
+        with move_on_after(0):
+            try:
+                await until_told(stream)
+            finally:
+                cleaning_up.set()
+                await sleep(0)  # this wait is the time limit's
+        await sleep(FOREVER)
+
+    async def root() -> None:
+        server = await serve_tcp(handler, "127.0.0.1", 0)
+        stream = await greeted(server)
+        await cleaning_up.wait()
+        await server.aclose(grace=0)
+        stream.close()
+
+    cleaning_up = flowno.Event()
+    flowno.run(root())
+
+
+def test_handlers_that_do_not_end_are_named_in_the_log_once_and_waited_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REMINDER", 0.001)
+
+    async def stubborn(stream: Stream) -> None:
+        while not told.is_set():
+            try:
+                await until_told(stream)
+            except TaskCancelled:
+                cancelled.append(stream)
+
+    async def thorough(stream: Stream) -> None:
+        try:
+            await until_told(stream)
+        finally:
+            await told.wait()
+
+    async def either(stream: Stream) -> None:
+        await handlers.pop()(stream)
+
+    async def root() -> None:
+        server = await serve_tcp(either, "127.0.0.1", 0)
+        streams = [await greeted(server) for _ in range(3)]
+        stopping = await spawn(server.aclose(grace=0))
+        await until(lambda: caplog.records)
+        for _ in range(20):
+            await sleep(0.001)
+        assert not stopping.is_finished
+        assert len(cancelled) == 1 + servers.REMINDERS
+        for stream in streams[:2]:
+            assert address_of(stream) in caplog.text
+        assert address_of(streams[2]) not in caplog.text
+        told.set()
+        await server.aclose(grace=0)  # as often as it is asked for, it cancels
+        await stopping.join()
+        for stream in streams:
+            stream.close()
+
+    def address_of(stream: Stream) -> str:
+        host, port = stream.get_extra_info("sockname")
+        return f"{host}:{port}"
+
+    handlers: list[Any] = [until_told, thorough, stubborn]
+    cancelled: list[Stream] = []
+    told = flowno.Event()
+    flowno.run(root())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "waits for 2 handlers" in record.getMessage()
+
+
+def test_of_very_many_handlers_that_do_not_end_a_few_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REMINDER", 0.001)
+
+    async def thorough(stream: Stream) -> None:
+        try:
+            await until_told(stream)
+        finally:
+            await told.wait()
+
+    async def root() -> None:
+        server = await serve_tcp(thorough, "127.0.0.1", 0)
+        streams = [await greeted(server) for _ in range(30)]
+        stopping = await spawn(server.aclose(grace=0))
+        await until(lambda: caplog.records)
+        told.set()
+        await stopping.join()
+        for stream in streams:
+            stream.close()
+
+    told = flowno.Event()
+    flowno.run(root())
+    (record,) = caplog.records
+    assert "waits for 30 handlers" in record.getMessage()
+    assert record.getMessage().endswith(", others")
+    assert 10 < len(re.findall(r"127\.0\.0\.1:\d+", record.getMessage())) < 30
+
+
 def test_a_stop_waits_for_ever_where_it_is_told_to() -> None:
     async def root() -> None:
         server = await serve_tcp(echo, "127.0.0.1", 0)
@@ -999,6 +1159,107 @@ def test_a_peer_that_does_not_speak_tls_ends_its_own_connection_only(
 
     flowno.run(root())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_handshakes_that_fail_are_told_to_a_hook_instead_of_the_log(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def root() -> None:
+        async with await serve_tcp(
+            echo,
+            "127.0.0.1",
+            0,
+            tls=server_context,
+            handshake_timeout=0.1,
+            on_handshake_error=lambda address, error: failures.append((address, error)),
+        ) as server:
+            for said in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+                async with await open_connection(*server.addresses[0]) as stream:
+                    peers.append(stream.get_extra_info("sockname"))
+                    await stream.write(said)
+                    try:
+                        await stream.read()
+                    except ConnectionError:
+                        pass
+            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
+                await stream.write(b"ping")
+                assert await stream.readexactly(4) == b"ping"
+
+    failures: list[tuple[Any, OSError]] = []
+    peers: list[Any] = []
+    flowno.run(root())
+    assert [address for address, _ in failures] == peers
+    assert [type(error) for _, error in failures] == [TimeoutError, ssl.SSLError]
+    assert caplog.records == []
+
+
+def test_a_hook_that_fails_is_logged_and_the_server_goes_on(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(address: Any, error: OSError) -> None:
+        raise LookupError
+
+    async def root() -> None:
+        async with await serve_tcp(
+            echo, "127.0.0.1", 0, tls=server_context, on_handshake_error=hook, max_connections=1
+        ) as server:
+            async with await open_connection(*server.addresses[0]) as stream:
+                await stream.write(b"GET / HTTP/1.1\r\n\r\n")
+                peers.append(stream.get_extra_info("sockname"))
+                try:
+                    await stream.read()
+                except ConnectionError:
+                    pass
+            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
+                await stream.write(b"ping")
+                assert await stream.readexactly(4) == b"ping"
+
+    peers: list[Any] = []
+    flowno.run(root())
+    (record,) = caplog.records
+    assert record.exc_info
+    assert record.exc_info[0] is LookupError
+    assert f"127.0.0.1:{peers[0][1]}" in record.getMessage()
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+@unix_sockets
+def test_every_kind_of_server_can_take_an_end_without_a_close_notify_for_the_end(
+    demanded: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    async def handler(stream: Stream) -> None:
+        try:
+            received.append(await stream.read())
+        except TruncatedStreamError:
+            received.append(b"cut off")
+
+    async def root() -> None:
+        options: Any = {"tls": server_context, "require_close_notify": demanded}
+        listener = flowno.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        for server in (
+            await serve_tcp(handler, "127.0.0.1", 0, **options),
+            await serve_sockets(handler, [listener], **options),
+            await serve_unix(handler, tmp_path / "socket", **options),
+        ):
+            async with server:
+                (address,) = server.addresses
+                stream = await (
+                    open_unix_connection(address, tls=client_context, server_hostname="127.0.0.1")
+                    if isinstance(address, str)
+                    else open_connection(*address, tls=client_context)
+                )
+                await stream.write(b"all")
+                stream.get_extra_info("socket").shutdown(socket.SHUT_WR)
+                assert await stream.read() == b""
+                stream.close()
+
+    received: list[bytes] = []
+    flowno.run(root())
+    assert received == [b"cut off" if demanded else b"all"] * 3
 
 
 def test_a_server_that_is_stopped_during_a_handshake_closes_it(server_context: ssl.SSLContext) -> None:

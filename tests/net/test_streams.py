@@ -9,11 +9,13 @@ import errno
 import os
 import pickle
 import random
+import re
 import socket
 import ssl
 import struct
 import sys
 import tracemalloc
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from functools import partial
@@ -27,6 +29,7 @@ from flowno import BusyResourceError, ClosedResourceError, SocketHandle, TaskCan
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from flowno.core.event_loop.tls import TruncatedStreamError
 from flowno.net import IncompleteReadError, LimitOverrunError, Stream
+from flowno.net import streams as streams_module
 from tests.support.loopback import LARGE, fill, pair, receive, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -56,6 +59,10 @@ async def tls_streams(contexts: Contexts, **options: Any) -> AsyncIterator[tuple
         yield Stream(one, **options), Stream(other, **options)
 
 
+#: What only TLS knows of a connection.
+OF_TLS = ("sslcontext", "ssl_object", "version", "alpn_protocol", "cipher", "peercert", "compression")
+
+
 @pytest.fixture(scope="module")
 def contexts() -> Contexts:
     trustme = pytest.importorskip("trustme", exc_type=ImportError)  # it has a compiled part
@@ -82,6 +89,13 @@ async def send(stream: Stream, *pieces: bytes, end: bool = False) -> None:
 
 def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
+
+
+class DribblingSocket(socket.socket):
+    """Gives no more than 100 bytes at a time, however many are there."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return super().recv(min(size, 100), flags)
 
 
 # ---------------------------------------------------------------------------------------------------------------- lines
@@ -273,6 +287,179 @@ def test_a_header_of_ten_megabytes_without_an_end_is_refused_and_not_stored(stre
     flowno.run(root())
 
 
+# What is sent, the pattern, what is read one by one, and what is left at the end.
+PATTERNS: list[tuple[bytes, str, list[bytes], bytes]] = [
+    (b"one\r\ntwo\nthree", r"\r?\n", [b"one\r\n", b"two\n"], b"three"),
+    (b"GET /\r\n\r\nbody\r\n", r"\r?\n\r?\n", [b"GET /\r\n\r\n"], b"body\r\n"),
+    (b"a1b22;c333;", r"[0-9]{2};", [b"a1b22;", b"c333;"], b""),
+    (b"begin(x)(y)end", r"\(.\)", [b"begin(x)", b"(y)"], b"end"),
+    (b"1,2;3,4", r"[,;]", [b"1,", b"2;", b"3,"], b"4"),
+    (b"line\nline\n", r"^line\n", [b"line\n", b"line\n"], b""),  # each begins where the one before it has ended
+    (b"aXbXcX", r"(?<!b)X", [b"aX", b"bXcX"], b""),
+    (b"XX", r"(?<!X)X", [b"X", b"X"], b""),  # what was read is not looked back at
+]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "bytewise"])
+@pytest.mark.parametrize(("sent", "pattern", "expected", "rest"), PATTERNS)
+def test_readuntil_ends_with_the_first_match_of_a_pattern(
+    streams: Streams, sent: bytes, pattern: str, expected: list[bytes], rest: bytes, split: bool
+) -> None:
+    compiled = re.compile(pattern.encode(), re.DOTALL)
+
+    async def root() -> None:
+        async with streams() as (one, other):
+            sender = await spawn(send(one, *(bytewise(sent) if split else [sent]), end=True))
+            assert [await other.readuntil(compiled) for _ in expected] == expected
+            with pytest.raises(IncompleteReadError) as caught:
+                await other.readuntil(compiled)
+            assert (caught.value.partial, caught.value.expected) == (rest, None)
+            assert await other.read() == b""
+            await sender.join()
+
+    flowno.run(root())
+
+
+def test_a_pattern_is_matched_by_what_has_come_and_does_not_wait_for_more() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            reader = await spawn(other.readuntil(re.compile(rb"[0-9]+")))
+            await send(one, b"a1")
+            assert await reader.join() == b"a1"
+            await send(one, b"2b345c")
+            assert await other.readuntil(re.compile(rb"[0-9]+")) == b"2"
+            assert await other.readuntil(re.compile(rb"[0-9]+")) == b"b345"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("pattern", [rb"", rb"x*", rb"\r?\n?", rb"$"])
+def test_a_pattern_that_matches_nothing_at_all_is_a_value_error_before_anything_is_waited_for(pattern: bytes) -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            for _ in range(2):
+                with pytest.raises(ValueError, match="matches where no byte is"):
+                    await other.readuntil(re.compile(pattern))
+            await one.write(b"a\n")
+            assert await other.readline() == b"a\n"
+
+    flowno.run(root())
+
+
+def test_a_match_without_a_byte_is_a_value_error_and_everything_stays_in_the_stream() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"ab\n")
+            with pytest.raises(ValueError, match="matches where no byte is"):
+                await other.readuntil(re.compile(rb"(?=b)"))
+            assert await other.readline() == b"ab\n"
+
+    flowno.run(root())
+
+
+def test_a_pattern_of_text_is_a_type_error() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"a\n")
+            with pytest.raises(TypeError, match="pattern of bytes"):
+                await other.readuntil(re.compile("\n"))  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                await other.readuntil((b"\n", re.compile(b"\n")))  # type: ignore[arg-type]
+            assert await other.readline() == b"a\n"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "bytewise"])
+@pytest.mark.parametrize(("before", "fits"), [(b"123", True), (b"1234", False)])
+def test_a_match_has_to_end_within_the_limit_whatever_the_pieces(before: bytes, fits: bool, split: bool) -> None:
+    sent = before + b"\r\nrest"
+
+    async def root() -> None:
+        async with plain_streams(limit=5) as (one, other):
+            sender = await spawn(send(one, *(bytewise(sent) if split else [sent]), end=True))
+            if fits:
+                assert await other.readuntil(re.compile(rb"\r\n")) == before + b"\r\n"
+            for _ in range(2):
+                with pytest.raises(LimitOverrunError if not fits else IncompleteReadError) as caught:
+                    await other.readuntil(re.compile(rb"\r\n"))
+            if not fits:
+                assert isinstance(caught.value, LimitOverrunError)
+                assert "limit" in str(caught.value)
+                assert await other.readexactly(caught.value.consumed) == sent[:5]
+                assert await other.read() == sent[5:]
+            await sender.join()
+
+    flowno.run(root())
+
+
+def test_the_cost_of_a_search_for_a_pattern_is_bounded_by_the_limit() -> None:
+    async def root() -> None:
+        async with plain_streams(limit=100) as (one, other):
+            sender = await spawn(one.write(bytes(LARGE)))
+            tracemalloc.start()
+            try:
+                for _ in range(3):
+                    with pytest.raises(LimitOverrunError) as caught:
+                        await other.readuntil(re.compile(rb"\r?\n"))
+                    assert caught.value.consumed == 100
+                assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            finally:
+                tracemalloc.stop()
+            assert not sender.is_finished, "the peer is not held back"
+            await sender.cancel()
+
+    flowno.run(root())
+
+
+@pytest.mark.timeout(20)
+def test_a_peer_that_sends_small_pieces_does_not_make_the_search_for_a_pattern_costly() -> None:
+    """Searches that begin at the first byte with each piece take minutes here."""
+
+    async def root() -> None:
+        data = bytes(LARGE // 2) + b"\r\n"
+        one, other = socket.socketpair()
+        dribbling = DribblingSocket(other.family, other.type, other.proto, fileno=other.detach())
+        with SocketHandle(one) as sender, SocketHandle(dribbling) as receiver:
+            stream = Stream(receiver, limit=LARGE)
+            sending = await spawn(sender.sendAll(data))
+            assert await stream.readuntil(re.compile(rb"\r?\n")) == data
+            await sending.join()
+
+    flowno.run(root())
+
+
+def test_a_long_match_is_found_as_it_comes_or_where_it_comes_in_many_pieces_by_the_end() -> None:
+    pattern = re.compile(rb"<[^<>]+>")
+    long = b"<" + b"x" * 5000 + b">"
+
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            for size in (1, 100, 1024):
+                sender = await spawn(send(one, *bytewise(b"-" * 300), b"<", *bytewise(b"x" * (size - 2)), b"x>"))
+                assert (await other.readuntil(pattern)).endswith(b"x" * (size - 2) + b"x>")
+                await sender.join()
+            sender = await spawn(send(one, long[:2000], long[2000:4000], long[4000:]))
+            assert await other.readuntil(pattern) == long
+            await sender.join()
+            sender = await spawn(send(one, *bytewise(long), end=True))
+            assert await other.readuntil(pattern) == long
+            await sender.join()
+
+    flowno.run(root())
+
+
+def test_a_long_match_that_comes_in_many_pieces_is_found_at_the_limit() -> None:
+    async def root() -> None:
+        data = b"<" + b"x" * 2058 + b">"  # past the last time that the amount doubles, at 2,048
+        async with plain_streams(limit=2500) as (one, other):
+            sender = await spawn(send(one, *bytewise(data + bytes(440))))
+            assert await other.readuntil(re.compile(rb"<[^<>]+>")) == data
+            await sender.join()
+
+    flowno.run(root())
+
+
 # -------------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -366,6 +553,141 @@ def test_readexactly_of_a_negative_number_is_a_value_error() -> None:
     flowno.run(root())
 
 
+@pytest.mark.parametrize("make", [bytearray, lambda size: array.array("B", bytes(size))], ids=["bytearray", "array"])
+def test_readinto_fills_a_buffer_with_what_is_there(streams: Streams, make: Callable[[int], Any]) -> None:
+    async def root() -> None:
+        async with streams() as (one, other):
+            await one.write(b"line\nabcdef")
+            assert await other.readline() == b"line\n"
+            small, large = make(2), make(100)
+            assert await other.readinto(small) == 2  # of what the line has left over
+            assert bytes(small) == b"ab"
+            assert await other.readinto(large) == 4
+            assert bytes(large[:5]) == b"cdef\0"
+            late = await spawn(call(lambda stream: stream.readinto(memoryview(large)[1:3]), other))
+            await one.write(b"ghi")
+            assert await late.join() == 2
+            assert bytes(large[:5]) == b"cghf\0"
+            assert await other.read(9) == b"i"
+            await one.write_eof()
+            assert [await other.readinto(small) for _ in range(3)] == [0, 0, 0]
+            assert other.at_eof()
+
+    flowno.run(root())
+
+
+def test_readinto_of_a_buffer_without_room_gives_nothing_and_does_not_wait() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            assert await other.readinto(bytearray()) == 0
+            await one.write(b"line\nrest\n")
+            assert await other.readline() == b"line\n"
+            assert await other.readinto(bytearray()) == 0
+            assert await other.readline() == b"rest\n"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("buffer", [b"fixed", memoryview(b"fixed"), memoryview(bytearray(8))[::2], "text", 9, None])
+def test_readinto_takes_what_can_be_written_to(buffer: Any) -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"a\n")
+            for _ in range(2):
+                with pytest.raises(TypeError):
+                    await other.readinto(buffer)
+            assert await other.readline() == b"a\n"
+
+    flowno.run(root())
+
+
+def test_readinto_holds_the_buffer_no_longer_than_it_reads(streams: Streams) -> None:
+    async def root() -> None:
+        async with streams() as (one, other):
+            buffer = bytearray(9)
+            reader = await spawn(other.readinto(buffer))
+            await sleep(0)
+            with pytest.raises(BufferError):
+                buffer.append(0)
+            await reader.cancel()
+            buffer.append(0)
+            await one.write(b"abc")
+            assert await other.readinto(buffer) == 3
+            other.close()
+            with pytest.raises(ClosedResourceError) as caught:
+                await other.readinto(buffer)
+            buffer.append(0)
+            assert caught.value
+            assert buffer == b"abc" + bytes(8)
+
+    flowno.run(root())
+
+
+class IntoSocket(socket.socket):
+    """Has the sizes of the buffers that were received into, and cannot receive otherwise."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sizes: list[int] = []
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        raise AssertionError("a copy was made")
+
+    def recv_into(self, buffer: Any, *args: Any) -> int:
+        self.sizes.append(memoryview(buffer).nbytes)
+        return super().recv_into(buffer, *args)
+
+
+def test_readinto_receives_straight_into_the_buffer() -> None:
+    async def root() -> None:
+        one, other = socket.socketpair()
+        direct = IntoSocket(other.family, other.type, other.proto, fileno=other.detach())
+        with SocketHandle(one) as sender, SocketHandle(direct) as receiver:
+            stream = Stream(receiver)
+            for size in range(1, 200):  # also where the read has to give way
+                await sender.sendAll(bytes(size))
+                assert await stream.readinto(bytearray(200)) == size
+            assert set(direct.sizes) == {200}
+
+    flowno.run(root())
+
+
+def test_chunks_are_what_comes_as_it_comes_up_to_a_size(streams: Streams) -> None:
+    async def root() -> None:
+        async with streams() as (one, other):
+            await one.write(b"line\nabcdef")
+            assert await other.readline() == b"line\n"
+            chunks = other.chunks(4)
+            assert aiter(chunks) is chunks
+            assert [await anext(chunks), await anext(chunks)] == [b"abcd", b"ef"]
+            late = await spawn(anext(chunks))  # type: ignore[arg-type]
+            await one.write(b"no line")
+            assert await late.join() == b"no l"
+            await one.write_eof()
+            assert [chunk async for chunk in other.chunks()] == [b"ine"]
+            assert [chunk async for chunk in chunks] == []
+
+    flowno.run(root())
+
+
+def test_a_loop_over_chunks_can_be_left_and_the_rest_is_still_there() -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            await one.write(b"abcdef\n")
+            async for chunk in other.chunks(2):
+                if chunk == b"cd":
+                    break
+            assert await other.readline() == b"ef\n"
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), ("4", TypeError), (None, TypeError)])
+def test_chunks_have_a_size_above_zero(size: Any, error: type[Exception]) -> None:
+    with pair() as (one, _), pytest.raises(error):
+        Stream(one).chunks(size)
+
+
 def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
     async def root() -> None:
         numbers = random.Random(2)
@@ -386,13 +708,6 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
             await producer.join()
 
     flowno.run(root())
-
-
-class DribblingSocket(socket.socket):
-    """Gives no more than 100 bytes at a time, however many are there."""
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        return super().recv(min(size, 100), flags)
 
 
 @pytest.mark.timeout(20)
@@ -601,17 +916,26 @@ def test_a_tls_stream_that_was_cut_off_is_an_error(contexts: Contexts) -> None:
 
 Read = Callable[[Stream], Awaitable[Any]]
 
+
+async def read_into(stream: Stream, size: int = 9) -> bytes:
+    buffer = bytearray(size)
+    return bytes(buffer[: await stream.readinto(buffer)])
+
+
 READS: dict[str, Read] = {
     "read": lambda stream: stream.read(9),
     "read all": lambda stream: stream.read(),
     "readexactly": lambda stream: stream.readexactly(5),
     "readuntil": lambda stream: stream.readuntil(b"\n"),
     "readuntil two": lambda stream: stream.readuntil((b"\n", b"\0")),
+    "readuntil pattern": lambda stream: stream.readuntil(re.compile(rb"\r?\n")),
     "readline": lambda stream: stream.readline(),
     "anext": lambda stream: stream.__anext__(),
+    "readinto": lambda stream: read_into(stream),
+    "chunks": lambda stream: stream.chunks(9).__anext__(),
 }
 #: Those that wait for more where one byte has come.
-PATIENT = [name for name in READS if name != "read"]
+PATIENT = [name for name in READS if name not in ("read", "readinto", "chunks")]
 
 
 async def call(read: Read, stream: Stream) -> Any:
@@ -733,8 +1057,12 @@ def test_reads_that_need_not_wait_keep_nobody_waiting(name: str, size: int) -> N
     read: Read = READS.get(name, lambda stream: stream.read(5))
     if (name, size) == ("readexactly", 0):
         read = lambda stream: stream.readexactly(0)  # noqa: E731
-    if name == "read":
+    elif name == "read":
         read = lambda stream: stream.read(5)  # noqa: E731
+    elif name == "readinto":
+        read = lambda stream: read_into(stream, 5)  # noqa: E731
+    elif name == "chunks":
+        read = lambda stream: stream.chunks(5).__anext__()  # noqa: E731
 
     async def root() -> int:
         turns = 0
@@ -1148,11 +1476,18 @@ def test_the_addresses_are_known_also_when_the_connection_is_gone() -> None:
             assert stream.get_extra_info("socket") is other.socket
             stream.close()
             assert (stream.get_extra_info("peername"), stream.get_extra_info("sockname")) == names
-            for name in ("sslcontext", "ssl_object", "cipher", "peercert", "compression", "no such thing"):
+            for name in (*OF_TLS, "no such thing"):
                 assert stream.get_extra_info(name) is None
                 assert stream.get_extra_info(name, 7) == 7
 
     flowno.run(root())
+
+
+def test_type_checkers_know_what_each_name_of_extra_information_gives() -> None:
+    """What they make of it is in tests/typing_stream.py, which is for them to check."""
+    overloads = typing.get_overloads(Stream.get_extra_info)
+    names = [name for each in overloads for name in re.findall(r"'(\w+)'", each.__annotations__["name"])]
+    assert sorted(names) == sorted(streams_module._EXTRA_INFO)
 
 
 def test_extra_information_of_tls(contexts: Contexts) -> None:
@@ -1172,6 +1507,69 @@ def test_extra_information_of_tls(contexts: Contexts) -> None:
             assert stream.get_extra_info("cipher") == one.cipher()
             assert ("DNS", "localhost") in stream.get_extra_info("peercert")["subjectAltName"]
             assert stream.get_extra_info("compression", "none") == "none"
+            assert stream.get_extra_info("version") == one.version()
+            assert stream.get_extra_info("alpn_protocol", "none") == "none"
+
+    flowno.run(root())
+
+
+def test_the_protocol_that_was_chosen_is_known(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            assert one.get_extra_info("alpn_protocol") == other.get_extra_info("alpn_protocol") == "imap"
+
+    contexts[0].set_alpn_protocols(["h2", "imap"])
+    contexts[1].set_alpn_protocols(["imap"])
+    try:
+        flowno.run(root())
+    finally:
+        for context in contexts:
+            context.set_alpn_protocols([])
+
+
+async def talked_over(context: ssl.SSLContext, server: ssl.SSLContext, **options: Any) -> Any:
+    """Begin TLS in the middle of a stream, and talk: whether a session was resumed, and the session."""
+    async with plain_streams() as (one, other):
+        serving = await spawn(other.start_tls(server, server_side=True))
+        await one.start_tls(context, server_hostname="localhost", **options)
+        await serving.join()
+        await other.write(b"hello\n")
+        assert await one.readline() == b"hello\n"
+        tls = one.get_extra_info("ssl_object")
+        assert tls is not None
+        return tls.session_reused, tls.session
+
+
+def test_a_session_makes_the_handshake_of_start_tls_shorter(contexts: Contexts) -> None:
+    async def root() -> None:
+        reused, session = await talked_over(*contexts)
+        assert not reused
+        assert (await talked_over(*contexts, session=session))[0]
+        async with plain_streams() as (_, other):
+            with pytest.raises(ValueError, match="(?i)session"):
+                await other.start_tls(ssl.create_default_context(), server_hostname="localhost", session=session)
+            with pytest.raises(TypeError):
+                await other.start_tls(contexts[0], server_hostname="localhost", session=b"")  # type: ignore[arg-type]
+            await other.write(b"nothing was done")
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+def test_an_end_without_a_close_notify_can_be_taken_for_the_end(contexts: Contexts, demanded: bool) -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            serving = await spawn(other.start_tls(contexts[1], server_side=True, require_close_notify=demanded))
+            await one.start_tls(contexts[0], server_hostname="localhost")
+            await serving.join()
+            await one.write(b"all there is")
+            one.handle.socket.shutdown(socket.SHUT_WR)
+            assert await other.readexactly(12) == b"all there is"
+            if demanded:
+                with pytest.raises(TruncatedStreamError):
+                    await other.read()
+            else:
+                assert await other.read() == b""
 
     flowno.run(root())
 
