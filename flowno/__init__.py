@@ -8,6 +8,7 @@ want to keep it or choose its selector; :func:`available_selectors` lists the ch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import from_thread
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
     BrokenResourceError,
@@ -22,6 +23,7 @@ from .core.event_loop.errors import (
     QueueFullError,
     SelectorUnavailableError,
     UnknownSelectorError,
+    WouldBlockError,
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.primitives import (
@@ -38,8 +40,9 @@ from .core.event_loop.primitives import (
 from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_on_at, timeout, timeout_at
 from .core.event_loop.selectors import SocketHandle
-from .core.event_loop.synchronization import Condition, CountdownLatch, Event, Lock, Semaphore
+from .core.event_loop.synchronization import CapacityLimiter, Condition, CountdownLatch, Event, Lock, Semaphore
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
+from .core.event_loop.threads import current_default_thread_limiter, run_in_thread
 
 if TYPE_CHECKING:
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
@@ -57,6 +60,7 @@ __all__ = [
     "BrokenResourceError",
     "BusyResourceError",
     "CancelScope",
+    "CapacityLimiter",
     "ClosedResourceError",
     "Condition",
     "CountdownLatch",
@@ -85,12 +89,15 @@ __all__ = [
     "TaskHandle",
     "TruncatedStreamError",
     "UnknownSelectorError",
+    "WouldBlockError",
     "available_selectors",
     "azip",
     "connect",
+    "current_default_thread_limiter",
     "current_event_loop",
     "current_task",
     "exit",
+    "from_thread",
     "getaddrinfo",
     "getnameinfo",
     "move_on_after",
@@ -98,6 +105,7 @@ __all__ = [
     "open_connection",
     "open_unix_connection",
     "run",
+    "run_in_thread",
     "serve_activated",
     "serve_sockets",
     "serve_tcp",

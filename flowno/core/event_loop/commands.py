@@ -11,15 +11,16 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from .backend import FileObject
     from .fd_table import FdRecord
     from .queues import _Queue
     from .scopes import TaskGroup
     from .selectors import SocketHandle
-    from .synchronization import Condition, Event, Lock, Semaphore
+    from .synchronization import CapacityLimiter, Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
+    from .threads import ThreadJob
 
 __all__ = [
     "CancelCommand",
@@ -35,6 +36,7 @@ __all__ = [
     "GroupSpawnCommand",
     "GroupWaitCommand",
     "JoinCommand",
+    "LimiterAcquireCommand",
     "LockAcquireCommand",
     "LockReleaseCommand",
     "QueueGetCommand",
@@ -44,6 +46,7 @@ __all__ = [
     "SemaphoreAcquireCommand",
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
+    "ShieldedThreadCommand",
     "SleepCommand",
     "SocketAcceptCommand",
     "SocketCheckCommand",
@@ -279,6 +282,25 @@ class SemaphoreAcquireCommand(QueueingCommand):
         return f"SemaphoreAcquireCommand({self.semaphore!r})"
 
 
+class LimiterAcquireCommand(QueueingCommand):
+    """Wait for a token of a capacity limiter. A wait.
+
+    Args:
+        limiter: The limiter.
+        borrower: Who is to have the token.
+    """
+
+    __slots__ = ("borrower", "limiter")
+
+    def __init__(self, limiter: CapacityLimiter, borrower: Hashable) -> None:
+        super().__init__(limiter.waiters)
+        self.limiter = limiter
+        self.borrower = borrower
+
+    def __repr__(self) -> str:
+        return f"LimiterAcquireCommand({self.limiter!r}, {self.borrower!r})"
+
+
 class QueueGetCommand(QueueingCommand):
     """Wait for the next item of a queue, and take it out; the answer is the item. A wait.
 
@@ -396,21 +418,33 @@ class ExitCommand(Command):
 class ThreadCommand(Command):
     """Call a function in a worker thread; the answer is what it returns or raises. A wait.
 
-    A cancelled task does not wait for the thread, whose outcome is then dropped.
+    A cancelled task does not wait for the thread, whose outcome is then dropped. Where the thread makes a call into the
+    loop, the task is resumed to carry it out; then it yields the same command again, and goes on waiting.
 
     Args:
         function: What to call.
         args: Its positional arguments.
+        job: The record of the call, where there is one already; else the loop makes it.
     """
 
-    __slots__ = ("args", "function")
+    __slots__ = ("args", "function", "job")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], job: ThreadJob | None = None) -> None:
         self.function = function
         self.args = args
+        self.job = job
 
     def __repr__(self) -> str:
-        return f"ThreadCommand({self.function!r}, {self.args!r})"
+        return f"{type(self).__name__}({self.function!r}, {self.args!r})"
+
+
+class ShieldedThreadCommand(ThreadCommand):
+    """As :class:`ThreadCommand`, for a task that waits for the thread whatever happens: no wait."""
+
+    __slots__ = ()
+
+    is_wait = False
+    is_shielded = True
 
 
 class FdCommand(Command):

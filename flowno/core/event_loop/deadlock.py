@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DeadlockError
-from .threads import WORKERS
+from .threads import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,10 +64,12 @@ class DeadlockWatch:
 def _somebody_could_call_in() -> bool:
     """Whether there is anything in this process that could make a task ready from outside of the loop.
 
-    That is another thread than this one and our workers, which could call ``create_task`` or ``cancel``; or a signal
-    handler that the program has installed, which could do the same.
+    That is another thread than this one, which could call ``create_task`` or ``cancel``, or a signal handler that the
+    program has installed, which could do the same. A worker thread of ours is one only while it is at a function of the
+    program, as it is where the task that has asked for it no longer waits.
     """
-    ours = {threading.get_ident(), *(worker.ident for worker in WORKERS)}
+    workers = [thread for thread in threading.enumerate() if isinstance(thread, Worker)]
+    ours = {threading.get_ident(), *(worker.ident for worker in workers if not worker.may_call_in)}
     if not ours.issuperset(sys._current_frames()):
         return True
     return any(

@@ -24,6 +24,7 @@ __all__ = [
     "QueueFullError",
     "SelectorUnavailableError",
     "UnknownSelectorError",
+    "WouldBlockError",
 ]
 
 
@@ -68,7 +69,7 @@ class UnknownSelectorError(FlownoError, ValueError):
 
 
 class NotOwnerError(FlownoError, RuntimeError):
-    """A task did to a lock what only its owner may do."""
+    """A task did to a lock what only its owner may do, or gave back to a limiter what was not borrowed."""
 
 
 class QueueClosedError(FlownoError, RuntimeError):
@@ -85,3 +86,7 @@ class QueueFullError(FlownoError, RuntimeError):
 
 class SelectorUnavailableError(FlownoError, OSError):
     """A selector was asked for by a name that is known, but it cannot be had on this machine."""
+
+
+class WouldBlockError(FlownoError, RuntimeError):
+    """There is no token of a limiter to borrow without waiting."""
