@@ -106,10 +106,9 @@ def check_cancelled() -> None:
         True
     """
     job = _required_job("from_thread.check_cancelled()")
-    task = job.task
-    if task.event_loop.threads.is_abandoned(job):
-        raise TaskCancelled(task)
-    if task._cancel_pending:
+    if job.is_abandoned:
+        raise TaskCancelled(job.task)
+    if job.task._cancel_pending:
         run(sleep, 0)  # there the cancellation arrives, and comes back with whoever is to catch it
 
 

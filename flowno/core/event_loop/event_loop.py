@@ -364,9 +364,9 @@ class EventLoop:
                     raise late
         finally:
             self._closed = True
-            for task in self._living_tasks():  # those that other threads have posted since
+            for task in self._living_tasks():  # other threads have posted them since
+                self.tasks[task] = None
                 close_coroutine(task)
-                self.start(task)
                 self.end_task(task, CANCELLED, None)
             self.inbox.items.clear()
             self._release()

@@ -22,6 +22,7 @@ from .tasks import GIVE_WAY, TaskCancelled, TaskHandle, coroutine_of
 
 if TYPE_CHECKING:
     from contextvars import Context
+    from types import TracebackType
 
     from .event_loop import EventLoop
     from .inbox import Inbox
@@ -143,6 +144,7 @@ def _done_by(job: ThreadJob, limiter: CapacityLimiter, command: ThreadCommand) -
     except BaseException:
         if not job.has_begun:
             limiter.release_on_behalf_of(job)
+        job.is_abandoned = True
         raise
 
 
@@ -159,6 +161,7 @@ class ThreadJob:
         task: The task that has asked for it; set when it begins.
         call: The call of its thread that the task is to carry out, or does so now.
         has_begun: Whether it was given to a thread.
+        is_abandoned: Whether the task no longer waits for it.
         name: The function, for people.
     """
 
@@ -172,6 +175,7 @@ class ThreadJob:
         "_value",
         "call",
         "has_begun",
+        "is_abandoned",
         "limiter",
         "name",
         "serves_calls",
@@ -199,6 +203,7 @@ class ThreadJob:
         self.name = str(getattr(function, "__qualname__", None) or type(function).__name__)
         self.call: ThreadCall | None = None
         self.has_begun = False
+        self.is_abandoned = False
         self._value: Any = None
         self._error: BaseException | None = None
 
@@ -231,13 +236,20 @@ class ThreadJob:
         self._error = EventLoopError("the worker thread did not come along when the process forked")
 
     def tell(self, ready: list[TaskHandle[Any]]) -> None:
-        """Give the outcome to the task."""
-        self.task._wake(ready, self._value, self._error)
+        """Give the outcome to the task, and keep none of it: a traceback may lead here."""
+        value, self._value = self._value, None
+        error, self._error = self._error, None
+        self.task._wake(ready, value, error)
+        del error
 
     def log_error(self) -> None:
         """Nobody waits for the outcome."""
         if self._error is not None and not isinstance(self._error, TaskCancelled):
             logger.debug("%s() was abandoned, and has raised this since", self.name, exc_info=self._error)
+        self._error = None
+
+    def __repr__(self) -> str:
+        return f"<ThreadJob {self.name}>"
 
     # --- in the worker thread ----------------------------------------------------------------------------------------
 
@@ -247,18 +259,21 @@ class ThreadJob:
             self._value = self._context.run(self._function, *self._args)
         except StopIteration as stop:
             self._error = RuntimeError(f"{self.name}() raised StopIteration")
-            self._error.__cause__ = stop.with_traceback(_without_this_frame(stop))
+            self._error.__cause__ = stop.with_traceback(_without_frames(stop, 1))
         except BaseException as error:
-            self._error = error.with_traceback(_without_this_frame(error))
+            self._error = error.with_traceback(_without_frames(error, 1))
 
     def report(self) -> None:
         """Say that the call has been made."""
         self._threads.post_done(self)
 
 
-def _without_this_frame(error: BaseException) -> Any:
-    """The traceback from the function on: the frame that has caught the error refers to what has the error."""
-    return error.__traceback__ and error.__traceback__.tb_next
+def _without_frames(error: BaseException, number: int) -> TracebackType | None:
+    """The traceback without its outermost frames: those of this file refer to what keeps the error."""
+    traceback = error.__traceback__
+    for _ in range(number):
+        traceback = traceback and traceback.tb_next
+    return traceback
 
 
 class ThreadCall:
@@ -356,7 +371,7 @@ class ThreadCall:
             self.job.call = None
         if self.loop.threads.forget_call(self):
             self._value = value
-            self._error = error
+            self._error = None if error is None else error.with_traceback(_without_frames(error, 2))
             self._answered.release()
 
 
@@ -411,10 +426,6 @@ class Threads:
             for job, waiter in self._jobs.items()
         )
 
-    def is_abandoned(self, job: ThreadJob) -> bool:
-        """Whether nobody waits for a job; for its own thread, while it runs."""
-        return self._jobs.get(job) is None
-
     def post_done(self, job: ThreadJob) -> None:
         """A job is done; for its thread."""
         self._inbox.post(self._done, job)
@@ -430,6 +441,8 @@ class Threads:
             raise
 
     def _done(self, job: ThreadJob) -> None:
+        if job not in self._jobs:
+            return  # it was done just before the fork that it was lost in
         waiter = self._jobs.pop(job)
         if job.limiter is not None:
             job.limiter.release_on_behalf_of(job)
