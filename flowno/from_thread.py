@@ -66,7 +66,7 @@ def run_sync(function: Callable[[*Ts], T], *args: *Ts, loop: EventLoop | None = 
         What the function returns.
 
     Raises:
-        BaseException: What the function raises.
+        BaseException: What the function raises. StopIteration is the cause of a RuntimeError.
         TypeError: ``loop`` is no event loop.
         EventLoopError: As of :func:`run`.
 

@@ -47,6 +47,7 @@ __all__ = [
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
     "ShieldedThreadCommand",
+    "ShieldedThreadWaitCommand",
     "SleepCommand",
     "SocketAcceptCommand",
     "SocketCheckCommand",
@@ -419,7 +420,7 @@ class ThreadCommand(Command):
     """Call a function in a worker thread; the answer is what it returns or raises. A wait.
 
     A cancelled task does not wait for the thread, whose outcome is then dropped. Where the thread makes a call into the
-    loop, the task is resumed to carry it out; then it yields the same command again, and goes on waiting.
+    loop, the task is resumed to carry it out; then it yields a command for the same job, and goes on waiting.
 
     Args:
         function: What to call.
@@ -439,12 +440,19 @@ class ThreadCommand(Command):
 
 
 class ShieldedThreadCommand(ThreadCommand):
-    """As :class:`ThreadCommand`, for a task that waits for the thread whatever happens: no wait."""
+    """As :class:`ThreadCommand`, for a task that waits until the thread is done. A wait only before that has begun."""
+
+    __slots__ = ()
+
+    is_shielded = True
+
+
+class ShieldedThreadWaitCommand(ShieldedThreadCommand):
+    """As :class:`ShieldedThreadCommand`, once the thread has begun: no wait."""
 
     __slots__ = ()
 
     is_wait = False
-    is_shielded = True
 
 
 class FdCommand(Command):

@@ -14,11 +14,11 @@ from threading import Lock, Thread, current_thread
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
-from .commands import Command, ShieldedThreadCommand, ThreadCommand
+from .commands import Command, ShieldedThreadCommand, ShieldedThreadWaitCommand, ThreadCommand
 from .errors import EventLoopError
-from .running import required_event_loop
+from .running import fork_count, required_event_loop
 from .synchronization import CapacityLimiter
-from .tasks import GIVE_WAY, TaskCancelled, TaskHandle, coroutine_of
+from .tasks import TaskCancelled, TaskHandle, coroutine_of
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -102,9 +102,12 @@ async def run_in_thread(
         limiter = threads.limiter
     elif not isinstance(limiter, CapacityLimiter):
         raise TypeError(f"limiter must be a CapacityLimiter or None, not {limiter!r}")
-    command_class = ThreadCommand if abandon_on_cancel else ShieldedThreadCommand
     job = ThreadJob(function, args, limiter, serves_calls=True)
-    return cast(T, await _done_by(job, limiter, command_class(function, args, job)))
+    begin = wait = ThreadCommand(function, args, job)
+    if not abandon_on_cancel:
+        begin = ShieldedThreadCommand(function, args, job)
+        wait = ShieldedThreadWaitCommand(function, args, job)
+    return cast(T, await _done_by(job, limiter, begin, wait))
 
 
 async def look_up(function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -114,7 +117,8 @@ async def look_up(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """
     limiter = required_event_loop("a call to the resolver").threads.lookup_limiter
     job = ThreadJob(function, args, limiter)
-    return cast(T, await _done_by(job, limiter, ThreadCommand(function, args, job)))
+    command = ThreadCommand(function, args, job)
+    return cast(T, await _done_by(job, limiter, command, command))
 
 
 def current_default_thread_limiter() -> CapacityLimiter:
@@ -129,17 +133,17 @@ def current_default_thread_limiter() -> CapacityLimiter:
 
 
 @coroutine
-def _done_by(job: ThreadJob, limiter: CapacityLimiter, command: ThreadCommand) -> Generator[Command, Any, Any]:
+def _done_by(
+    job: ThreadJob, limiter: CapacityLimiter, begin: ThreadCommand, wait: ThreadCommand
+) -> Generator[Command, Any, Any]:
     """Have a job done, and carry out the calls that its thread makes into the loop."""
     yield from limiter.acquire_on_behalf_of(job)
     try:
-        if command.is_shielded:
-            yield GIVE_WAY  # a wait: a task that is cancelled already begins nothing
-        outcome = yield command
+        outcome = yield begin
         while job.call is not None:
             yield from job.call.made_by_waiter().__await__()
             job.go_home()
-            outcome = yield command
+            outcome = yield wait
         return outcome
     except BaseException:
         if not job.has_begun:
@@ -396,6 +400,7 @@ class Threads:
         self._inbox = inbox
         self._jobs: dict[ThreadJob, TaskHandle[Any] | None] = {}  # those that run, and who waits for it
         self._crew = _Crew()
+        self._forks = fork_count()
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -415,8 +420,10 @@ class Threads:
 
     def forget(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
         """Take a task out of its wait; the thread runs on."""
-        if command.job is not None:
-            self._jobs[command.job] = None
+        job = command.job
+        if job is not None:
+            self._jobs[job] = None
+            job.is_abandoned = True
 
     @property
     def can_wake_a_task(self) -> bool:
@@ -431,6 +438,7 @@ class Threads:
         self._inbox.post(self._done, job)
 
     def _begin(self, job: ThreadJob, task: TaskHandle[Any]) -> None:
+        self.after_fork()
         job.begin(task, self)
         self._jobs[job] = task
         try:
@@ -448,7 +456,7 @@ class Threads:
             job.limiter.release_on_behalf_of(job)
         if waiter is not None:
             job.tell(self._ready)
-        else:
+        elif job.is_abandoned:
             job.log_error()
 
     # --- calls into the loop -----------------------------------------------------------------------------------------
@@ -482,7 +490,10 @@ class Threads:
         crew.dismiss()
 
     def after_fork(self) -> None:
-        """This is the child, which has none of the threads: whoever waits for one is told."""
+        """The child of a fork has none of the threads: whoever waits for one is told, once."""
+        if self._forks == fork_count():
+            return
+        self._forks = fork_count()
         self.calls.clear()
         self._crew = _Crew()
         for job in list(self._jobs):
