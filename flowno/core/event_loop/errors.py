@@ -89,4 +89,4 @@ class SelectorUnavailableError(FlownoError, OSError):
 
 
 class WouldBlockError(FlownoError, RuntimeError):
-    """There is no token of a limiter to borrow without waiting."""
+    """What was to be taken without waiting is not to be had at the moment."""
