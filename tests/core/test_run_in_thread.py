@@ -149,7 +149,9 @@ def test_the_thread_has_a_copy_of_the_context_of_the_task() -> None:
     flowno.run(main())
 
 
-@pytest.mark.parametrize("function", [None, 1, sleep(0), run_in_thread, "text"], ids=repr)
+@pytest.mark.parametrize(
+    "function", [None, "text", sleep(0), run_in_thread], ids=["None", "str", "coroutine", "coroutine function"]
+)
 def test_only_an_ordinary_function_is_taken(function: Any) -> None:
     async def main() -> None:
         with pytest.raises(TypeError, match="takes an ordinary function"):

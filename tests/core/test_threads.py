@@ -526,7 +526,7 @@ def test_no_call_is_lost_while_the_loop_has_nothing_else_to_do() -> None:
         assert [count for i, count in seen if i == index] == list(range(each))
 
 
-@pytest.mark.parametrize("function", [None, 1, sleep(0)], ids=repr)
+@pytest.mark.parametrize("function", [None, "text", sleep(0)], ids=["None", "str", "coroutine"])
 def test_only_a_function_can_be_called(function: Any) -> None:
     with EventLoop() as loop, pytest.raises(TypeError, match="takes a function"):
         loop.call_soon_threadsafe(function)

@@ -228,7 +228,8 @@ class ThreadJob:
         self.task._wake(ready)
 
     def go_home(self) -> None:
-        """From its next step on the task runs in its own context again."""
+        """The call has been made; from its next step on the task runs in its own context again."""
+        self.call = None
         self._change_context(self._home)
 
     def _change_context(self, context: Context) -> None:
@@ -315,6 +316,11 @@ class ThreadCall:
         self._value: Any = None
         self._error: BaseException | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the thread waits for the answer."""
+        return self in self.loop.threads.calls
+
     def wait(self) -> Any:
         """The value of the call, or its error raised; for the thread that makes it.
 
@@ -371,8 +377,6 @@ class ThreadCall:
 
     def _answer(self, value: Any, error: BaseException | None) -> None:
         """Let the thread go on. The first answer counts: a run that ends does not wait for that of the call."""
-        if self.job is not None and self.job.call is self:
-            self.job.call = None
         if self.loop.threads.forget_call(self):
             self._value = value
             self._error = None if error is None else error.with_traceback(_without_frames(error, 2))
@@ -521,7 +525,7 @@ class Worker(Thread):
     def may_call_in(self) -> bool:
         """Whether it could make a call that makes a task ready: it is at a function of the program, and not waiting."""
         job = self.job
-        return job is not None and job.serves_calls and job.call is None
+        return job is not None and job.serves_calls and (job.call is None or not job.call.is_pending)
 
     def take(self, job: ThreadJob | None) -> None:
         """Do a job, or end; for who has taken the thread out of those that rest."""
