@@ -8,6 +8,7 @@ want to keep it or choose its selector; :func:`available_selectors` lists the ch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import from_thread
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
 from .core.event_loop.errors import (
     BrokenBarrierError,
@@ -48,6 +49,7 @@ from .core.event_loop.signals import open_signal_receiver
 from .core.event_loop.synchronization import (
     Barrier,
     BarrierStatistics,
+    CapacityLimiter,
     Condition,
     ConditionStatistics,
     CountdownLatch,
@@ -59,6 +61,7 @@ from .core.event_loop.synchronization import (
     SemaphoreStatistics,
 )
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
+from .core.event_loop.threads import current_default_thread_limiter, run_in_thread
 
 if TYPE_CHECKING:
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
@@ -80,6 +83,7 @@ __all__ = [
     "BrokenResourceError",
     "BusyResourceError",
     "CancelScope",
+    "CapacityLimiter",
     "ClosedResourceError",
     "Condition",
     "ConditionStatistics",
@@ -118,10 +122,12 @@ __all__ = [
     "available_selectors",
     "azip",
     "connect",
+    "current_default_thread_limiter",
     "current_event_loop",
     "current_task",
     "current_time",
     "exit",
+    "from_thread",
     "gather",
     "getaddrinfo",
     "getnameinfo",
@@ -132,6 +138,7 @@ __all__ = [
     "open_signal_receiver",
     "open_unix_connection",
     "run",
+    "run_in_thread",
     "run_process",
     "serve_activated",
     "serve_sockets",

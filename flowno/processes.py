@@ -40,7 +40,7 @@ import socket as _socket
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import RLock, Thread
+from threading import RLock
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from .core.event_loop.primitives import sleep, wait_readable
@@ -49,7 +49,7 @@ from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Lock
 from .core.event_loop.tasks import TaskCancelled
-from .core.event_loop.threads import WORKERS
+from .core.event_loop.threads import OwnThread
 from .net.streams import Stream
 
 if TYPE_CHECKING:
@@ -453,10 +453,7 @@ def _tell(block: Callable[[], object], far_end: _socket.socket) -> None:
 
 
 def _start_thread(work: Callable[..., None], *args: Any) -> None:
-    """A daemon, as a child that does not end must not keep its parent from ending."""
-    thread = Thread(target=work, args=args, name=f"flowno process: {work.__name__}", daemon=True)
-    WORKERS.add(thread)
-    thread.start()
+    OwnThread(target=work, args=args, name=f"flowno process: {work.__name__}").start()
 
 
 # ---------------------------------------------------------------------------------------------------------------- pipes

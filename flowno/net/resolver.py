@@ -1,7 +1,8 @@
 """Names and addresses, looked up beside the other tasks.
 
-The system's resolver blocks, so it is asked in a worker thread. What is a number already needs no resolver and no
-thread: it is answered at once, and in the same way on every system.
+The system's resolver blocks, so it is asked in worker threads, for 40 names at a time; further ones wait for their
+turn. What is a number already needs no resolver and no thread: it is answered at once, and in the same way on every
+system.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Generator, Sequence
 from types import coroutine
 from typing import Any, TypeAlias
 
-from ..core.event_loop.commands import Command, ThreadCommand
+from ..core.event_loop.commands import Command
 from ..core.event_loop.running import required_event_loop
 from ..core.event_loop.tasks import GIVE_WAY
+from ..core.event_loop.threads import look_up
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]
 
@@ -69,7 +71,7 @@ async def getaddrinfo(
         await _completed()
         return found
     try:
-        return list(await _in_thread(world.getaddrinfo, host, port, family, type, proto, flags))
+        return list(await look_up(world.getaddrinfo, host, port, family, type, proto, flags))
     except _socket.gaierror as error:
         error.filename = (host, port)  # str() shows it behind the reason
         raise
@@ -99,17 +101,10 @@ async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, s
             required_event_loop("getnameinfo()")
             await _completed()
             return _socket.getnameinfo(sockaddr, flags)
-        found: tuple[str, str] = await _in_thread(_socket.getnameinfo, sockaddr, flags)
-        return found
+        return await look_up(_socket.getnameinfo, sockaddr, flags)
     except _socket.gaierror as error:
         error.filename = sockaddr
         raise
-
-
-@coroutine
-def _in_thread(function: Any, *args: Any) -> Generator[Command, Any, Any]:
-    required_event_loop("a call to the resolver")
-    return (yield ThreadCommand(function, args))
 
 
 @coroutine

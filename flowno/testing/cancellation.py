@@ -14,13 +14,13 @@ import gc
 import os
 import stat
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from enum import Enum
-from threading import Thread
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -30,7 +30,7 @@ from ..core.event_loop.primitives import sleep
 from ..core.event_loop.scopes import CancelScope, move_on_after
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled, TaskHandle
-from ..core.event_loop.threads import WORKERS
+from ..core.event_loop.threads import OwnThread
 
 if TYPE_CHECKING:
     from ..core.event_loop.backend import SelectorChoice
@@ -138,7 +138,7 @@ def cancel_everywhere(
         >>> cancel_everywhere(careless)
         Traceback (most recent call last):
         flowno.testing.cancellation.CancellationLeak: the program was cancelled at suspension 1, SleepCommand(0), by...
-          <TaskHandle careless cancelled> ended with a lock that it did not release: <Lock broken by <TaskHandle careless cancelled>>
+          <TaskHandle careless cancelled> ended with a lock that it did not release: <Lock broken by ...
     """
     run(program(), selector)  # also so that whatever is imported or opened once is, before anything is counted
     gc.collect()  # what others have dropped is not to be found here
@@ -360,7 +360,7 @@ class _Run:
             raw_task = self._inside_scope(raw_task)
         raw_task.__qualname__ = getattr(program, "__qualname__", type(program).__name__)  # the task is called so
         task = self._task = _Probe(loop, raw_task)
-        loop._start(task)
+        loop.start(task)
         if not self._suspension:
             task.cancel()
         task._add_callback(self._note_end)
@@ -456,8 +456,8 @@ def _left_in(loop: EventLoop) -> list[str]:
         problems.append(f"timers that were not taken back: {len(loop.timers)}")
     if loop.fds.registered:
         problems.append(f"fds that are still registered: {loop.fds.registered}")
-    if loop._jobs:
-        problems.append(f"calls in threads that a task still waits for: {len(loop._jobs)}")
+    if loop.threads.can_wake_a_task:
+        problems.append("a call in a thread that a task still waits for")
     return problems
 
 
@@ -477,7 +477,7 @@ def _unclosed(problems: list[str]) -> Iterator[None]:
 def _left_fds(before: dict[int, tuple[int, ...]]) -> list[str]:
     """What has become of the open fds."""
     deadline = time.monotonic() + THREAD_GRACE
-    while (now := _open_fds()) != before and time.monotonic() < deadline and any(map(Thread.is_alive, WORKERS)):
+    while (now := _open_fds()) != before and time.monotonic() < deadline and _own_threads():
         time.sleep(0.001)  # a resolver that nobody waits for any more has its files open
     if now != before:
         gc.collect()
@@ -486,6 +486,11 @@ def _left_fds(before: dict[int, tuple[int, ...]]) -> list[str]:
         *(f"fd {fd} is still open: {_kind(now[fd])}" for fd in now if now[fd] != before.get(fd)),
         *(f"fd {fd} was open before, and is not: {_kind(before[fd])}" for fd in before if fd not in now),
     ]
+
+
+def _own_threads() -> bool:
+    """Whether a thread of flowno's own is still at work, for nobody."""
+    return any(isinstance(thread, OwnThread) for thread in threading.enumerate())
 
 
 def _open_fds() -> dict[int, tuple[int, ...]]:

@@ -1,14 +1,18 @@
-"""Other threads: they start and cancel tasks, close handles, and no wake-up is lost."""
+"""Other threads: they start and cancel tasks, call functions, close handles, and no wake-up is lost."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 import flowno
 from flowno import ClosedResourceError, EventLoop, EventLoopError, TaskCancelled, TaskHandle, sleep, spawn
+from flowno.core.event_loop.inbox import Inbox
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER
@@ -320,3 +324,259 @@ def test_loops_of_many_threads_are_independent() -> None:
     in_threads(6, work)
     assert results == {number: [number] * 50 for number in range(6)}
     loops.clear()
+
+
+# --- call_soon_threadsafe ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_called_from_another_thread_wakes_the_loop_and_runs_in_its_thread() -> None:
+    seen: list[object] = []
+    done = threading.Event()
+
+    def call(*args: object) -> None:
+        seen.append((args, threading.get_ident(), flowno.current_event_loop()))
+        done.set()
+
+    def run() -> None:
+        seen.append(threading.get_ident())
+        loop.run_until_complete(root(), join=True)
+
+    async def root() -> None:
+        event = flowno.Event()
+        events.append(event)
+        started.set()
+        await event.wait()
+
+    started = threading.Event()
+    events: list[flowno.Event] = []
+    with EventLoop() as loop:
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert started.wait(NET)
+        loop.call_soon_threadsafe(call, 1, "two")
+        assert done.wait(NET)
+        loop.call_soon_threadsafe(events[0].set)
+        thread.join(NET)
+    assert seen[1] == ((1, "two"), seen[0], loop)
+
+
+def test_calls_are_made_in_their_order_before_the_next_batch() -> None:
+    async def root() -> None:
+        loop = flowno.current_event_loop()
+        assert loop is not None
+        for number in range(3):
+            loop.call_soon_threadsafe(seen.append, number)
+        assert seen == []
+        await sleep(0)
+        assert seen == [0, 1, 2]
+
+    seen: list[int] = []
+    flowno.run(root())
+
+
+def test_a_call_that_makes_another_does_not_keep_the_tasks_waiting() -> None:
+    async def root() -> None:
+        def again() -> None:
+            seen.append(1)
+            loop.call_soon_threadsafe(again)
+
+        again()
+        for _ in range(5):
+            await sleep(0)
+
+    seen: list[int] = []
+    with EventLoop() as loop:
+        loop.run_until_complete(root(), join=True, wait_for_spawned_tasks=False)
+        assert 5 <= len(seen) <= 7
+        loop.inbox.items.clear()
+
+
+def test_a_call_made_before_the_run_is_made_with_it() -> None:
+    seen: list[int] = []
+    with EventLoop() as loop:
+        loop.call_soon_threadsafe(seen.append, 1)
+        assert seen == []
+        loop.run_until_complete(sleep(0))
+        assert seen == [1]
+
+
+def test_a_call_has_a_copy_of_the_context_of_its_caller() -> None:
+    variable = ContextVar("variable", default="nothing")
+
+    def call() -> None:
+        seen.append(variable.get())
+        variable.set("of the call")
+
+    seen: list[str] = []
+    with EventLoop() as loop:
+        variable.set("of the caller")
+        loop.call_soon_threadsafe(call)
+        variable.set("changed since")
+        loop.call_soon_threadsafe(call)
+        loop.run_until_complete(sleep(0))
+        assert seen == ["of the caller", "changed since"]
+        assert variable.get() == "changed since"
+
+
+def test_an_error_of_a_call_is_logged_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def call() -> None:
+        raise error
+
+    async def root() -> str:
+        loop.call_soon_threadsafe(call)
+        loop.call_soon_threadsafe(seen.append, 1)
+        await sleep(0)
+        return "root"
+
+    error = ValueError("of a call")
+    seen: list[int] = []
+    with EventLoop() as loop:
+        assert loop.run_until_complete(root(), join=True) == "root"
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert "call_soon_threadsafe" in record.getMessage()
+    assert seen == [1]
+
+
+def test_an_interrupt_in_a_call_ends_the_run() -> None:
+    def call() -> None:
+        raise KeyboardInterrupt
+
+    async def root() -> None:
+        loop.call_soon_threadsafe(call)
+        await sleep(FOREVER)
+
+    with EventLoop() as loop, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(root())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="os.kill ends the process there")
+def test_a_signal_handler_can_call_a_function_while_the_loop_waits() -> None:
+    async def root() -> None:
+        event = flowno.Event()
+        loop = flowno.current_event_loop()
+        assert loop is not None
+        before = signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon_threadsafe(event.set))
+        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
+        try:
+            timer.start()
+            await event.wait()
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+
+    flowno.run(root())
+
+
+def test_a_call_that_comes_between_the_last_look_and_the_wait_is_made_at_once() -> None:
+    """It is posted by another thread just before the selector is asked, for as long as it takes."""
+
+    async def root() -> None:
+        event = flowno.Event()
+        await sleep(0)
+        counting.before_select = lambda: post(event)
+        await event.wait()
+
+    def post(event: flowno.Event) -> None:
+        counting.before_select = bool
+        asked.append(counting.timeouts[-1])
+        in_threads(1, lambda _: loop.call_soon_threadsafe(event.set))
+
+    asked: list[float | None] = []
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+    assert asked != [0]
+    assert counting.calls["select"] < 20
+
+
+def test_a_call_that_comes_before_the_last_look_keeps_the_loop_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is posted just before the loop says that it sleeps, so nobody wakes it."""
+
+    async def root() -> None:
+        event = flowno.Event()
+        await sleep(0)
+
+        def nothing_can_happen(deadline: float | None) -> bool:
+            monkeypatch.undo()
+            in_threads(1, lambda _: loop.call_soon_threadsafe(event.set))
+            return False
+
+        monkeypatch.setattr(loop, "_nothing_can_happen", nothing_can_happen)
+        await event.wait()
+
+    with EventLoop() as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_no_call_is_lost_while_the_loop_has_nothing_else_to_do() -> None:
+    number, each = 4, 500
+    seen: list[tuple[int, int]] = []
+
+    def work(index: int) -> None:
+        for count in range(each):
+            done = threading.Event()
+            loop.call_soon_threadsafe(lambda count=count, done=done: (seen.append((index, count)), done.set()))
+            if count % 5 == 0:
+                assert done.wait(NET)  # so that the loop goes to sleep in between
+
+    with EventLoop() as loop, running(loop):
+        in_threads(number, work)
+    for index in range(number):
+        assert [count for i, count in seen if i == index] == list(range(each))
+
+
+@pytest.mark.parametrize("function", [None, "text", sleep(0)], ids=["None", "str", "coroutine"])
+def test_only_a_function_can_be_called(function: Any) -> None:
+    with EventLoop() as loop, pytest.raises(TypeError, match="takes a function"):
+        loop.call_soon_threadsafe(function)
+
+
+# --- after the end ----------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_loop_takes_neither_calls_nor_tasks() -> None:
+    loop = EventLoop()
+    loop.close()
+    with pytest.raises(EventLoopError, match="cannot call a function: <EventLoop .* closed>"):
+        loop.call_soon_threadsafe(bool)
+    coroutine = sleep(0)
+    with pytest.raises(EventLoopError, match="cannot start a task: <EventLoop .* closed>"):
+        loop.create_task(coroutine)
+
+
+@pytest.mark.parametrize("what", ["task", "call"])
+def test_a_loop_that_is_closed_at_this_moment_says_so(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the caller has looked whether it is open, and before what it posts is there."""
+
+    async def task() -> None:
+        seen.append("run")
+
+    def post_late(inbox: Inbox, *args: Any) -> None:
+        monkeypatch.undo()
+        loop.close()
+        inbox.post(*args)
+
+    seen: list[str] = []
+    loop = EventLoop()
+    monkeypatch.setattr(Inbox, "post", post_late)
+    with pytest.raises(EventLoopError, match="closed"):
+        loop.create_task(task()) if what == "task" else loop.call_soon_threadsafe(seen.append, "called")
+    assert seen == []
+
+
+def test_a_task_that_comes_too_late_for_the_end_is_closed_and_known_to_be() -> None:
+    """Each clean-up starts another task, in another thread; at some time the end is final."""
+    handles: list[TaskHandle[None]] = []
+
+    async def again() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            in_threads(1, lambda _: handles.append(loop.create_task(again())))
+
+    with EventLoop() as loop:
+        handles.append(loop.create_task(again()))
+    assert len(handles) > 2
+    assert all(handle.is_cancelled for handle in handles)
+    assert not loop.has_living_tasks()

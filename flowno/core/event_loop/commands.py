@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from .backend import FileObject
     from .fd_table import FdRecord
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from .scopes import TaskGroup
     from .selectors import SocketHandle
     from .signals import SignalReceiver
-    from .synchronization import Barrier, Condition, Event, Lock, Semaphore
+    from .synchronization import Barrier, CapacityLimiter, Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
+    from .threads import ThreadJob
 
 __all__ = [
     "BarrierWaitCommand",
@@ -37,6 +38,7 @@ __all__ = [
     "GroupSpawnCommand",
     "GroupWaitCommand",
     "JoinCommand",
+    "LimiterAcquireCommand",
     "LockAcquireCommand",
     "LockReleaseCommand",
     "QueueGetCommand",
@@ -47,6 +49,8 @@ __all__ = [
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
     "ShieldedSleepCommand",
+    "ShieldedThreadCommand",
+    "ShieldedThreadWaitCommand",
     "SignalWaitCommand",
     "SleepCommand",
     "SocketAcceptCommand",
@@ -315,6 +319,25 @@ class BarrierWaitCommand(QueueingCommand):
         return f"BarrierWaitCommand({self.barrier!r})"
 
 
+class LimiterAcquireCommand(QueueingCommand):
+    """Wait for a token of a capacity limiter. A wait.
+
+    Args:
+        limiter: The limiter.
+        borrower: Who is to have the token.
+    """
+
+    __slots__ = ("borrower", "limiter")
+
+    def __init__(self, limiter: CapacityLimiter, borrower: Hashable) -> None:
+        super().__init__(limiter.waiters)
+        self.limiter = limiter
+        self.borrower = borrower
+
+    def __repr__(self) -> str:
+        return f"LimiterAcquireCommand({self.limiter!r}, {self.borrower!r})"
+
+
 class QueueGetCommand(QueueingCommand):
     """Wait for the next item of a queue, and take it out; the answer is the item. A wait.
 
@@ -450,21 +473,40 @@ class ExitCommand(Command):
 class ThreadCommand(Command):
     """Call a function in a worker thread; the answer is what it returns or raises. A wait.
 
-    A cancelled task does not wait for the thread, whose outcome is then dropped.
+    A cancelled task does not wait for the thread, whose outcome is then dropped. Where the thread makes a call into the
+    loop, the task is resumed to carry it out; then it yields a command for the same job, and goes on waiting.
 
     Args:
         function: What to call.
         args: Its positional arguments.
+        job: The record of the call, where there is one already; else the loop makes it.
     """
 
-    __slots__ = ("args", "function")
+    __slots__ = ("args", "function", "job")
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], job: ThreadJob | None = None) -> None:
         self.function = function
         self.args = args
+        self.job = job
 
     def __repr__(self) -> str:
-        return f"ThreadCommand({self.function!r}, {self.args!r})"
+        return f"{type(self).__name__}({self.function!r}, {self.args!r})"
+
+
+class ShieldedThreadCommand(ThreadCommand):
+    """As :class:`ThreadCommand`, for a task that waits until the thread is done. A wait only before that has begun."""
+
+    __slots__ = ()
+
+    is_shielded = True
+
+
+class ShieldedThreadWaitCommand(ShieldedThreadCommand):
+    """As :class:`ShieldedThreadCommand`, once the thread has begun: no wait."""
+
+    __slots__ = ()
+
+    is_wait = False
 
 
 class FdCommand(Command):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DeadlockError
 from .signals import is_ours
-from .threads import WORKERS
+from .threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,10 +65,12 @@ class DeadlockWatch:
 def _somebody_could_call_in() -> bool:
     """Whether there is anything in this process that could make a task ready from outside of the loop.
 
-    That is another thread than this one and our workers, which could call ``create_task`` or ``cancel``; or a signal
-    handler that the program has installed, which could do the same.
+    That is another thread than this one, which could call ``create_task`` or ``cancel``, or a signal handler that the
+    program has installed, which could do the same. A worker thread of ours is one only while it is at a function of the
+    program, as it is where the task that has asked for it no longer waits.
     """
-    ours = {threading.get_ident(), *(worker.ident for worker in WORKERS)}
+    own_threads = [thread for thread in threading.enumerate() if isinstance(thread, OwnThread)]
+    ours = {threading.get_ident(), *(thread.ident for thread in own_threads if not thread.may_call_in)}
     if not ours.issuperset(sys._current_frames()):
         return True
     return any(callable(handler) and not is_ours(handler) for handler in map(signal.getsignal, signal.valid_signals()))

@@ -74,7 +74,7 @@ class UnknownSelectorError(FlownoError, ValueError):
 
 
 class NotOwnerError(FlownoError, RuntimeError):
-    """A task did to a lock what only its owner may do."""
+    """A task did to a lock what only its owner may do, or gave back to a limiter what was not borrowed."""
 
 
 class QueueClosedError(FlownoError, RuntimeError):

@@ -13,9 +13,9 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 from .backend import Selector, SelectorChoice, World, open_selector, world_of
 from .commands import (
@@ -32,6 +32,7 @@ from .commands import (
     GroupSpawnCommand,
     GroupWaitCommand,
     JoinCommand,
+    LimiterAcquireCommand,
     LockAcquireCommand,
     LockReleaseCommand,
     QueueGetCommand,
@@ -42,6 +43,8 @@ from .commands import (
     ShieldedGroupWaitCommand,
     ShieldedLockAcquireCommand,
     ShieldedSleepCommand,
+    ShieldedThreadCommand,
+    ShieldedThreadWaitCommand,
     SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
@@ -71,7 +74,7 @@ from .tasks import (
     close_coroutine,
     coroutine_of,
 )
-from .threads import ThreadJob
+from .threads import Threads
 from .timers import Timer, Timers
 
 if TYPE_CHECKING:
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
 __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: Carries out a command for a task, or takes a task out of the wait that the command has put it into.
 Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
@@ -188,7 +192,7 @@ class EventLoop:
             raise
         self.clock = self._world.clock
         self.timers = Timers()
-        self._jobs: dict[TaskHandle[Any], ThreadJob] = {}
+        self.threads = Threads(self.ready, self.inbox)
         self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
         self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._ending: Ending | None = None
@@ -229,16 +233,37 @@ class EventLoop:
         try:
             checked_name(name)
             self._check_open("start a task")
+            task = TaskHandle(self, raw_task, copy_context())
+            task._name = name
+            if self.inbox.thread_id is not None and self.inbox.is_at_hand:
+                self.start(task)
+            else:
+                self.inbox.post(self.start, task)
+                self._check_open("start a task")  # again: close() says first that it is, and then looks what is posted
         except (EventLoopError, TypeError):
             raw_task.close()  # else Python adds to the error that it was never awaited
             raise
-        task = TaskHandle(self, raw_task, copy_context())
-        task._name = name
-        if self.inbox.thread_id is not None and self.inbox.is_at_hand:
-            self._start(task)
-        else:
-            self.inbox.post(self._start, task)
         return task
+
+    def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Call a function in the loop's thread, before its next batch of tasks; from any thread and signal handler.
+
+        The loop is woken where it waits. Calls are made in the order in which they came, in a copy of the caller's
+        context; where the loop does not run, with its next run. An error of the function is logged.
+
+        Args:
+            function: What to call. It must not block; to start a coroutine, :meth:`create_task` does.
+            args: Its positional arguments.
+
+        Raises:
+            TypeError: ``function`` cannot be called.
+            EventLoopError: The loop is closed.
+        """
+        if not callable(function):
+            raise TypeError(f"call_soon_threadsafe() takes a function, not {function!r}")
+        self._check_open("call a function")
+        self.inbox.post(_call, (copy_context(), function, args))
+        self._check_open("call a function")
 
     def cancel(self, raw_task: Coroutine[Any, Any, Any]) -> bool:
         """Cancel the task that runs a coroutine, as :meth:`TaskHandle.cancel` does.
@@ -304,7 +329,7 @@ class EventLoop:
             raise
         command: ExitCommand | None = None
         try:
-            self._start(task)
+            self.start(task)
             try:
                 self.run_until(None if wait_for_spawned_tasks else task)
                 self._interrupts.check()
@@ -359,6 +384,11 @@ class EventLoop:
                     raise late
         finally:
             self._closed = True
+            for task in self._living_tasks():  # other threads have posted them since
+                self.tasks[task] = None
+                close_coroutine(task)
+                self.end_task(task, CANCELLED, None)
+            self.inbox.items.clear()
             self._release()
 
     def __enter__(self) -> Self:
@@ -421,6 +451,7 @@ class EventLoop:
         self.fds.retire_idle()
         self.fds.remove_waker()
         self.inbox.close()
+        self.threads.leave()
         if not self.tasks:  # nobody is left who could still join
             for unjoined in list(self._unjoined):
                 unjoined.report()
@@ -537,7 +568,7 @@ class EventLoop:
 
     def _nothing_can_happen(self, deadline: float | None) -> bool:
         """Whether nothing in this loop can ever make a task ready again."""
-        if self.inbox.items or self._jobs or self.fds.has_waiters or self.signals.has_waiters:
+        if self.inbox.items or self.fds.has_waiters or self.threads.can_wake_a_task or self.signals.has_waiters:
             return False
         return deadline is None or (self._ending is not None and deadline == inf)  # to sleep for ever is no clean-up
 
@@ -579,9 +610,7 @@ class EventLoop:
         if running:
             self.inbox.thread_id = threading.get_ident()
             self._open_waker()
-        for job in list(self._jobs.values()):
-            job.error = EventLoopError("the worker thread did not come along when the process forked")
-            self._job_done(job)
+        self.threads.after_fork()
 
     def _cancel_all(self) -> BaseException | None:
         """End every task; see :class:`Ending`."""
@@ -599,9 +628,10 @@ class EventLoop:
 
     def _living_tasks(self) -> list[TaskHandle[Any]]:
         """The tasks that have not ended, those included that were posted and are to start."""
-        return [*self.tasks, *(task for call, task in list(self.inbox.items) if call == self._start)]
+        return [*self.tasks, *(task for call, task in list(self.inbox.items) if call == self.start)]
 
-    def _start(self, task: TaskHandle[Any]) -> None:
+    def start(self, task: TaskHandle[Any]) -> None:
+        """Have a new task make its first step with the next batch; only in the loop's thread."""
         self.tasks[task] = None
         self.ready.append(task)
 
@@ -717,7 +747,7 @@ class EventLoop:
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> TaskHandle[None]:
         task = TaskHandle(self, _close(generator), copy_context())
-        self._start(task)
+        self.start(task)
         return task
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -735,7 +765,9 @@ class EventLoop:
             GroupSpawnCommand: self._spawn_in_group,
             GroupWaitCommand: self._wait_for_group,
             ShieldedGroupWaitCommand: self._wait_for_group,
-            ThreadCommand: self._call_in_thread,
+            ThreadCommand: self.threads.wait_for,
+            ShieldedThreadCommand: self.threads.wait_for,
+            ShieldedThreadWaitCommand: self.threads.wait_for,
             QueueingCommand: self._queue,
             QueueGetCommand: self._get,
             QueuePeekCommand: self._peek,
@@ -749,6 +781,7 @@ class EventLoop:
             ConditionNotifyCommand: self._notify,
             SemaphoreAcquireCommand: self._acquire_semaphore,
             BarrierWaitCommand: self._wait_at_barrier,
+            LimiterAcquireCommand: self._acquire_token,
             FdReadableCommand: fds.wait_readable,
             FdWritableCommand: fds.wait_writable,
             SocketCheckCommand: fds.check,
@@ -760,7 +793,7 @@ class EventLoop:
         forgetters: dict[type[Command], Handler] = {
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
-            ThreadCommand: self._forget_thread,
+            ThreadCommand: self.threads.forget,
             QueueingCommand: self._forget_queue,
             FdReadableCommand: fds.forget_reader,
             FdWritableCommand: fds.forget_writer,
@@ -881,6 +914,13 @@ class EventLoop:
         else:
             self._queue(task, command)
 
+    def _acquire_token(self, task: TaskHandle[Any], command: LimiterAcquireCommand) -> None:
+        if command.limiter.has_token:
+            command.limiter.lend_to(command.borrower)
+            task._wake(self.ready)
+        else:
+            self._queue(task, command)
+
     def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
         if len(command.source):
             task._wake(self.ready, command.source.take())
@@ -917,19 +957,6 @@ class EventLoop:
         if not command.requested:
             self.request_cancel(command.task_handle)
         self._join(task, command)
-
-    def _call_in_thread(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
-        self._jobs[task] = ThreadJob(task, command, self.inbox, self._job_done)
-        task._waiting = command
-
-    def _job_done(self, job: ThreadJob) -> None:
-        task = job.task
-        if self._jobs.get(task) is job:
-            del self._jobs[task]
-            task._wake(self.ready, job.value, job.error)
-
-    def _forget_thread(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
-        del self._jobs[task]
 
 
 def run(main: Awaitable[T], selector: SelectorChoice | None = None) -> T:
@@ -983,6 +1010,15 @@ def _is_outcome(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split((Exception, TaskCancelled))[1] is None
     return isinstance(error, (Exception, TaskCancelled))
+
+
+def _call(argument: tuple[Context, Callable[..., object], tuple[Any, ...]]) -> None:
+    """What :meth:`EventLoop.call_soon_threadsafe` posts."""
+    context, function, args = argument
+    try:
+        context.run(function, *args)
+    except Exception:
+        logger.exception("%r raised, which was called by call_soon_threadsafe()", function)
 
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:

@@ -54,12 +54,12 @@ from .commands import (
     SocketConnectCommand,
     SocketRecvCommand,
     SocketSendCommand,
-    ThreadCommand,
 )
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .running import current_event_loop, current_world, required_event_loop
 from .tasks import GIVE_WAY
+from .threads import look_up
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -1151,7 +1151,8 @@ class SocketHandle:
         if _is_number(host):
             return address
         query = (host, port, family, self.socket.type, self.socket.proto)
-        found: Any = yield ThreadCommand(required_event_loop(repr(self)).world.getaddrinfo, query)
+        world = required_event_loop(repr(self)).world
+        found: Any = yield from look_up(world.getaddrinfo, *query).__await__()
         number = found[0][4]
         return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
 
