@@ -789,8 +789,10 @@ def stream_pair(buffer: int | None = None) -> Iterator[tuple[Stream, Stream]]:
 
 
 async def write_slowly(stream: Stream, books: Books, *pieces: bytes) -> None:
+    """Write pieces, so many turns between them that each finds the reader waiting."""
     for piece in pieces:
-        await sleep(0)
+        for _ in range(4):
+            await sleep(0)
         await stream.write(piece)
         books.give(piece)
 
