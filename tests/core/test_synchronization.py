@@ -248,6 +248,25 @@ def test_whoever_waits_behind_a_task_that_is_cancelled_as_it_is_its_turn_comes_n
     assert flowno.run(main()) == ["first", "third", "third goes on"]
 
 
+def test_who_does_not_have_a_lock_cannot_release_it_and_who_has_it_cannot_acquire_it() -> None:
+    async def main() -> None:
+        lock, release = Lock(), Event()
+        with pytest.raises(NotOwnerError, match="nobody has it"):
+            lock.release()
+        holder = await spawn(hold(lock, release))
+        await sleep(0)
+        with pytest.raises(NotOwnerError, match="hold alive"):
+            lock.release()
+        release.set()
+        await holder.join()
+        async with lock:
+            for _ in range(100):  # and failing again and again keeps nobody else from running
+                with pytest.raises(BusyResourceError, match="has already"):
+                    await lock.acquire()
+
+    flowno.run(main())
+
+
 async def take_and_go(lock: Lock, release: Event) -> None:
     await lock.acquire()
     await release.wait()

@@ -56,7 +56,7 @@ from .commands import (
 )
 from .deadlock import DeadlockPolicy, DeadlockWatch
 from .ending import Ending
-from .errors import BusyResourceError, EventLoopError
+from .errors import BusyResourceError, EventLoopError, FlownoError
 from .fd_table import FdTable
 from .inbox import Inbox
 from .running import current_event_loop, current_task, fork_count, set_running
@@ -515,7 +515,10 @@ class EventLoop:
                     else:
                         handlers[command.__class__](task, command)
                 except Exception as error:
-                    task._wake(ready, error=error.with_traceback(_without_loop(error.__traceback__)))
+                    # Of an error of ours the place says nothing, and its frames lead back to this one, and the loop.
+                    traceback = None if isinstance(error, FlownoError) else _without_loop(error.__traceback__)
+                    task._wake(ready, error=error.with_traceback(traceback))
+                    traceback = None
             self.running_task = task = batch = value = command = None  # what has ended is not kept
             budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
         until = None  # since Python 3.13 the traceback of a task's error leads to this frame
