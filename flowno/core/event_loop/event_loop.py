@@ -238,8 +238,7 @@ class EventLoop:
             if self.inbox.thread_id is not None and self.inbox.is_at_hand:
                 self.start(task)
             else:
-                self.inbox.post(self.start, task)
-                self._check_open("start a task")  # again: close() says first that it is, and then looks what is posted
+                self._post(self.start, task, "start a task")
         except (EventLoopError, TypeError):
             raw_task.close()  # else Python adds to the error that it was never awaited
             raise
@@ -262,8 +261,7 @@ class EventLoop:
         if not callable(function):
             raise TypeError(f"call_soon_threadsafe() takes a function, not {function!r}")
         self._check_open("call a function")
-        self.inbox.post(_call, (copy_context(), function, args))
-        self._check_open("call a function")
+        self._post(_call, (copy_context(), function, args), "call a function")
 
     def cancel(self, raw_task: Coroutine[Any, Any, Any]) -> bool:
         """Cancel the task that runs a coroutine, as :meth:`TaskHandle.cancel` does.
@@ -384,11 +382,12 @@ class EventLoop:
                     raise late
         finally:
             self._closed = True
-            for task in self._living_tasks():  # other threads have posted them since
-                self.tasks[task] = None
+            while self.inbox.items:  # other threads have posted them since
+                self.inbox.run()
+            self.ready.clear()
+            for task in list(self.tasks):
                 close_coroutine(task)
                 self.end_task(task, CANCELLED, None)
-            self.inbox.items.clear()
             self._release()
 
     def __enter__(self) -> Self:
@@ -622,6 +621,17 @@ class EventLoop:
             return self._ending.run()
         finally:
             self._ending = None
+
+    def _post(self, call: Callable[[Any], object], argument: Any, to_do: str) -> None:
+        """Post to the inbox, from any thread.
+
+        Raises:
+            EventLoopError: The loop was closed meanwhile, and nobody has looked there any more.
+        """
+        self.inbox.post(call, argument)
+        # close() says first that the loop is closed, and then makes the calls that are there.
+        if self._closed and self.inbox.withdraw(call, argument):
+            self._check_open(to_do)
 
     def _check_open(self, to_do: str) -> None:
         if self._closed:

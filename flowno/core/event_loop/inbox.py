@@ -59,6 +59,14 @@ class Inbox:
         else:
             self.post(call, argument)
 
+    def withdraw(self, call: Callable[[Any], object], argument: Any) -> bool:
+        """Take back what was posted; False where the call was made, or is about to be."""
+        try:
+            self.items.remove((call, argument))
+        except ValueError:
+            return False
+        return True
+
     def run(self) -> None:
         """Make the calls that have been posted."""
         items = self.items

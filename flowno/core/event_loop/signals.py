@@ -261,6 +261,7 @@ class Interrupts:
         if self._is_installed:
             if signal.getsignal(signal.SIGINT) == self._arrived:  # else the program has set another one meanwhile
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._root = None
             if self._came and not self._was_told:
                 raise KeyboardInterrupt
 
@@ -273,8 +274,8 @@ class Interrupts:
 
     def _tell(self, root: TaskHandle[Any]) -> None:
         self._was_told = True
-        if self._loop.is_ending:
-            return  # it is cancelled anyway
+        if self._loop.is_ending or self._root is None:
+            return  # it is cancelled anyway; or its run is over, and has raised this
         if root.done():
             raise KeyboardInterrupt
         self._where = root.get_stack()
