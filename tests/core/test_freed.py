@@ -251,17 +251,13 @@ async def leaves_generators(watch: Watch) -> None:
         pass
 
 
-#: From 3.13 on the frame of a coroutine that raised keeps the frame of the loop that ran it, and what that one had.
-# There the frame of a coroutine leads back to the frame that resumed it; where two tasks fail, one to the other.
-NEWER_FRAMES = pytest.mark.skipif(sys.version_info >= (3, 12), reason="an error holds the frames that its task ran in")
-
 PROGRAMS: list[Any] = [
     returns,
     raises,
     joins_an_error,
     raises_what_it_joined,
     joins_a_cancellation,
-    pytest.param(fails_with_sockets, marks=NEWER_FRAMES),
+    fails_with_sockets,
     is_interrupted,
     has_a_child_that_is_interrupted,
     exits,

@@ -335,12 +335,13 @@ class ThreadCall:
             raise EventLoopError(f"a thread cannot call into {self.loop!r}, which does not run")
         self.loop.inbox.post(threads.take_call, self)
         self._answered.acquire()
+        error, self._error = self._error, None  # from Python 3.12 on its traceback leads to frames that have this call
         try:
-            if self._error is not None:
-                raise self._error
+            if error is not None:
+                raise error
             return self._value
         finally:
-            del self  # the traceback has this frame
+            del self, error  # the traceback has this frame
 
     async def made_by_waiter(self) -> None:
         """Make the call in the task that waits for the thread. All that comes of it is the thread's."""
