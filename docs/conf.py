@@ -28,5 +28,5 @@ python_use_unqualified_type_names = True
 # and a protocol that signatures name only to say "has a fileno()".
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!flowno).*"),
-    (r"py:class", r"flowno\..*\.(T|T2|T3|Timer|HasFileno)"),
+    (r"py:class", r"flowno\..*\.(T|T1|T2|T3|Timer|HasFileno)"),
 ]

@@ -738,8 +738,7 @@ class CapacityLimiter:
             borrower: Who is to have the token: any object that can be in a set.
 
         Raises:
-            TypeError: ``borrower`` cannot be in a set.
-            As :meth:`acquire`.
+            TypeError: ``borrower`` cannot be in a set; and as :meth:`acquire`.
         """
         budget = (here.loop or required_event_loop("CapacityLimiter.acquire_on_behalf_of()")).budget
         if borrower in self._borrowers:
@@ -755,8 +754,7 @@ class CapacityLimiter:
         """As :meth:`acquire_nowait`, for a borrower of any kind.
 
         Raises:
-            TypeError: ``borrower`` cannot be in a set.
-            As :meth:`acquire_nowait`.
+            TypeError: ``borrower`` cannot be in a set; and as :meth:`acquire_nowait`.
         """
         if borrower in self._borrowers:
             raise self._has_one_already(borrower)
