@@ -166,17 +166,17 @@ class Signals:
         """
         if threading.current_thread() is not threading.main_thread():
             raise EventLoopError(f"{receiver!r} cannot be entered here: signals come to the main thread only")
-        added = []
-        try:
-            for number in receiver.numbers:
-                if number not in self._receivers:
+        added: list[int] = []
+        for number in receiver.numbers:
+            if number not in self._receivers:
+                try:
                     self._previous[number] = signal.signal(number, self._arrived)
-                    self._receivers[number] = []
-                self._receivers[number].append(receiver)
-                added.append(number)
-        except OSError as error:
-            self._take_out(receiver, added)
-            raise OSError(error.errno, f"{_name_of(number)} cannot be received: {error.strerror}") from None
+                except OSError as error:
+                    self._take_out(receiver, added)
+                    raise OSError(error.errno, f"{_name_of(number)} cannot be received: {error.strerror}") from None
+                self._receivers[number] = []
+            self._receivers[number].append(receiver)
+            added.append(number)
 
     def remove(self, receiver: SignalReceiver, pending: Iterable[int]) -> None:
         """Let a receiver have no more signals; those that it leaves, and nobody else has, are raised again."""
