@@ -277,7 +277,7 @@ class _Probe(TaskHandle[Any]):
         return self._command
 
     @_waiting.setter
-    def _waiting(self, command: Command | None) -> None:
+    def _waiting(self, command: Command | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         old, self._command = self._command, command
         if old is not None and self.on_answer is not None:
             on_answer, self.on_answer = self.on_answer, None

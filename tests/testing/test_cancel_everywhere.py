@@ -5,6 +5,8 @@ import pickle
 import re
 import signal
 import socket as system_socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -23,6 +25,7 @@ from flowno import (
     TaskGroup,
     current_default_thread_limiter,
     current_event_loop,
+    open_process,
     open_signal_receiver,
     run_in_thread,
     sleep,
@@ -225,6 +228,12 @@ async def that_does_not_give_back_a_token() -> None:
     limiter.release_on_behalf_of("somebody")
 
 
+async def that_drops_a_process() -> None:
+    process = await open_process([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    await sleep(0)
+    await process.aclose()
+
+
 async def that_goes_on_receiving_a_signal() -> None:
     receiver = open_signal_receiver(signal.SIGTERM)
     receiver.__enter__()
@@ -281,6 +290,7 @@ async def whose_task_does_not_close_a_socket() -> None:
             that_does_not_give_back_a_token,
             r"'somebody' has not given back its token of <CapacityLimiter 1 of 40",
         ),
+        (that_drops_a_process, r"dropped, and not closed: subprocess \d+ is still running"),
         (that_goes_on_receiving_a_signal, r"signals that are still received: <SignalReceiver of SIGTERM>"),
         (that_leaves_a_handler, r"the handler of <Signals\.SIGTERM: 15> is <Handlers\.SIG_IGN: 1>, and was <Handlers"),
         (that_waits_when_it_cleans_up, r"dropped, and not closed"),
