@@ -48,7 +48,7 @@ from .core.event_loop.running import current_world, required_event_loop
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Lock
-from .core.event_loop.tasks import TaskCancelled
+from .core.event_loop.tasks import TaskCancelled, TaskHandle
 from .core.event_loop.threads import OwnThread
 from .net.streams import Stream
 
@@ -333,13 +333,12 @@ async def run_process(
     process = await open_process(
         command, stdin=stdin if input is None else subprocess.PIPE, stdout=stdout, stderr=stderr, **options
     )
+    reads: list[TaskHandle[bytes] | None] = []
     async with process:
         try:
             async with TaskGroup() as group:
-                reads = [
-                    None if stream is None else await group.spawn(stream.read())
-                    for stream in (process.stdout, process.stderr)
-                ]
+                for stream in (process.stdout, process.stderr):
+                    reads.append(None if stream is None else await group.spawn(stream.read()))
                 if process.stdin is not None:
                     await _feed(process.stdin, b"" if input is None else input)
             returncode = await process.wait()
@@ -353,7 +352,7 @@ async def run_process(
 
 
 def _start(command: Any, **options: Any) -> Process:
-    popen: subprocess.Popen[bytes] = subprocess.Popen(command, bufsize=0, **options)
+    popen: subprocess.Popen[bytes] = subprocess.Popen(command, bufsize=0, **options)  # pyright: ignore[reportAssignmentType]
     try:
         return Process(popen)
     except BaseException:

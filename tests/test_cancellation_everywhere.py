@@ -7,8 +7,12 @@ be it received, still in the buffer, or in the hands of the next in the queue. I
 """
 
 import os
+import re
+import signal
 import socket as system_socket
+import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
@@ -25,7 +29,9 @@ from flowno import (
     AsyncPriorityQueue,
     AsyncQueue,
     AsyncSetQueue,
+    Barrier,
     CancelScope,
+    CapacityLimiter,
     Condition,
     CountdownLatch,
     Event,
@@ -37,14 +43,25 @@ from flowno import (
     TaskCancelled,
     TaskGroup,
     TaskHandle,
+    WouldBlockError,
+    as_completed,
     azip,
+    current_time,
+    from_thread,
+    gather,
     getaddrinfo,
     move_on_after,
     open_connection,
+    open_process,
+    open_signal_receiver,
     open_unix_connection,
+    run_in_thread,
+    run_process,
     serve_tcp,
     serve_unix,
     sleep,
+    sleep_forever,
+    sleep_until,
     socket,
     spawn,
     start_tls,
@@ -803,12 +820,20 @@ async def drain_stream(stream: Stream, books: Books) -> None:
     books.find(await in_peace(stream.read()))
 
 
+async def read_into(stream: Stream) -> bytes:
+    buffer = bytearray(7)
+    return bytes(buffer[: await stream.readinto(buffer)])
+
+
 READS: dict[str, Callable[[Stream], Awaitable[bytes]]] = {
     "read": lambda stream: stream.read(7),
     "readexactly": lambda stream: stream.readexactly(10),
+    "readinto": read_into,
     "readuntil": lambda stream: stream.readuntil(b";"),
+    "readuntil_a_pattern": lambda stream: stream.readuntil(re.compile(rb"[;\n]")),
     "readline": lambda stream: stream.readline(),
     "iteration": lambda stream: anext(stream),
+    "chunks": lambda stream: anext(stream.chunks(7)),
 }
 
 
@@ -938,6 +963,26 @@ async def server_with_tls(books: Books, ground: Ground) -> None:
 
 
 @program
+async def server_with_tls_for_a_client_without(books: Books, ground: Ground) -> None:
+    failed = []
+
+    def note(address: Any, error: Exception) -> None:
+        failed.append(address)
+
+    tls = ground.server_context
+    async with (
+        await serve_tcp(shout, "127.0.0.1", 0, tls=tls, on_handshake_error=note) as server,
+        await open_connection(*server.addresses[0]) as stream,
+    ):
+        await stream.write(b"no TLS at all\n")
+        try:
+            await stream.read()  # until the server hangs up
+        except ConnectionResetError:
+            pass
+        assert failed == [stream.get_extra_info("sockname")]
+
+
+@program
 async def server_whose_handlers_do_not_end(books: Books, ground: Ground) -> None:
     async def hold(stream: Stream) -> None:
         begun.set()
@@ -1005,6 +1050,18 @@ async def names(books: Books, ground: Ground) -> None:
 async def sleeping(books: Books, ground: Ground) -> None:
     await sleep(0)
     await sleep(0.001)
+
+
+@program
+async def sleeping_until(books: Books, ground: Ground) -> None:
+    await sleep_until(current_time())
+    await sleep_until(current_time() + 0.001)
+
+
+@program
+async def sleeping_forever(books: Books, ground: Ground) -> None:
+    with move_on_after(0.001):
+        await sleep_forever()
 
 
 @program
@@ -1144,6 +1201,56 @@ async def group_that_fails(books: Books, ground: Ground) -> None:
             pass
 
 
+async def accounted(books: Books, operation: Awaitable[Any]) -> Any:
+    """Await this, with an entry in the books for its beginning, and one for its end."""
+    books.give(1)
+    try:
+        return await operation
+    finally:
+        books.find(1)
+
+
+@program
+async def gathering(books: Books, ground: Ground) -> None:
+    assert await gather(accounted(books, value("a", turns=3)), accounted(books, value("b", turns=1))) == ("a", "b")
+    books.balance()
+
+
+@program
+async def gathering_what_fails(books: Books, ground: Ground) -> None:
+    """The others have ended when the error arrives."""
+    error = ValueError("no")
+    try:
+        await gather(accounted(books, fail(error, turns=2)), accounted(books, value("never", turns=9)))
+    except ValueError:
+        books.balance()
+    await sleep(0)  # where a cancellation arrives that the error went before
+
+
+@program
+async def gathering_errors(books: Books, ground: Ground) -> None:
+    error = ValueError("no")
+    results = await gather(
+        accounted(books, fail(error, turns=1)), accounted(books, value("b", turns=3)), return_exceptions=True
+    )
+    assert results == (error, "b")
+
+
+@program
+async def as_they_complete(books: Books, ground: Ground) -> None:
+    """Each comes once; who is cancelled in the wait for the next passes over none."""
+    tasks = [await spawn(value(turns, turns=turns)) for turns in (9, 3, 6)]
+    books.give(*tasks)
+    completions = as_completed(tasks)
+    try:
+        async for task in completions:
+            books.find(task)
+    finally:
+        with CancelScope(shield=True):
+            async for task in completions:
+                books.find(task)
+
+
 @program
 async def time_limits(books: Books, ground: Ground) -> None:
     with move_on_after(60):
@@ -1212,6 +1319,29 @@ async def lock_that_others_wait_for(books: Books, ground: Ground) -> None:
 
 
 @program
+async def lock_without_waiting_for_it(books: Books, ground: Ground) -> None:
+    async def work() -> None:
+        while True:
+            try:
+                lock.acquire_nowait()
+            except WouldBlockError:
+                await sleep(0)
+            else:
+                break
+        try:
+            await sleep(0)
+        finally:
+            lock.release()
+
+    lock = Lock()
+    async with TaskGroup() as group:
+        await group.spawn(work())
+        await work()
+        await group.spawn(work())
+    assert not lock.is_locked()
+
+
+@program
 async def condition(books: Books, ground: Ground) -> None:
     """An item that was put under the lock is taken once, and the lock is held whenever the wait has ended."""
     items: list[int] = []
@@ -1275,6 +1405,41 @@ async def condition_that_others_wait_with(books: Books, ground: Ground) -> None:
 
 
 @program
+async def condition_that_is_to_hold(books: Books, ground: Ground) -> None:
+    """The lock is held whenever somebody looks, and whenever the wait has ended."""
+    items: list[int] = []
+
+    def is_there() -> bool:
+        assert condition.lock.is_mine()
+        return bool(items)
+
+    async def produce() -> None:
+        for number in range(2):
+            async with condition:
+                condition.notify()  # for nothing
+            await sleep(0)
+            async with condition:
+                items.append(number)
+                books.give(number)
+                condition.notify()
+
+    condition = Condition()
+    try:
+        async with TaskGroup() as group:
+            await group.spawn(produce())
+            for _ in range(2):
+                async with condition:
+                    try:
+                        await condition.wait_for(is_there)
+                    finally:
+                        assert condition.lock.is_mine()
+                    books.find(items.pop())
+    finally:
+        books.find(*items)
+    assert not condition.waiters
+
+
+@program
 async def semaphore(books: Books, ground: Ground) -> None:
     async def work() -> None:
         async with semaphore:
@@ -1318,6 +1483,162 @@ async def semaphore_that_others_wait_for(books: Books, ground: Ground) -> None:
 
 
 @program
+async def semaphore_without_waiting_for_it(books: Books, ground: Ground) -> None:
+    async def work() -> None:
+        while True:
+            try:
+                semaphore.acquire_nowait()
+            except WouldBlockError:
+                await sleep(0)
+            else:
+                break
+        try:
+            await sleep(0)
+        finally:
+            semaphore.release()
+
+    semaphore = Semaphore(1, max_value=1)
+    books.give("a permit")
+    try:
+        async with TaskGroup() as group:
+            await group.spawn(work())
+            await work()
+    finally:
+        books.find(*["a permit"] * semaphore.value)
+
+
+@program
+async def limiter(books: Books, ground: Ground) -> None:
+    async def work() -> None:
+        async with limiter:
+            assert limiter.borrowed_tokens <= 2
+            await sleep(0)
+
+    limiter = CapacityLimiter(2)
+    try:
+        async with TaskGroup() as group:
+            for _ in range(4):
+                await group.spawn(work())
+            await work()
+    finally:
+        books.give(*range(2))
+        books.find(*range(int(limiter.available_tokens)))
+    assert not limiter.waiters
+
+
+@program
+async def limiter_that_others_wait_for(books: Books, ground: Ground) -> None:
+    """A token goes to the next, where the one whose turn it was is cancelled."""
+
+    async def hold() -> None:
+        async with limiter:
+            await sleep(0.001)
+
+    async def work() -> None:
+        await sleep(0)
+        async with limiter:
+            books.find("the next")
+
+    limiter = CapacityLimiter(1)
+    tasks = [await spawn(hold()), await spawn(work())]
+    try:
+        async with limiter:
+            await sleep(0)
+    finally:
+        for task in tasks:
+            await see_out(task)
+        books.give(*["the next"] * (not tasks[1].is_cancelled), *range(1))
+        books.find(*range(int(limiter.available_tokens)))
+
+
+@program
+async def limiter_on_behalf_of_others(books: Books, ground: Ground) -> None:
+    """Who is cancelled before it has the token has not borrowed it for anybody; afterwards it is theirs."""
+
+    async def give_back() -> None:
+        for borrower in "ab":
+            await sleep(0)
+            await sleep(0)
+            limiter.release_on_behalf_of(borrower)
+            books.find(borrower)
+
+    limiter = CapacityLimiter(1)
+    await limiter.acquire_on_behalf_of("a")
+    books.give("a")
+    giving_back = await spawn(give_back())
+    try:
+        for borrower in "bc":
+            await limiter.acquire_on_behalf_of(borrower)
+            books.give(borrower)
+    finally:
+        giving_back.cancel()
+        for borrower in "abc":
+            if borrower in books.given and borrower not in books.found:
+                limiter.release_on_behalf_of(borrower)
+                books.find(borrower)
+    assert not limiter.borrowed_tokens
+
+
+@program
+async def limiter_that_grows(books: Books, ground: Ground) -> None:
+    async def grow() -> None:
+        await sleep(0)
+        limiter.total_tokens = 2
+
+    limiter = CapacityLimiter(1)
+    await limiter.acquire_on_behalf_of("somebody")
+    try:
+        async with TaskGroup() as group:
+            await group.spawn(grow())
+            async with limiter:
+                await sleep(0)
+    finally:
+        limiter.release_on_behalf_of("somebody")
+        books.find(*range(limiter.borrowed_tokens))
+
+
+@program
+async def barrier(books: Books, ground: Ground) -> None:
+    """Who was let through knows of it, each by a number of its own, in one round as in the next."""
+
+    async def come() -> None:
+        for round_ in range(2):
+            index = await barrier.wait()
+            books.find((round_, index))
+            if index == 2:  # the last, which lets the others through
+                books.give(*((round_, each) for each in range(3)))
+
+    barrier = Barrier(3)
+    async with TaskGroup() as group:
+        for _ in range(2):
+            await group.spawn(come())
+        await come()
+    assert not barrier.n_waiting
+
+
+@program
+async def barrier_where_others_wait(books: Books, ground: Ground) -> None:
+    """Who is cancelled leaves as if it had not come: the others still wait for one more."""
+
+    async def come_later() -> None:
+        await sleep(0)
+        await barrier.wait()
+
+    barrier = Barrier(3)
+    tasks = [await spawn(come_later()) for _ in range(2)]
+    is_through = False
+    try:
+        await barrier.wait()
+        is_through = True
+    finally:
+        if not is_through and not any(task.is_cancelled for task in tasks):
+            await in_peace(barrier.wait())
+        for task in tasks:
+            await see_out(task)
+        books.find(*range(barrier.n_waiting))
+
+
+@program
 async def event(books: Books, ground: Ground) -> None:
     async def happen() -> None:
         await sleep(0)
@@ -1342,6 +1663,279 @@ async def latch(books: Books, ground: Ground) -> None:
     async with TaskGroup() as group:
         await group.spawn(count())
         await latch.wait()
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+
+@program
+async def thread(books: Books, ground: Ground) -> None:
+    """One that has begun is waited for, and what it returns is not lost."""
+
+    def work(number: int) -> int:
+        books.give(number)
+        return number
+
+    for number in range(2):
+        books.find(await run_in_thread(work, number))
+
+
+@program
+async def thread_that_fails(books: Books, ground: Ground) -> None:
+    def work() -> None:
+        books.give("an error")
+        raise LookupError("an error")
+
+    try:
+        await run_in_thread(work)
+    except LookupError as error:
+        books.find(*error.args)
+
+
+@program
+async def thread_behind_others(books: Books, ground: Ground) -> None:
+    """The token for it goes to the next where this one is cancelled, and comes back."""
+
+    async def hold() -> None:
+        async with limiter:
+            await sleep(0.001)
+
+    def work() -> None:
+        books.give("done")
+
+    async def work_later() -> None:
+        await sleep(0)
+        await run_in_thread(work, limiter=limiter)
+        books.find("done")
+
+    limiter = CapacityLimiter(1)
+    tasks = [await spawn(hold()), await spawn(work_later())]
+    try:
+        await run_in_thread(work, limiter=limiter)
+        books.find("done")
+    finally:
+        for task in tasks:
+            await see_out(task)
+        books.find(*range(limiter.borrowed_tokens))
+
+
+@program
+async def thread_that_is_abandoned(books: Books, ground: Ground) -> None:
+    """Nobody waits for it, it has its token to its end, and gives it back then."""
+
+    async def let_it_end() -> None:
+        await sleep(0)
+        may_end.set()
+
+    def work() -> None:
+        books.give("begun")
+        may_end.wait()
+        books.find("begun")
+
+    may_end = threading.Event()
+    limiter = CapacityLimiter(1)
+    try:
+        async with beside(let_it_end()):
+            await run_in_thread(work, abandon_on_cancel=True, limiter=limiter)
+    finally:
+        may_end.set()
+        await in_peace(limiter.acquire())
+        limiter.release()
+
+
+@program
+async def thread_that_awaits(books: Books, ground: Ground) -> None:
+    """What it awaits is cancelled with the task, and what it has got so far is what it returns."""
+
+    async def put_slowly() -> None:
+        for number in range(2):
+            await sleep(0)
+            await put_all(queue, books, number)
+
+    def work() -> list[int]:
+        received: list[int] = []
+        try:
+            for _ in range(2):
+                received.append(from_thread.run(queue.get))
+        finally:
+            books.find(*received)
+        return received
+
+    queue: AsyncQueue[int] = AsyncQueue()
+    try:
+        async with beside(put_slowly()):
+            assert await run_in_thread(work) == [0, 1]
+    finally:
+        books.find(*queue.items)
+
+
+@program
+async def thread_that_calls(books: Books, ground: Ground) -> None:
+    """A function that it calls is called once, although the task is cancelled, and also where nobody waits for it."""
+
+    def work() -> None:
+        for number in range(2):
+            books.give(number)
+            from_thread.run_sync(books.find, number)
+
+    limiter = CapacityLimiter(1)
+    try:
+        await run_in_thread(work, limiter=limiter)
+        await run_in_thread(work, abandon_on_cancel=True, limiter=limiter)
+    finally:
+        await in_peace(limiter.acquire())  # when its thread is done
+        limiter.release()
+
+
+@program
+async def thread_that_asks_whether_to_stop(books: Books, ground: Ground) -> None:
+    async def stop() -> None:
+        await sleep(0.001)
+        is_over.set()
+
+    def work() -> None:
+        books.give("begun")
+        try:
+            while not is_over.is_set():
+                from_thread.check_cancelled()
+        finally:
+            books.find("begun")
+
+    is_over = threading.Event()
+    async with beside(stop()):
+        await run_in_thread(work)
+
+
+@program
+async def abandoned_thread_that_asks_whether_to_stop(books: Books, ground: Ground) -> None:
+    async def stop() -> None:
+        await sleep(0.001)
+        is_over.set()
+
+    def work() -> None:
+        while not is_over.is_set():
+            from_thread.check_cancelled()
+
+    is_over = threading.Event()
+    limiter = CapacityLimiter(1)
+    try:
+        async with beside(stop()):
+            await run_in_thread(work, abandon_on_cancel=True, limiter=limiter)
+    finally:
+        await in_peace(limiter.acquire())  # when its thread is done
+        limiter.release()
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+
+@contextmanager
+def noted_by_handler(books: Books, *numbers: int) -> Iterator[None]:
+    """These signals have a handler that finds them."""
+
+    def note(number: int, frame: object) -> None:
+        books.find(number)
+
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number in numbers:
+            assert signal.signal(number, previous[number]) is note
+
+
+async def raise_slowly(books: Books, *numbers: int) -> None:
+    for number in numbers:
+        await sleep(0)
+        books.give(number)
+        signal.raise_signal(number)
+
+
+@program_where(hasattr(signal, "SIGUSR1"), "this system has no SIGUSR1")
+async def signals(books: Books, ground: Ground) -> None:
+    """One that has come is received, or raised again on leaving, for the handler of before."""
+    numbers = signal.SIGUSR1, signal.SIGUSR2
+    with noted_by_handler(books, *numbers), open_signal_receiver(*numbers) as received:
+        async with TaskGroup() as group:
+            await group.spawn(raise_slowly(books, *numbers))
+            for _ in numbers:
+                books.find(await anext(received))
+
+
+@program_where(hasattr(signal, "SIGUSR1"), "this system has no SIGUSR1")
+async def signal_that_others_wait_for(books: Books, ground: Ground) -> None:
+    """Where the one that waited longer is cancelled, the other gets it."""
+
+    async def receive() -> None:
+        books.find(await anext(received))
+
+    numbers = signal.SIGUSR1, signal.SIGUSR2
+    with noted_by_handler(books, *numbers), open_signal_receiver(*numbers) as received:
+        tasks = [await spawn(raise_slowly(books, *numbers)), await spawn(receive())]
+        try:
+            await receive()
+        finally:
+            await see_out(tasks[0])
+            tasks[1].cancel()  # in the end there may be but one signal for it, or none
+
+
+# ------------------------------------------------------------------------------------------------------ other processes
+
+PYTHON = [sys.executable, "-I", "-S", "-c"]
+
+
+def children() -> set[str]:
+    """The children of this process, with its zombies, where a file lists them; else Python's warnings have to do."""
+    return {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+
+
+@contextmanager
+def reaping_all(books: Books) -> Iterator[None]:
+    """See that no child is left. Each of them costs some ten milliseconds, so these programs wait seldom."""
+    before = children()
+    try:
+        yield
+    finally:
+        books.find(*(children() - before))
+
+
+@program
+async def process(books: Books, ground: Ground) -> None:
+    with reaping_all(books):
+        async with await open_process([*PYTHON, ""]) as process:
+            assert await process.wait() == 0
+
+
+@program
+async def process_that_others_wait_for(books: Books, ground: Ground) -> None:
+    """Who is cancelled while it waits on behalf of all leaves that to the next."""
+    with reaping_all(books):
+        async with await open_process([*PYTHON, "input()"], stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            other = await spawn(process.wait())
+            try:
+                process.stdin.close()
+                await process.wait()
+            finally:
+                await see_out(other)
+
+
+@program
+async def process_to_talk_with(books: Books, ground: Ground) -> None:
+    with reaping_all(books):
+        command = [*PYTHON, "print(input().upper())"]
+        async with await open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.write(b"hello\n")
+            assert (await process.stdout.readline()).split() == [b"HELLO"]
+
+
+@program
+async def process_to_its_end(books: Books, ground: Ground) -> None:
+    with reaping_all(books):
+        finished = await run_process([*PYTHON, "print(input().upper())"], input=b"hello\n")
+        assert finished.stdout.split() == [b"HELLO"]
 
 
 # --------------------------------------------------------------------------------------------------------------- queues

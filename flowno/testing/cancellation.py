@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import stat
 import sys
 import threading
@@ -95,7 +96,8 @@ def cancel_everywhere(
     * Are the same fds open as before, and was every socket and file closed by the program, not by the garbage
       collector?
     * Has every other task ended? Is there no timer left, no registered fd, no call in a thread, no lock in the hands of
-      a task that has ended?
+      a task that has ended, and no token of a limiter of the loop, which are those for threads?
+    * Have all signals the handlers of before, and is none still received?
     * Does the program run to its end in the same loop, where it is not cancelled, and are the answers the same?
 
     What a program was given and must not lose, an item of a queue for one, is known to the program only: let it keep
@@ -223,7 +225,7 @@ class _Trial:
         Returns:
             Whether the program came to that suspension.
         """
-        before = _open_fds()
+        before = _Snapshot.taken()
         loop = EventLoop(self._selector)
         try:
             cancelled = _Run(loop, suspension, way)
@@ -244,12 +246,13 @@ class _Trial:
         Returns:
             What is wrong, and the error that this is the consequence of, if any.
         """
-        fds = _open_fds()
+        fds, handlers = _Snapshot.taken(), _signal_handlers()
         problems: list[str] = []
         with _unclosed(problems):
             error = one.make(self._program(), self._timeout, problems)
         problems += _left_in(one.loop)
         problems += _left_fds(fds)
+        problems += _changed_handlers(handlers)
         if self._check is not None and not problems:
             try:
                 self._check()
@@ -274,7 +277,7 @@ class _Probe(TaskHandle[Any]):
         return self._command
 
     @_waiting.setter
-    def _waiting(self, command: Command | None) -> None:
+    def _waiting(self, command: Command | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         old, self._command = self._command, command
         if old is not None and self.on_answer is not None:
             on_answer, self.on_answer = self.on_answer, None
@@ -427,11 +430,20 @@ class _Run:
                 if when is _When.WAITING or probe._waiting is None:
                     self._cancel()
                 else:
-                    probe.on_answer = self._cancel
+                    probe.on_answer = self._cancel_answered
 
         handlers[command.__class__] = carry_out
 
-    def _cancel(self) -> None:
+    def _cancel_answered(self) -> None:
+        """Cancel the task before its next step. A scope only when the step of the task that has woken it is over: other
+        tasks are inside, too, and may be those that this one is just waking, as the last to come to a barrier does.
+        """
+        if self._scope is not None and self.loop.running_task is not None:
+            self.loop.inbox.post(self._cancel, None)
+        else:
+            self._cancel()
+
+    def _cancel(self, _: None = None) -> None:
         if self._way.by is _By.INTERRUPT:
             self.loop.inbox.post(_interrupt, None)
         elif self._scope is not None:
@@ -458,6 +470,12 @@ def _left_in(loop: EventLoop) -> list[str]:
         problems.append(f"fds that are still registered: {loop.fds.registered}")
     if loop.threads.can_wake_a_task:
         problems.append("a call in a thread that a task still waits for")
+    for limiter in (loop.threads.limiter, loop.threads.lookup_limiter):
+        # A thread that nobody waits for any more has its token, rightly, to its end.
+        lost = limiter._borrowers - loop.threads._jobs.keys()
+        problems += [f"{borrower!r} has not given back its token of {limiter!r}" for borrower in lost]
+    still_open = {receiver for receivers in loop.signals._receivers.values() for receiver in receivers}
+    problems += [f"signals that are still received: {receiver!r}" for receiver in still_open]
     return problems
 
 
@@ -474,18 +492,49 @@ def _unclosed(problems: list[str]) -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _left_fds(before: dict[int, tuple[int, ...]]) -> list[str]:
+def _signal_handlers() -> dict[int, object]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def _changed_handlers(before: dict[int, object]) -> list[str]:
+    """Which signals have another handler than before."""
+    return [
+        f"the handler of {number!r} is {handler!r}, and was {before[number]!r}"
+        for number, handler in _signal_handlers().items()
+        if handler != before[number]
+    ]
+
+
+class _Snapshot(NamedTuple):
+    """The open fds, as they were.
+
+    Attributes:
+        fds: What :func:`_open_fds` said.
+        may_close: Whether some may be of a thread of flowno's own, which closes them when it comes to its end.
+    """
+
+    fds: dict[int, tuple[int, ...]]
+    may_close: bool
+
+    @classmethod
+    def taken(cls) -> _Snapshot:
+        may_close = _own_threads()  # looked at first: it may end in between
+        return cls(_open_fds(), may_close)
+
+
+def _left_fds(before: _Snapshot) -> list[str]:
     """What has become of the open fds."""
     deadline = time.monotonic() + THREAD_GRACE
-    while (now := _open_fds()) != before and time.monotonic() < deadline and _own_threads():
+    while (now := _open_fds()) != before.fds and time.monotonic() < deadline and _own_threads():
         time.sleep(0.001)  # a resolver that nobody waits for any more has its files open
-    if now != before:
+    if now != before.fds:
         gc.collect()
         now = _open_fds()
-    return [
-        *(f"fd {fd} is still open: {_kind(now[fd])}" for fd in now if now[fd] != before.get(fd)),
-        *(f"fd {fd} was open before, and is not: {_kind(before[fd])}" for fd in before if fd not in now),
-    ]
+    left = [f"fd {fd} is still open: {_kind(now[fd])}" for fd in now if now[fd] != before.fds.get(fd)]
+    if not before.may_close:
+        closed = before.fds.keys() - now.keys()
+        left += [f"fd {fd} was open before, and is not: {_kind(before.fds[fd])}" for fd in sorted(closed)]
+    return left
 
 
 def _own_threads() -> bool:

@@ -3,7 +3,11 @@
 import os
 import pickle
 import re
+import signal
 import socket as system_socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 
 from flowno import (
     AsyncQueue,
+    Barrier,
     CancelScope,
     Event,
     FlownoError,
@@ -18,11 +23,16 @@ from flowno import (
     Semaphore,
     TaskCancelled,
     TaskGroup,
+    current_default_thread_limiter,
     current_event_loop,
+    open_process,
+    open_signal_receiver,
+    run_in_thread,
     sleep,
     socketpair,
     spawn,
 )
+from flowno.core.event_loop.threads import OwnThread
 from flowno.testing import CancellationLeak, cancel_everywhere
 from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
@@ -66,6 +76,18 @@ async def with_a_clean_up() -> None:
             lock.release()
 
 
+async def with_a_thread_that_nobody_waits_for() -> None:
+    """It has its token to its end, which may come later than that of the program."""
+    may_end = threading.Event()
+    try:
+        async with TaskGroup() as group:
+            await group.spawn(run_in_thread(may_end.wait, abandon_on_cancel=True))
+            await sleep(0)
+            may_end.set()
+    finally:
+        threading.Timer(0.001, may_end.set).start()
+
+
 async def that_cancels_a_part_of_its_own() -> None:
     with CancelScope() as scope:
         scope.cancel()
@@ -75,7 +97,13 @@ async def that_cancels_a_part_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("program", "suspensions"),
-    [(that_cancels_a_part_of_its_own, 2), (without_a_wait, 0), (with_sockets_and_tasks, 1), (with_a_clean_up, 3)],
+    [
+        (that_cancels_a_part_of_its_own, 2),
+        (without_a_wait, 0),
+        (with_sockets_and_tasks, 1),
+        (with_a_clean_up, 3),
+        (with_a_thread_that_nobody_waits_for, 3),
+    ],
 )
 def test_a_careful_program_is_cancelled_at_each_of_its_suspensions(program: Program, suspensions: int) -> None:
     assert cancel_everywhere(program) == suspensions
@@ -109,7 +137,9 @@ KEPT: list[Any] = []
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Any:
+    handler = signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, handler)
     for thing in KEPT:
         thing.close()
     KEPT.clear()
@@ -191,6 +221,32 @@ async def that_leaves_a_timer() -> None:
     loop.forget(timer)
 
 
+async def that_does_not_give_back_a_token() -> None:
+    limiter = current_default_thread_limiter()
+    await limiter.acquire_on_behalf_of("somebody")
+    await sleep(0)
+    limiter.release_on_behalf_of("somebody")
+
+
+async def that_drops_a_process() -> None:
+    process = await open_process([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    await sleep(0)
+    await process.aclose()
+
+
+async def that_goes_on_receiving_a_signal() -> None:
+    receiver = open_signal_receiver(signal.SIGTERM)
+    receiver.__enter__()
+    await sleep(0)
+    receiver.__exit__(None, None, None)
+
+
+async def that_leaves_a_handler() -> None:
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    await sleep(0)
+    signal.signal(signal.SIGTERM, handler)
+
+
 async def that_waits_when_it_cleans_up() -> None:
     one, other = socketpair()
     try:
@@ -230,6 +286,13 @@ async def whose_task_does_not_close_a_socket() -> None:
         (that_swallows_its_cancellation_and_waits, r"it had not ended after 0\.1 s"),
         (that_fails_when_it_cleans_up, r"it ended with ValueError\('half done'\)"),
         (that_leaves_a_timer, r"timers that were not taken back: 1"),
+        (
+            that_does_not_give_back_a_token,
+            r"'somebody' has not given back its token of <CapacityLimiter 1 of 40",
+        ),
+        (that_drops_a_process, r"dropped, and not closed: subprocess \d+ is still running"),
+        (that_goes_on_receiving_a_signal, r"signals that are still received: <SignalReceiver of SIGTERM>"),
+        (that_leaves_a_handler, r"the handler of <Signals\.SIGTERM: 15> is <Handlers\.SIG_IGN: 1>, and was <Handlers"),
         (that_waits_when_it_cleans_up, r"dropped, and not closed"),
         (whose_task_does_not_close_a_socket, r"dropped, and not closed"),
     ],
@@ -251,6 +314,43 @@ def test_a_closed_fd_of_another_is_found() -> None:
 
 def test_a_task_that_cannot_be_cancelled_itself_is_found_at_the_end_of_the_run() -> None:
     assert "by the end of the run" in leak_of(whose_task_does_not_close_a_socket).way
+
+
+class Late:
+    """A thread of flowno's own that opens a file when it is told to, and closes it when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_open, self.is_open, self.may_close = threading.Event(), threading.Event(), threading.Event()
+        self.thread = OwnThread(target=self.work)
+        self.thread.start()
+
+    def work(self) -> None:
+        self.may_open.wait()
+        with open(os.devnull, "rb"):
+            self.is_open.set()
+            self.may_close.wait()
+
+
+def test_a_file_that_a_thread_of_an_earlier_run_closes_is_not_taken_for_another_s() -> None:
+    threads: list[Late] = []
+
+    async def program() -> None:
+        while threads:
+            late = threads.pop()
+            late.may_close.set()
+            late.thread.join()
+        try:
+            await sleep(0)
+        except TaskCancelled:
+            threads.append(Late())
+            raise
+
+    def check() -> None:
+        for late in threads:
+            late.may_open.set()
+            late.is_open.wait()
+
+    assert cancel_everywhere(program, check=check) == 1
 
 
 @pytest.mark.parametrize(
@@ -278,6 +378,27 @@ def test_a_clean_up_that_waits_is_cancelled_there(by_scope: bool, way: str) -> N
         assert items
 
     assert leak_of(program, check=check).way == way
+
+
+def test_a_scope_is_cancelled_when_whoever_has_woken_the_task_is_done_waking() -> None:
+    """In between no program can: of several that are woken together, none finds another still in the queue."""
+    passed = []
+
+    async def come(barrier: Barrier) -> None:
+        passed.append(await barrier.wait())
+
+    async def program() -> None:
+        passed.clear()
+        barrier = Barrier(3)
+        async with TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(come(barrier))  # they come after this one
+            await come(barrier)
+
+    def check() -> None:
+        assert len(passed) in (0, 3)
+
+    cancel_everywhere(program, check=check)
 
 
 def test_an_item_that_is_lost_is_found_by_the_check() -> None:

@@ -47,6 +47,22 @@ async def gather(*coroutines: Awaitable[T], return_exceptions: Literal[False] = 
 
 
 @overload
+async def gather(first: Awaitable[T1], /, *, return_exceptions: Literal[True]) -> tuple[T1 | Exception]: ...
+
+
+@overload
+async def gather(
+    first: Awaitable[T1], second: Awaitable[T2], /, *, return_exceptions: Literal[True]
+) -> tuple[T1 | Exception, T2 | Exception]: ...
+
+
+@overload
+async def gather(
+    first: Awaitable[T1], second: Awaitable[T2], third: Awaitable[T3], /, *, return_exceptions: Literal[True]
+) -> tuple[T1 | Exception, T2 | Exception, T3 | Exception]: ...
+
+
+@overload
 async def gather(*coroutines: Awaitable[T], return_exceptions: bool) -> tuple[T | Exception, ...]: ...
 
 

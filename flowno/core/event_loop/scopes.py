@@ -172,7 +172,7 @@ class CancelScope:
     def tasks_inside(self) -> dict[TaskHandle[Any], None]:
         """The tasks that are inside of this block now, each of them once."""
         inside: dict[TaskHandle[Any], None] = {}
-        scopes = [self]
+        scopes: list[CancelScope] = [self]
         while scopes:  # not by recursion: they may nest deeper than Python allows
             scope = scopes.pop()
             if scope._task is not None:

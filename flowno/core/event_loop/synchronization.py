@@ -468,7 +468,7 @@ class Condition:
         if result:
             yield from completed(budget)
         while not result:
-            yield from self.wait()
+            yield from self.wait()  # pyright: ignore[reportGeneralTypeIssues]
             result = predicate()
         return result
 
@@ -706,7 +706,7 @@ class CapacityLimiter:
 
         Cancellation: the wait ends, and nothing is borrowed.
         """
-        yield from self.acquire_on_behalf_of(self._running_task("acquire()"))
+        yield from self.acquire_on_behalf_of(self._running_task("acquire()"))  # pyright: ignore[reportGeneralTypeIssues]
 
     def acquire_nowait(self) -> None:
         """Borrow a token for the running task, without waiting.

@@ -138,7 +138,7 @@ def _done_by(
     job: ThreadJob, limiter: CapacityLimiter, begin: ThreadCommand, wait: ThreadCommand
 ) -> Generator[Command, Any, Any]:
     """Have a job done, and carry out the calls that its thread makes into the loop."""
-    yield from limiter.acquire_on_behalf_of(job)
+    yield from limiter.acquire_on_behalf_of(job)  # pyright: ignore[reportGeneralTypeIssues]
     try:
         outcome = yield begin
         while job.call is not None:
