@@ -175,7 +175,8 @@ import os, sys
 before = set(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else None
 import flowno
 after = set(os.listdir("/dev/fd")) if before is not None else None
-heavy = ("importlib.metadata", "asyncio", "flowno_backends", "difflib", "concurrent.futures", "email", "subprocess")
+heavy = ("importlib.metadata", "asyncio", "flowno_backends", "difflib", "concurrent.futures", "email", "subprocess",
+         "ssl", "dataclasses", "inspect")
 print([name for name in heavy if name in sys.modules], before == after)
 """
 

@@ -8,10 +8,9 @@ task is cancelled in between: it has what it was given, and is cancelled at its 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Hashable
-from dataclasses import dataclass
 from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 from .commands import (
@@ -103,8 +102,7 @@ def running_task(operation: str) -> TaskHandle[Any]:
     return task
 
 
-@dataclass(frozen=True, slots=True)
-class EventStatistics:
+class EventStatistics(NamedTuple):
     """What :meth:`Event.statistics` returns.
 
     Attributes:
@@ -184,8 +182,7 @@ class Event:
         return f"<Event {'set' if self._is_set else 'not set'}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class LockStatistics:
+class LockStatistics(NamedTuple):
     """What :meth:`Lock.statistics` returns.
 
     Attributes:
@@ -354,8 +351,7 @@ class Lock:
         return f"<Lock of {self.owner!r}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionStatistics:
+class ConditionStatistics(NamedTuple):
     """What :meth:`Condition.statistics` returns.
 
     Attributes:
@@ -515,8 +511,7 @@ class Condition:
         return f"<Condition with {self.lock!r}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class SemaphoreStatistics:
+class SemaphoreStatistics(NamedTuple):
     """What :meth:`Semaphore.statistics` returns.
 
     Attributes:
@@ -889,8 +884,7 @@ class CountdownLatch:
         return f"<CountdownLatch at {self._count}, {len(self._event.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class BarrierStatistics:
+class BarrierStatistics(NamedTuple):
     """What :meth:`Barrier.statistics` returns.
 
     Attributes:

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import copy_context
 from gc import get_referents
-from inspect import CO_ITERABLE_COROUTINE
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -42,6 +41,10 @@ ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
 #: What an operation yields that has done enough without suspending its task.
 GIVE_WAY = SleepCommand(0)
 GIVE_WAY_SHIELDED = ShieldedSleepCommand(0)
+
+#: Of a generator function that ``types.coroutine`` has made a coroutine function. The name is that of :mod:`inspect`,
+#: which takes longer to import than all of the core.
+_CO_ITERABLE_COROUTINE = 0x100
 
 _STATE_NAMES = ("alive", "finished", "failed", "cancelled")
 
@@ -502,7 +505,7 @@ def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]
     """The argument of ``caller`` as a coroutine; TypeError where it is none, saying what it is instead."""
     if type(awaitable) is CoroutineType:
         return awaitable
-    if isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & CO_ITERABLE_COROUTINE:
+    if isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & _CO_ITERABLE_COROUTINE:
         return cast("Coroutine[Any, Any, T]", awaitable)
     if isinstance(awaitable, Coroutine):
         return awaitable
