@@ -424,9 +424,10 @@ class AsyncPriorityQueue(_Queue[T, T]):
 
     def __init__(self, maxsize: int | None = None) -> None:
         super().__init__(maxsize)
-        # Sorted, in runs of limited length. A heap would be less code, but it compares also when it gives an item out,
-        # and then loses it where that raises; and it moves items before a put has made its last comparison.
-        self._runs: list[list[Any]] = []
+        # Sorted, in runs of limited length; only a run that is alone may be empty. A heap would be less code, but it
+        # compares also when it gives an item out, and then loses it where that raises; and it moves items before a put
+        # has made its last comparison. One sorted list would do up to some ten thousand items.
+        self._runs: list[list[Any]] = [[]]
         self._length = 0
 
     def __len__(self) -> int:
@@ -450,17 +451,12 @@ class AsyncPriorityQueue(_Queue[T, T]):
     def _add(self, item: T) -> bool:
         runs = self._runs
         key: Any = item  # whether it can be compared is seen when it is
-        index = bisect_right(runs, key, key=_last)
-        if index == len(runs):  # not before any: it comes last
-            if not runs or len(runs[-1]) >= LONGEST_RUN:
-                runs.append([])
-            runs[-1].append(item)
-        else:
-            run = runs[index]
-            insort_right(run, key)
-            if len(run) > LONGEST_RUN:
-                runs.insert(index + 1, run[LONGEST_RUN // 2 :])
-                del run[LONGEST_RUN // 2 :]
+        index = bisect_right(runs, key, hi=len(runs) - 1, key=_last)
+        run = runs[index]
+        insort_right(run, key)
+        if len(run) > LONGEST_RUN:
+            runs.insert(index + 1, run[LONGEST_RUN // 2 :])
+            del run[LONGEST_RUN // 2 :]
         self._length += 1
         return True
 
@@ -471,7 +467,7 @@ class AsyncPriorityQueue(_Queue[T, T]):
     def _remove(self) -> T:
         run = self._runs[0]
         item: T = run.pop(0)
-        if not run:
+        if not run and len(self._runs) > 1:
             del self._runs[0]
         self._length -= 1
         return item
