@@ -32,12 +32,12 @@ from .errors import (
     WouldBlockError,
 )
 from .running import here, required_event_loop
-from .tasks import DONE, GIVE_WAY, LEFT
+from .tasks import DONE, LEFT, completed
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from .tasks import Budget, Done, TaskHandle
+    from .tasks import Done, TaskHandle
 
 __all__ = [
     "Barrier",
@@ -55,14 +55,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
-def completed(budget: Budget) -> Generator[Command, Any, None]:
-    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
-    if budget.left > 0:
-        budget.left -= 1
-    else:
-        yield GIVE_WAY
 
 
 def take_first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:

@@ -58,6 +58,15 @@ class Budget:
         self.left = OPERATIONS_PER_STEP
 
 
+@coroutine
+def completed(budget: Budget) -> Generator[Command, Any, None]:
+    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
+    if budget.left > 0:
+        budget.left -= 1
+    else:
+        yield GIVE_WAY
+
+
 class TaskCancelled(BaseException):
     """Thrown into a task that is cancelled, at its current or next wait; and raised by a join of such a task.
 
@@ -417,10 +426,7 @@ class Cancellation(Generic[T_co]):
     def __await__(self) -> Generator[Command, Any, T_co | None]:
         handle = self._handle
         if handle._state:
-            budget = handle.event_loop.budget
-            if budget.left <= 0:
-                yield GIVE_WAY
-            budget.left -= 1
+            yield from completed(handle.event_loop.budget)
         else:
             yield CancelCommand(handle, requested=True)
         try:
