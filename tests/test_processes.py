@@ -356,7 +356,7 @@ def test_a_session_of_its_own() -> None:
 
 
 def test_outside_of_an_event_loop_it_says_so() -> None:
-    with pytest.raises(flowno.EventLoopError, match=r"open_process\(\) was awaited outside of an event loop"):
+    with pytest.raises(flowno.EventLoopError, match=r"open_process\(\) was used outside of an event loop"):
         open_process(ECHO).send(None)
 
 

@@ -19,6 +19,7 @@ from flowno import (
     BrokenBarrierError,
     BrokenResourceError,
     BusyResourceError,
+    CapacityLimiter,
     Condition,
     CountdownLatch,
     Event,
@@ -1104,8 +1105,14 @@ def test_waking_a_task_of_a_loop_in_another_thread_is_an_error_that_changes_noth
     queue: AsyncQueue[int] = AsyncQueue()
     full: AsyncQueue[int] = AsyncQueue(maxsize=1)
     full.put_nowait(1)
+    limiter = CapacityLimiter(1)
+    limiter.acquire_on_behalf_of_nowait("x")
+
+    def change_limit() -> None:
+        limiter.total_tokens = 2
+
     waits = (event.wait, latch.wait, semaphore.acquire, barrier.wait, queue.get, queue.peek, lambda: full.put(2))
-    with OtherLoop(*waits):
+    with OtherLoop(*waits, limiter.acquire):
         for operation in (
             event.set,
             latch.count_down,
@@ -1116,11 +1123,14 @@ def test_waking_a_task_of_a_loop_in_another_thread_is_an_error_that_changes_noth
             queue.close,
             full.get_nowait,
             full.close,
+            lambda: limiter.release_on_behalf_of("x"),
+            change_limit,
         ):
             with pytest.raises(EventLoopError, match=r"from another thread.*loop\.create_task"):
                 operation()
         assert (event.is_set(), latch.count, semaphore.value) == (False, 1, 0)
         assert (barrier.n_waiting, barrier.broken) == (1, False)
+        assert (limiter.total_tokens, limiter.borrowed_tokens, len(limiter.waiters)) == (1, 1, 1)
         assert (queue.closed, len(queue), full.closed, full.items) == (False, 0, False, [1])
 
 

@@ -72,7 +72,7 @@ def check_at_hand(waiters: dict[TaskHandle[Any], None], operation: str) -> None:
     loop = next(iter(waiters)).event_loop
     if loop is not here.loop and not loop.inbox.is_at_hand:
         raise EventLoopError(
-            f"{operation} was called outside of {loop!r}, which runs the tasks that wait; from another thread, have "
+            f"{operation} came from outside of {loop!r}, which runs the tasks that wait; from another thread, have "
             "a task of that loop do it: loop.create_task(coroutine)"
         )
 
@@ -86,11 +86,11 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def running_task(operation: str) -> TaskHandle[Any]:
-    """The task that runs in this thread; what only a task can do needs one."""
+    """The task that runs in this thread; what acts for the task that calls it needs one."""
     loop = here.loop
     task = None if loop is None else loop.running_task
     if task is None:
-        raise EventLoopError(f"{operation} was called outside of a task, and locks belong to tasks")
+        raise EventLoopError(f"{operation} was called outside of a task, and acts for the task that calls it")
     return task
 
 
@@ -665,12 +665,19 @@ class CapacityLimiter:
         """How many tokens may be borrowed at a time; may be changed at any time.
 
         More tokens are handed to those who wait, at once. Fewer take none away from who has one.
+
+        Setting it raises:
+            TypeError: It is no int, nor infinite.
+            ValueError: It is less than 1.
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         return self._total_tokens
 
     @total_tokens.setter
     def total_tokens(self, total_tokens: float) -> None:
-        self._total_tokens = _checked_tokens(total_tokens)
+        checked = _checked_tokens(total_tokens)
+        self._check_at_hand("a change of CapacityLimiter.total_tokens")
+        self._total_tokens = checked
         self._hand_over()
 
     @property
@@ -689,11 +696,11 @@ class CapacityLimiter:
 
         Raises:
             BusyResourceError: The task has one already; waiting for itself it could wait for ever.
-            EventLoopError: This was awaited outside of an event loop.
+            EventLoopError: This was awaited outside of a task.
 
         Cancellation: the wait ends, and nothing is borrowed.
         """
-        yield from self.acquire_on_behalf_of(self._running_task("acquire()"))
+        yield from self.acquire_on_behalf_of(running_task("CapacityLimiter.acquire()"))
 
     def acquire_nowait(self) -> None:
         """Borrow a token for the running task, without waiting.
@@ -701,9 +708,9 @@ class CapacityLimiter:
         Raises:
             WouldBlockError: There is none.
             BusyResourceError: The task has one already.
-            EventLoopError: This was called outside of an event loop.
+            EventLoopError: This was called outside of a task.
         """
-        self.acquire_on_behalf_of_nowait(self._running_task("acquire_nowait()"))
+        self.acquire_on_behalf_of_nowait(running_task("CapacityLimiter.acquire_nowait()"))
 
     def release(self) -> Done:
         """Give back the token of the running task: to the one that has waited longest, or to nobody. Acts at once.
@@ -713,9 +720,9 @@ class CapacityLimiter:
 
         Raises:
             NotOwnerError: The task has none.
-            EventLoopError: This was called outside of an event loop.
+            EventLoopError: This was called outside of a task.
         """
-        return self.release_on_behalf_of(self._running_task("release()"))
+        return self.release_on_behalf_of(running_task("CapacityLimiter.release()"))
 
     @coroutine
     def acquire_on_behalf_of(self, borrower: Hashable) -> Generator[Command, Any, None]:
@@ -756,9 +763,11 @@ class CapacityLimiter:
 
         Raises:
             NotOwnerError: ``borrower`` has no token.
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         if borrower not in self._borrowers:
             raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
+        self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
         self._borrowers.discard(borrower)
         self._hand_over()
         return DONE
@@ -771,6 +780,10 @@ class CapacityLimiter:
     def lend_to(self, borrower: Hashable) -> None:
         """Give a token to a borrower that has none; for the loop. There must be one."""
         self._borrowers.add(borrower)
+
+    def _check_at_hand(self, operation: str) -> None:
+        if self.waiters:
+            check_at_hand(self.waiters, operation)
 
     def _hand_over(self) -> None:
         """Give the tokens that there are to those who have waited longest; they are lent before these run again."""
@@ -786,9 +799,6 @@ class CapacityLimiter:
 
     def _has_one_already(self, borrower: Hashable) -> BusyResourceError:
         return BusyResourceError(f"{borrower!r} has a token of {self!r} already; a borrower has one at most")
-
-    def _running_task(self, operation: str) -> Hashable:
-        return required_event_loop(f"CapacityLimiter.{operation}").running_task
 
     async def __aenter__(self) -> Self:
         await self.acquire()
