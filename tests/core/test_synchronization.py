@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -381,14 +381,25 @@ def test_a_lock_tells_who_has_it_and_who_waits() -> None:
     flowno.run(main())
 
 
-@pytest.mark.parametrize("with_condition", [False, True])
+async def in_a_lock() -> None:
+    async with Lock():
+        await sleep(FOREVER)
+
+
+async def in_a_condition() -> None:
+    async with Condition() as condition:
+        await condition.wait()
+
+
+async def in_a_limiter() -> None:
+    async with CapacityLimiter(1):
+        await sleep(FOREVER)
+
+
+@pytest.mark.parametrize("work", [in_a_lock, in_a_condition, in_a_limiter])
 def test_a_loop_that_is_dropped_with_its_tasks_in_the_middle_says_nothing(
-    caplog: pytest.LogCaptureFixture, with_condition: bool
+    caplog: pytest.LogCaptureFixture, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    async def work() -> None:
-        condition = Condition()
-        async with condition:
-            await (condition.wait() if with_condition else sleep(FOREVER))
 
     async def main() -> None:
         await spawn(work())
@@ -401,7 +412,10 @@ def test_a_loop_that_is_dropped_with_its_tasks_in_the_middle_says_nothing(
     assert not caplog.records
 
 
-def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(
+    caplog: pytest.LogCaptureFixture, awaited: bool
+) -> None:
     lock, handled = Lock(), []
 
     async def stubborn() -> None:
@@ -413,7 +427,9 @@ def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(caplog:
                 except TaskCancelled as error:
                     handled.append(error)  # to have it is to be still at work on it
         finally:
-            lock.release()
+            released = lock.release()
+            if awaited:
+                await released
 
     async def main() -> None:
         await spawn(stubborn())

@@ -805,7 +805,11 @@ class CapacityLimiter:
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return self.release()
+        # A coroutine that is closed outside of its loop gives nothing back: it is not known there whose the token is.
+        loop = here.loop
+        if error is None or (loop is not None and loop.running_task in self._borrowers):
+            self.release()
+        return LEFT
 
     def __repr__(self) -> str:
         return f"<CapacityLimiter {len(self._borrowers)} of {self._total_tokens} borrowed, {len(self.waiters)} waiting>"

@@ -495,7 +495,10 @@ class Done:
 
 
 class Left(Done):
-    """What leaving an ``async with`` returns: to enter it has counted already."""
+    """What leaving an ``async with`` returns: to enter it has counted already.
+
+    It never suspends the task, which a coroutine that is closed may not do.
+    """
 
     __slots__ = ()
 
@@ -572,10 +575,12 @@ def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
 def close_coroutine(task: TaskHandle[Any]) -> None:
     """Close the coroutine of a task that will not run any more; what that raises is logged.
 
-    What it does meanwhile it does as this task, in its loop: locks are released by their owner.
+    What it does meanwhile it does as this task, in its loop: locks are released by their owner. It may not suspend, so
+    what acts at once has to be done at once.
     """
     loop, outer_loop = task.event_loop, here.loop
     outer_task, loop.running_task = loop.running_task, task
+    outer_left, loop.budget.left = loop.budget.left, OPERATIONS_PER_STEP
     set_running(loop)
     try:
         task.raw_task.close()
@@ -583,4 +588,5 @@ def close_coroutine(task: TaskHandle[Any]) -> None:
         logger.exception("%r raised when its coroutine was closed", task)
     finally:
         set_running(outer_loop)
+        loop.budget.left = outer_left
         loop.running_task = outer_task
