@@ -572,7 +572,7 @@ def test_wait_for_looks_again_each_time_it_is_notified() -> None:
         condition, value, seen = Condition(), 0, []
 
         def look() -> int | None:
-            assert condition.lock.is_mine()
+            assert condition.lock._is_mine()
             seen.append(value)
             return value if value > 2 else None
 
@@ -1297,7 +1297,7 @@ def test_no_notification_is_lost_and_the_lock_excludes_whatever_happens() -> Non
         model, condition = Notifications(), Condition()
 
         def enter(number: int) -> None:
-            assert condition.lock.is_mine()
+            assert condition.lock._is_mine()
             assert not model.inside
             model.inside.add(number)
 

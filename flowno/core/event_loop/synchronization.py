@@ -204,12 +204,12 @@ class Lock:
         True
     """
 
-    __slots__ = ("__weakref__", "_broken_by", "conditions", "owner", "waiters")
+    __slots__ = ("__weakref__", "_broken_by", "_conditions", "owner", "waiters")
 
     def __init__(self) -> None:
         self.owner: TaskHandle[Any] | None = None
         self.waiters: dict[TaskHandle[Any], None] = {}
-        self.conditions: WeakSet[Condition] | None = None  # those whose lock this is
+        self._conditions: WeakSet[Condition] | None = None  # those whose lock this is
         self._broken_by: str | None = None
 
     def is_locked(self) -> bool:
@@ -232,7 +232,7 @@ class Lock:
         task = loop.running_task
         if self.owner is None and self._broken_by is None and loop.budget.left > 0 and task is not None:
             loop.budget.left -= 1
-            self.give_to(task)
+            self._give_to(task)
         else:
             yield LockAcquireCommand(self)
 
@@ -246,7 +246,7 @@ class Lock:
             EventLoopError: This was called outside of a task, or a task of another loop has the lock.
         """
         task = running_task("Lock.acquire_nowait()")
-        if not self.try_give_to(task):
+        if not self._try_give_to(task):
             raise WouldBlockError(f"acquire_nowait() on a lock that {self.owner!r} has")
 
     def release(self) -> Done:
@@ -259,14 +259,14 @@ class Lock:
             NotOwnerError: This task does not have it.
             EventLoopError: This was called outside of a task.
         """
-        owner = self.require_ownership("Lock.release()")
+        owner = self._require_ownership("Lock.release()")
         locks = owner._locks
         if locks is not None:
             del locks[self]
         self.owner = None
         if self.waiters:
             task = take_first(self.waiters)
-            self.give_to(task)
+            self._give_to(task)
             task.event_loop.resume(task)
         return DONE
 
@@ -276,7 +276,7 @@ class Lock:
 
     # --- for the loop, and for what is built on locks -----------------------------------------------------------------
 
-    def give_to(self, task: TaskHandle[Any]) -> None:
+    def _give_to(self, task: TaskHandle[Any]) -> None:
         """Make a task the owner. The lock must be free."""
         self.owner = task
         if task._locks is None:
@@ -284,13 +284,13 @@ class Lock:
         else:
             task._locks[self] = None
 
-    def try_give_to(self, task: TaskHandle[Any]) -> bool:
+    def _try_give_to(self, task: TaskHandle[Any]) -> bool:
         """Make a task the owner, if the lock is free; False where it may wait for that. Raises as :meth:`acquire`."""
         owner = self.owner
         if owner is None:
             if self._broken_by is not None:
                 raise self._broken()
-            self.give_to(task)
+            self._give_to(task)
             return True
         if owner is task:
             raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
@@ -298,11 +298,11 @@ class Lock:
             raise EventLoopError(f"{task!r} cannot acquire a lock that {owner!r} has, in {owner.event_loop!r}")
         return False
 
-    def break_(self) -> None:
+    def _break(self) -> None:
         """The owner has ended without releasing the lock. Who waits for a condition has lost, too, who could notify."""
         self._broken_by = repr(self.owner)
         self.owner = None
-        for waiters in (self.waiters, *(condition.waiters for condition in self.conditions or ())):
+        for waiters in (self.waiters, *(condition.waiters for condition in self._conditions or ())):
             while waiters:
                 task = take_first(waiters)
                 task._wake(task.event_loop.ready, error=self._broken())
@@ -313,12 +313,12 @@ class Lock:
             "with a new lock"
         )
 
-    def is_mine(self) -> bool:
+    def _is_mine(self) -> bool:
         """Whether the task that runs has it."""
         loop = here.loop
         return loop is not None and self.owner is not None and self.owner is loop.running_task
 
-    def require_ownership(self, operation: str) -> TaskHandle[Any]:
+    def _require_ownership(self, operation: str) -> TaskHandle[Any]:
         """The task that runs, which must have the lock."""
         task = running_task(operation)
         if self.owner is not task:
@@ -333,7 +333,7 @@ class Lock:
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
         # Condition.wait() leaves without the lock where that broke, or where its coroutine is closed. What is on its
         # way then says more than that there is nothing to release.
-        if error is None or self.is_mine():
+        if error is None or self._is_mine():
             self.release()
         return LEFT
 
@@ -391,9 +391,9 @@ class Condition:
             lock = Lock()
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock must be a flowno.Lock or None, not {lock!r}")
-        if lock.conditions is None:
-            lock.conditions = WeakSet()
-        lock.conditions.add(self)
+        if lock._conditions is None:
+            lock._conditions = WeakSet()
+        lock._conditions.add(self)
         self.lock = lock
         self.waiters: dict[TaskHandle[Any], None] = {}
 
@@ -412,7 +412,7 @@ class Condition:
         lock = self.lock
         loop = here.loop or required_event_loop("Condition.wait()")
         try:
-            task = lock.require_ownership("Condition.wait()")
+            task = lock._require_ownership("Condition.wait()")
         except NotOwnerError:
             yield from completed(loop.budget)
             raise
@@ -448,7 +448,7 @@ class Condition:
         """
         budget = (here.loop or required_event_loop("Condition.wait_for()")).budget
         try:
-            self.lock.require_ownership("Condition.wait_for()")
+            self.lock._require_ownership("Condition.wait_for()")
             result = predicate()
         except BaseException:
             yield from completed(budget)
@@ -474,7 +474,7 @@ class Condition:
             EventLoopError: This was called outside of a task, or the tasks that wait are those of another loop.
             ValueError: ``n`` is negative.
         """
-        self.lock.require_ownership("Condition.notify()")
+        self.lock._require_ownership("Condition.notify()")
         check_count("n", n, 0)
         if self.waiters:
             check_at_hand(self.waiters, "Condition.notify()")
@@ -581,10 +581,10 @@ class Semaphore:
         Raises:
             WouldBlockError: There is none.
         """
-        if not self.try_take():
+        if not self._try_take():
             raise WouldBlockError(f"acquire_nowait() on {self!r}")
 
-    def try_take(self) -> bool:
+    def _try_take(self) -> bool:
         """Take a permit, if there is one; for the loop, too."""
         if self._value > 0:
             self._value -= 1
@@ -739,9 +739,9 @@ class CapacityLimiter:
         if borrower in self._borrowers:
             yield from completed(budget)
             raise self._has_one_already(borrower)
-        if self.has_token and budget.left > 0:
+        if self._has_token and budget.left > 0:
             budget.left -= 1
-            self.lend_to(borrower)
+            self._lend_to(borrower)
         else:
             yield LimiterAcquireCommand(self, borrower)
 
@@ -754,9 +754,9 @@ class CapacityLimiter:
         """
         if borrower in self._borrowers:
             raise self._has_one_already(borrower)
-        if not self.has_token:
+        if not self._has_token:
             raise WouldBlockError(f"{self!r} has no token for {borrower!r}; wait for one with acquire()")
-        self.lend_to(borrower)
+        self._lend_to(borrower)
 
     def release_on_behalf_of(self, borrower: Hashable) -> Done:
         """As :meth:`release`, for a borrower of any kind.
@@ -773,11 +773,11 @@ class CapacityLimiter:
         return DONE
 
     @property
-    def has_token(self) -> bool:
+    def _has_token(self) -> bool:
         """Whether a token can be borrowed without waiting. Who waits comes first: nobody does while there is one."""
         return len(self._borrowers) < self._total_tokens
 
-    def lend_to(self, borrower: Hashable) -> None:
+    def _lend_to(self, borrower: Hashable) -> None:
         """Give a token to a borrower that has none; for the loop. There must be one."""
         self._borrowers.add(borrower)
 
@@ -787,14 +787,14 @@ class CapacityLimiter:
 
     def _hand_over(self) -> None:
         """Give the tokens that there are to those who have waited longest; they are lent before these run again."""
-        while self.waiters and self.has_token:
+        while self.waiters and self._has_token:
             task = take_first(self.waiters)
             command = task._waiting
             if isinstance(command, LimiterAcquireCommand):
                 if command.borrower in self._borrowers:  # two tasks have waited for a token for the same borrower
                     task.event_loop.fail(task, self._has_one_already(command.borrower))
                 else:
-                    self.lend_to(command.borrower)
+                    self._lend_to(command.borrower)
                     task.event_loop.resume(task)
 
     def _has_one_already(self, borrower: Hashable) -> BusyResourceError:
@@ -973,9 +973,9 @@ class Barrier:
         its next wait.
         """
         budget = (here.loop or required_event_loop("Barrier.wait()")).budget
-        if budget.left > 0 and self.lacks_one:
+        if budget.left > 0 and self._lacks_one:
             budget.left -= 1
-            return self.let_through()
+            return self._let_through()
         index: int = yield BarrierWaitCommand(self)
         return index
 
@@ -1020,11 +1020,11 @@ class Barrier:
     # --- for the loop ------------------------------------------------------------------------------------------------
 
     @property
-    def lacks_one(self) -> bool:
+    def _lacks_one(self) -> bool:
         """Whether the next task that comes is the last of its round."""
         return len(self.waiters) + 1 == self._parties and not self._broken
 
-    def let_through(self) -> int:
+    def _let_through(self) -> int:
         """The last task of a round has come: wake the others, each with its number.
 
         Returns:
@@ -1038,7 +1038,7 @@ class Barrier:
             task.event_loop.resume(task, index)
         return self._parties - 1
 
-    def check_usable(self) -> None:
+    def _check_usable(self) -> None:
         """Refuse a task that comes to a broken barrier."""
         if self._broken:
             raise BrokenBarrierError("wait() at a barrier that was aborted; reset() makes it usable again")

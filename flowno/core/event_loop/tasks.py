@@ -143,7 +143,7 @@ class TaskHandle(Generic[T_co]):
         self._cancel_pending = False
         self._cancel_requested = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
-        self._unjoined: UnjoinedError | None = None
+        self._unjoined: ErrorReport | None = None
 
     if TYPE_CHECKING:
         _result: Any
@@ -435,7 +435,7 @@ class Cancellation(Generic[T_co]):
             del self, handle
 
 
-class UnjoinedError:
+class ErrorReport:
     """Logs the error of a task when the task is dropped, unless somebody has asked for the error by then.
 
     An object of its own, so that tasks which end well pay for no finalizer.
