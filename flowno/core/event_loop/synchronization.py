@@ -678,7 +678,7 @@ class CapacityLimiter:
         checked = _checked_tokens(total_tokens)
         self._check_at_hand("a change of CapacityLimiter.total_tokens")
         self._total_tokens = checked
-        self._hand_over()
+        self._hand_over(None)
 
     @property
     def borrowed_tokens(self) -> int:
@@ -768,8 +768,7 @@ class CapacityLimiter:
         if borrower not in self._borrowers:
             raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
         self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
-        self._borrowers.discard(borrower)
-        self._hand_over()
+        self._give_back(borrower)
         return DONE
 
     @property
@@ -785,7 +784,14 @@ class CapacityLimiter:
         if self.waiters:
             check_at_hand(self.waiters, operation)
 
-    def _hand_over(self) -> None:
+    def _give_back(self, borrower: Hashable) -> None:
+        """Take back a token. Who waits for it is served by its own loop, where a thread of another one had it."""
+        self._borrowers.discard(borrower)
+        first = next(iter(self.waiters), None)
+        if first is not None:
+            first.event_loop.inbox.act(self._hand_over, None)
+
+    def _hand_over(self, _: None) -> None:
         """Give the tokens that there are to those who have waited longest; they are lent before these run again."""
         while self.waiters and self._has_token:
             task = take_first(self.waiters)

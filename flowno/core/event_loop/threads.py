@@ -149,7 +149,7 @@ def _done_by(
         return outcome
     except BaseException:
         if not job.has_begun:
-            limiter.release_on_behalf_of(job)
+            limiter._give_back(job)
         job.is_abandoned = True
         raise
 
@@ -459,7 +459,7 @@ class Threads:
             return  # it was done just before the fork that it was lost in
         waiter = self._jobs.pop(job)
         if job.limiter is not None:
-            job.limiter.release_on_behalf_of(job)
+            job.limiter._give_back(job)
         if waiter is not None:
             job.tell(self._ready)
         elif job.is_abandoned:
