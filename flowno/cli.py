@@ -134,9 +134,8 @@ def _selectors(options: argparse.Namespace) -> None:
     rows = available_selectors()
     if options.json:
         import json
-        from dataclasses import asdict
 
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([row._asdict() for row in rows], indent=2))
     else:
         _print_table([("name", "usable", "default", "source, obstacle, facts"), *_cells(rows)])
     if not any(row.default for row in rows):  # FLOWNO_SELECTOR asks for what cannot be had; this says why

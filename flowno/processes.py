@@ -50,6 +50,7 @@ from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.synchronization import Lock
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 from .core.event_loop.threads import OwnThread
+from .core.event_loop.timers import checked_seconds
 from .net.streams import Stream
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ async def run_process(
 
     Raises:
         subprocess.CalledProcessError: With ``check``, the returncode is not 0. It has the output as well.
-        ValueError: ``input`` and ``stdin`` are both given, or ``grace`` is negative.
+        ValueError: ``input`` and ``stdin`` are both given, or ``grace`` is negative or NaN.
         OSError, TypeError: As of :func:`open_process`.
 
     Cancellation: the program gets SIGTERM and, ``grace`` seconds later, SIGKILL (on Windows it is ended at once). The
@@ -328,8 +329,8 @@ async def run_process(
             memoryview(input)
         except TypeError:
             raise TypeError(f"input must be bytes, or another buffer, not {input!r}") from None
-    if not grace >= 0:
-        raise ValueError(f"grace must be a number of seconds, not {grace!r}")
+    if checked_seconds(grace, "grace") < 0:
+        raise ValueError(f"grace must not be negative, and is {grace!r}")
     process = await open_process(
         command, stdin=stdin if input is None else subprocess.PIPE, stdout=stdout, stderr=stderr, **options
     )

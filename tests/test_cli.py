@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_selectors_as_json_is_what_available_selectors_returns(
     result = run_python(FLOWNO, "selectors", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     rows = json.loads(result.stdout)
-    assert rows == [asdict(row) for row in available_selectors()]
+    assert rows == [row._asdict() for row in available_selectors()]
     assert [row["name"] for row in rows if row["default"]] == ["select"]
 
 

@@ -316,7 +316,7 @@ def test_the_table_of_backends_has_each_in_the_order_of_preference() -> None:
 def test_the_names_of_the_json_are_those_of_the_page() -> None:
     row = available_selectors()[0]
     page = text_of(DOCS / "command_line.rst")
-    for field in row.__dataclass_fields__:
+    for field in row._fields:
         assert f"``{field}``" in page
 
 

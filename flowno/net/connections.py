@@ -11,7 +11,7 @@ import errno
 import socket as _socket
 import sys
 from collections.abc import Generator, Sequence
-from math import inf, isnan
+from math import inf
 from operator import index
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from ..core.event_loop.commands import Command, ThreadCommand
 from ..core.event_loop.primitives import connect, socket, spawn
 from ..core.event_loop.scopes import move_on_after
 from ..core.event_loop.synchronization import Event
+from ..core.event_loop.timers import checked_seconds
 from .addresses import UnixPath, address_text, unix_path
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
@@ -431,9 +432,10 @@ def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout
     """See that these are options for TLS, and not given without it.
 
     Raises:
+        TypeError: ``handshake_timeout`` is no number.
         ValueError: They are not.
     """
-    if not handshake_timeout > 0:  # NaN is not, either
+    if checked_seconds(handshake_timeout, "handshake_timeout") <= 0:
         raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
     if not tls:
         if handshake_timeout != HANDSHAKE_TIMEOUT:
@@ -457,8 +459,7 @@ def _checked_delay(seconds: float | None) -> float:
     """The delay between attempts, infinite for none."""
     if seconds is None:
         return inf
-    if not isinstance(seconds, (int, float)):
-        raise TypeError(f"happy_eyeballs_delay must be a number or None, not {seconds!r}")
-    if seconds < 0 or isnan(seconds):
-        raise ValueError(f"happy_eyeballs_delay is a number of seconds, not {seconds!r}")
-    return max(seconds, SHORTEST_DELAY)
+    delay = checked_seconds(seconds, "happy_eyeballs_delay")
+    if delay < 0:
+        raise ValueError(f"happy_eyeballs_delay must not be negative, and is {seconds!r}")
+    return max(delay, SHORTEST_DELAY)

@@ -8,13 +8,11 @@ system.
 from __future__ import annotations
 
 import socket as _socket
-from collections.abc import Generator, Sequence
-from types import coroutine
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from ..core.event_loop.commands import Command
 from ..core.event_loop.running import required_event_loop
-from ..core.event_loop.tasks import GIVE_WAY
+from ..core.event_loop.tasks import completed
 from ..core.event_loop.threads import look_up
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]
@@ -63,15 +61,15 @@ async def getaddrinfo(
 
     Cancellation: the task does not wait for the resolver, which cannot be interrupted; its answer is dropped.
     """
-    world = required_event_loop("getaddrinfo()").world
+    loop = required_event_loop("getaddrinfo()")
     _check_host(host)
     number = _port_number(port)
     found = [] if number is None or flags & ~_PLAIN_FLAGS else _numeric(host, number, family, type, proto)
     if found:
-        await _completed()
+        await completed(loop.budget)
         return found
     try:
-        return list(await look_up(world.getaddrinfo, host, port, family, type, proto, flags))
+        return list(await look_up(loop.world.getaddrinfo, host, port, family, type, proto, flags))
     except _socket.gaierror as error:
         error.filename = (host, port)  # str() shows it behind the reason
         raise
@@ -98,23 +96,12 @@ async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, s
     numbers = _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV
     try:
         if flags & numbers == numbers:
-            required_event_loop("getnameinfo()")
-            await _completed()
+            await completed(required_event_loop("getnameinfo()").budget)
             return _socket.getnameinfo(sockaddr, flags)
         return await look_up(_socket.getnameinfo, sockaddr, flags)
     except _socket.gaierror as error:
         error.filename = sockaddr
         raise
-
-
-@coroutine
-def _completed() -> Generator[Command, Any, None]:
-    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
-    budget = required_event_loop("a call to the resolver").budget
-    if budget.left > 0:
-        budget.left -= 1
-    else:
-        yield GIVE_WAY
 
 
 def _check_host(host: object) -> None:

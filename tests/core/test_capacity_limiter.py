@@ -255,10 +255,23 @@ def test_a_task_that_finds_a_token_each_time_gives_way_to_the_others() -> None:
 @pytest.mark.parametrize(
     "use", [CapacityLimiter.acquire_nowait, CapacityLimiter.release, lambda limiter: limiter.acquire().send(None)]
 )
-def test_the_running_task_is_found_in_an_event_loop_only(use: Callable[[CapacityLimiter], object]) -> None:
-    limiter = CapacityLimiter(1)
-    with pytest.raises(EventLoopError, match="outside of an event loop"):
-        use(limiter)
+def test_the_running_task_is_found_in_a_task_only(use: Callable[[CapacityLimiter], object]) -> None:
+    limiter, refused = CapacityLimiter(1), []
+
+    def use_it() -> None:
+        with pytest.raises(EventLoopError, match=r"CapacityLimiter\.\w+\(\) was called outside of a task"):
+            use(limiter)
+        refused.append(True)
+
+    async def main() -> None:
+        loop = flowno.current_event_loop()
+        assert loop is not None
+        loop.call_soon_threadsafe(use_it)  # in the loop, between two steps
+        await sleep(0)
+
+    use_it()
+    flowno.run(main())
+    assert len(refused) == 2
     assert limiter.borrowed_tokens == 0
 
 

@@ -224,6 +224,22 @@ def test_a_wait_for_the_next_that_is_cancelled_passes_over_none() -> None:
     flowno.run(root())
 
 
+def test_several_tasks_may_share_it_and_each_that_ends_comes_to_one_of_them() -> None:
+    async def root() -> None:
+        tasks = [await spawn(value(turns, turns)) for turns in (2, 4, 6)]
+        completions = as_completed(tasks)
+
+        async def take_all() -> list[TaskHandle[Any]]:
+            return [task async for task in completions]
+
+        assert repr(completions) == "<as_completed() with 3 tasks to come>"
+        first, second, third, fourth = await gather(*[take_all() for _ in range(4)])
+        assert sorted([*first, *second, *third, *fourth], key=tasks.index) == tasks
+        assert repr(completions) == "<as_completed() with 0 tasks to come>"
+
+    flowno.run(root())
+
+
 def test_leaving_early_leaves_the_tasks_running_and_nothing_behind() -> None:
     async def root() -> None:
         slow = await spawn(value("slow", 20))

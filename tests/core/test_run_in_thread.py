@@ -357,6 +357,30 @@ flowno.run(main())
     assert (result.stdout, result.stderr) == ("True\n", "")
 
 
+def test_a_token_goes_to_whoever_waits_for_it_although_that_is_in_another_loop() -> None:
+    limiter, got = CapacityLimiter(1), threading.Event()
+
+    async def elsewhere() -> None:
+        async with limiter:
+            got.set()
+
+    async def main() -> None:
+        with gate() as blocking:
+            task = await spawn(run_in_thread(blocking, limiter=limiter))
+            await blocking.has_begun()
+            other.start()
+            while not limiter.waiters:
+                await sleep(0.001)
+            blocking.go_on.set()
+            await task.join()
+
+    other = threading.Thread(target=lambda: flowno.run(elsewhere()), daemon=True)
+    flowno.run(main())
+    other.join(NET)
+    assert got.is_set()
+    assert limiter.borrowed_tokens == 0
+
+
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 

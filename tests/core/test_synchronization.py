@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from flowno import (
     BrokenBarrierError,
     BrokenResourceError,
     BusyResourceError,
+    CapacityLimiter,
     Condition,
     CountdownLatch,
     Event,
@@ -49,6 +50,7 @@ from flowno.core.event_loop.commands import (
     QueuePutCommand,
     SemaphoreAcquireCommand,
 )
+from tests.support.fairness import check_it_gives_way
 from tests.support.schedules import Model, direct, on_every_seed, see_out, turns
 from tests.support.tasks import FOREVER
 
@@ -380,14 +382,25 @@ def test_a_lock_tells_who_has_it_and_who_waits() -> None:
     flowno.run(main())
 
 
-@pytest.mark.parametrize("with_condition", [False, True])
+async def in_a_lock() -> None:
+    async with Lock():
+        await sleep(FOREVER)
+
+
+async def in_a_condition() -> None:
+    async with Condition() as condition:
+        await condition.wait()
+
+
+async def in_a_limiter() -> None:
+    async with CapacityLimiter(1):
+        await sleep(FOREVER)
+
+
+@pytest.mark.parametrize("work", [in_a_lock, in_a_condition, in_a_limiter])
 def test_a_loop_that_is_dropped_with_its_tasks_in_the_middle_says_nothing(
-    caplog: pytest.LogCaptureFixture, with_condition: bool
+    caplog: pytest.LogCaptureFixture, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    async def work() -> None:
-        condition = Condition()
-        async with condition:
-            await (condition.wait() if with_condition else sleep(FOREVER))
 
     async def main() -> None:
         await spawn(work())
@@ -400,7 +413,10 @@ def test_a_loop_that_is_dropped_with_its_tasks_in_the_middle_says_nothing(
     assert not caplog.records
 
 
-def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(
+    caplog: pytest.LogCaptureFixture, awaited: bool
+) -> None:
     lock, handled = Lock(), []
 
     async def stubborn() -> None:
@@ -412,7 +428,9 @@ def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(caplog:
                 except TaskCancelled as error:
                     handled.append(error)  # to have it is to be still at work on it
         finally:
-            lock.release()
+            released = lock.release()
+            if awaited:
+                await released
 
     async def main() -> None:
         await spawn(stubborn())
@@ -555,7 +573,7 @@ def test_wait_for_looks_again_each_time_it_is_notified() -> None:
         condition, value, seen = Condition(), 0, []
 
         def look() -> int | None:
-            assert condition.lock.is_mine()
+            assert condition.lock._is_mine()
             seen.append(value)
             return value if value > 2 else None
 
@@ -909,87 +927,75 @@ def test_a_barrier_is_for_one_task_at_least() -> None:
 
 @pytest.mark.parametrize(
     "what",
-    [
-        "event",
-        "event.set",
-        "lock",
-        "lock that is mine",
-        "broken lock",
-        "semaphore",
-        "semaphore.release",
-        "condition without its lock",
-        "condition.wait_for",
-        "condition.notify",
-        "latch",
-        "latch.count_down",
-        "barrier",
-        "broken barrier",
-    ],
+    ["event", "event.set", "lock", "semaphore", "semaphore.release", "latch", "latch.count_down", "barrier"],
 )
 def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> None:
-    """64 in a row, and then it is somebody else's turn."""
-
     async def main() -> None:
         event, lock, semaphore, latch, barrier = Event(), Lock(), Semaphore(10**9), CountdownLatch(0), Barrier(1)
-        condition, broken_lock, broken_barrier = Condition(), Lock(), Barrier(1)
         event.set()
-        broken_barrier.abort()
-        await (await spawn(broken_lock.acquire())).join()
-        done, stop = 0, False
 
-        async def repeat() -> None:
-            nonlocal done
-            if what in ("condition.wait_for", "condition.notify"):
+        async def lock_and_unlock() -> None:
+            async with lock:
+                pass
+
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
+            "event": event.wait,
+            "event.set": event.set,
+            "lock": lock_and_unlock,
+            "semaphore": semaphore.acquire,
+            "semaphore.release": semaphore.release,
+            "latch": latch.wait,
+            "latch.count_down": latch.count_down,
+            "barrier": barrier.wait,
+        }
+        await check_it_gives_way(operations[what])
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("what", ["wait_for", "notify_all"])
+def test_no_operation_of_a_condition_that_completes_at_once_starves_the_others(what: str) -> None:
+    async def main() -> None:
+        condition = Condition()
+
+        async def operate() -> None:
+            if not condition.lock.is_locked():  # the first time; then it is the task's
                 await condition.lock.acquire()
-            if what == "lock that is mine":
-                await lock.acquire()
-            while not stop:
-                if what == "event":
-                    await event.wait()
-                elif what == "event.set":
-                    await event.set()
-                elif what == "lock":
-                    async with lock:
-                        pass
-                elif what == "lock that is mine":
-                    with pytest.raises(BusyResourceError):
-                        await lock.acquire()
-                elif what == "broken lock":
-                    with pytest.raises(BrokenResourceError):
-                        await broken_lock.acquire()
-                elif what == "semaphore":
-                    await semaphore.acquire()
-                elif what == "semaphore.release":
-                    await semaphore.release()
-                elif what == "condition without its lock":
-                    with pytest.raises(NotOwnerError):
-                        await condition.wait()
-                elif what == "condition.wait_for":
-                    await condition.wait_for(lambda: True)
-                elif what == "condition.notify":
-                    await condition.notify_all()
-                elif what == "latch":
-                    await latch.wait()
-                elif what == "latch.count_down":
-                    await latch.count_down()
-                elif what == "barrier":
-                    await barrier.wait()
-                else:
-                    with pytest.raises(BrokenBarrierError):
-                        await broken_barrier.wait()
-                done += 1
+            await (condition.notify_all() if what == "notify_all" else condition.wait_for(lambda: True))
 
-        task = await spawn(repeat())
-        seen = [done]
-        for _ in range(4):
-            await sleep(0)
-            await sleep(0)
-            seen.append(done)
-        assert seen[0] <= 65
-        assert seen == sorted(set(seen)), "it makes progress"
-        assert max(b - a for a, b in itertools.pairwise(seen)) <= 2 * 65
-        stop = True
-        await task.join()
+        await check_it_gives_way(operate)
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("lock that is mine", BusyResourceError),
+        ("broken lock", BrokenResourceError),
+        ("condition without its lock", NotOwnerError),
+        ("broken barrier", BrokenBarrierError),
+    ],
+)
+def test_no_operation_that_is_refused_starves_the_others(what: str, error: type[Exception]) -> None:
+    async def main() -> None:
+        lock, broken_lock, condition, broken_barrier = Lock(), Lock(), Condition(), Barrier(1)
+        await (await spawn(broken_lock.acquire())).join()
+        broken_barrier.abort()
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
+            "lock that is mine": lock.acquire,
+            "broken lock": broken_lock.acquire,
+            "condition without its lock": condition.wait,
+            "broken barrier": broken_barrier.wait,
+        }
+
+        async def refused() -> None:
+            if not lock.is_locked():  # the first time
+                await lock.acquire()
+            with pytest.raises(error):
+                await operations[what]()
+
+        await check_it_gives_way(refused)
 
     flowno.run(main())
 
@@ -1104,8 +1110,14 @@ def test_waking_a_task_of_a_loop_in_another_thread_is_an_error_that_changes_noth
     queue: AsyncQueue[int] = AsyncQueue()
     full: AsyncQueue[int] = AsyncQueue(maxsize=1)
     full.put_nowait(1)
+    limiter = CapacityLimiter(1)
+    limiter.acquire_on_behalf_of_nowait("x")
+
+    def change_limit() -> None:
+        limiter.total_tokens = 2
+
     waits = (event.wait, latch.wait, semaphore.acquire, barrier.wait, queue.get, queue.peek, lambda: full.put(2))
-    with OtherLoop(*waits):
+    with OtherLoop(*waits, limiter.acquire):
         for operation in (
             event.set,
             latch.count_down,
@@ -1116,11 +1128,14 @@ def test_waking_a_task_of_a_loop_in_another_thread_is_an_error_that_changes_noth
             queue.close,
             full.get_nowait,
             full.close,
+            lambda: limiter.release_on_behalf_of("x"),
+            change_limit,
         ):
             with pytest.raises(EventLoopError, match=r"from another thread.*loop\.create_task"):
                 operation()
         assert (event.is_set(), latch.count, semaphore.value) == (False, 1, 0)
         assert (barrier.n_waiting, barrier.broken) == (1, False)
+        assert (limiter.total_tokens, limiter.borrowed_tokens, len(limiter.waiters)) == (1, 1, 1)
         assert (queue.closed, len(queue), full.closed, full.items) == (False, 0, False, [1])
 
 
@@ -1271,7 +1286,7 @@ def test_no_notification_is_lost_and_the_lock_excludes_whatever_happens() -> Non
         model, condition = Notifications(), Condition()
 
         def enter(number: int) -> None:
-            assert condition.lock.is_mine()
+            assert condition.lock._is_mine()
             assert not model.inside
             model.inside.add(number)
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextvars
-import itertools
 import threading
 import types
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import flowno
 from flowno import EventLoop, TaskHandle, current_event_loop, move_on_after, sleep, spawn
 from flowno.core.event_loop.commands import Command, SleepCommand, SocketRecvCommand
 from tests.support.counting_selector import CountingSelector
+from tests.support.fairness import check_it_gives_way
 from tests.support.loopback import listening, pair
 from tests.support.tasks import FOREVER, value
 
@@ -108,53 +108,40 @@ def test_an_idle_loop_does_not_spin() -> None:
 
 @pytest.mark.parametrize("what", ["receive", "send", "accept", "failure", "refusal", "join", "cancel", "closed"])
 def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> None:
-    """64 in a row, and then it is somebody else's turn."""
-
     async def root() -> None:
         with pair() as (one, other), pair() as (closed, _), listening(1) as listener:
             closed.close()
             ended = await spawn(value(1))
             reader = await spawn(other.recv(1)) if what == "refusal" else None
-            done = 0
 
-            async def repeat() -> None:
-                nonlocal done
-                while True:
-                    if what == "receive":
-                        one.socket.send(b"x")
-                        await other.recv(1)
-                    elif what == "send":
-                        await one.send(b"x")
-                        other.socket.recv(1)
-                    elif what == "accept":
-                        with flowno.socket() as client:
-                            client.connect(listener.getsockname())
-                            (await listener.accept())[0].close()
-                    elif what == "failure":
-                        with pytest.raises(OSError):  # noqa: PT011 - not connected
-                            await listener.recv(1)
-                    elif what == "refusal":
-                        with pytest.raises(flowno.BusyResourceError):
-                            await other.recv(1)
-                    elif what == "join":
-                        await ended.join()
-                    elif what == "cancel":
-                        await ended.cancel()
-                    else:
-                        with pytest.raises(flowno.ClosedResourceError):
-                            await closed.recv(1)
-                    done += 1
+            async def receive() -> None:
+                one.socket.send(b"x")
+                await other.recv(1)
 
-            task = await spawn(repeat())
-            seen = [done]
-            for _ in range(4):
-                await sleep(0)
-                await sleep(0)
-                seen.append(done)
-            assert seen == sorted(set(seen)), "it makes progress"
-            assert max(b - a for a, b in itertools.pairwise(seen)) <= 2 * 65
-            assert seen[0] <= 65  # one that waited its turn, and 64 in a row
-            await task.cancel()
+            async def send() -> None:
+                await one.send(b"x")
+                other.socket.recv(1)
+
+            async def accept() -> None:
+                with flowno.socket() as client:
+                    client.connect(listener.getsockname())
+                    (await listener.accept())[0].close()
+
+            async def refused(handle: flowno.SocketHandle, error: type[Exception]) -> None:
+                with pytest.raises(error):
+                    await handle.recv(1)
+
+            operations: dict[str, Callable[[], Awaitable[object]]] = {
+                "receive": receive,
+                "send": send,
+                "accept": accept,
+                "failure": lambda: refused(listener, OSError),  # it is not connected
+                "refusal": lambda: refused(other, flowno.BusyResourceError),
+                "join": ended.join,
+                "cancel": ended.cancel,
+                "closed": lambda: refused(closed, flowno.ClosedResourceError),
+            }
+            await check_it_gives_way(operations[what])
             if reader is not None:
                 await reader.cancel()
 

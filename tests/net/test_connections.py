@@ -444,6 +444,7 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
         ({"require_close_notify": False}, ValueError),
         ({"handshake_timeout": 10}, ValueError),
         ({"handshake_timeout": 0, "tls": True}, ValueError),
+        ({"handshake_timeout": "soon", "tls": True}, TypeError),
         ({"local_address": "127.0.0.1"}, TypeError),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,

@@ -16,10 +16,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from selectors import SelectorKey
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from .errors import SelectorUnavailableError, UnknownSelectorError
 
@@ -218,8 +217,7 @@ SelectorChoice: TypeAlias = str | Sequence[str] | SelectorFactory | Selector
 """A name, names in order of preference, ``"auto"``, ``"package.module:factory"``, a factory, or a selector."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedSelector:
+class OpenedSelector(NamedTuple):
     """A selector that a loop is about to use.
 
     Attributes:
@@ -233,8 +231,7 @@ class OpenedSelector:
     owned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SelectorInfo:
+class SelectorInfo(NamedTuple):
     """A backend that flowno knows about, as :func:`available_selectors` lists it.
 
     Attributes:
@@ -254,8 +251,7 @@ class SelectorInfo:
     facts: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """One way to get a selector. ``obstacle`` says why it can never be taken, whatever its factory would do."""
 
     name: str
@@ -264,8 +260,7 @@ class _Candidate:
     obstacle: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     """Names that were asked for, in order of preference, and by whom, in the words that begin an error message.
 
     ``ignored`` are names that were struck out because they would load code on the word of an untrusted environment.
@@ -336,7 +331,7 @@ def available_selectors() -> list[SelectorInfo]:
         wanted = []
     usable = {(row.name, row.source) for row in rows if row.usable}
     chosen = next((candidate for candidate in wanted if candidate in usable), None)
-    return [replace(row, default=(row.name, row.source) == chosen) for row in rows]
+    return [row._replace(default=(row.name, row.source) == chosen) for row in rows]
 
 
 def default_selector_name() -> str:

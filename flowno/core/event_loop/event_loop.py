@@ -67,9 +67,9 @@ from .tasks import (
     OPERATIONS_PER_STEP,
     RETURNED,
     Budget,
+    ErrorReport,
     TaskCancelled,
     TaskHandle,
-    UnjoinedError,
     checked_name,
     close_coroutine,
     coroutine_of,
@@ -193,7 +193,7 @@ class EventLoop:
         self.clock = self._world.clock
         self.timers = Timers()
         self.threads = Threads(self.ready, self.inbox)
-        self._unjoined: weakref.WeakSet[UnjoinedError] = weakref.WeakSet()
+        self._unjoined: weakref.WeakSet[ErrorReport] = weakref.WeakSet()
         self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
         self._ending: Ending | None = None
         self._audited = False
@@ -656,7 +656,7 @@ class EventLoop:
         del task._run, task._send, task._context  # what the task has held on to goes with it
         if task._locks:
             for lock in task._locks:
-                lock.break_()
+                lock._break()
         if task._callbacks is not None:
             callbacks, task._callbacks = task._callbacks, None
             for callback in callbacks:
@@ -676,7 +676,7 @@ class EventLoop:
         is_outcome = _is_outcome(error)
         if is_outcome:
             task._state = FAILED  # so that its name says it
-            task._unjoined = UnjoinedError(repr(task), error.with_traceback(traceback))
+            task._unjoined = ErrorReport(repr(task), error.with_traceback(traceback))
             self._unjoined.add(task._unjoined)
         self.end_task(task, FAILED, (error, traceback))
         return is_outcome
@@ -893,7 +893,7 @@ class EventLoop:
         del command.queue[task]
 
     def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
-        if command.lock.try_give_to(task):
+        if command.lock._try_give_to(task):
             task._wake(self.ready)
         else:
             self._queue(task, command)
@@ -903,7 +903,7 @@ class EventLoop:
         task._wake(self.ready)
 
     def _wait_for_condition(self, task: TaskHandle[Any], command: ConditionWaitCommand) -> None:
-        command.condition.lock.require_ownership("Condition.wait()")
+        command.condition.lock._require_ownership("Condition.wait()")
         self._queue(task, command)
         command.condition.lock.release()
 
@@ -915,43 +915,43 @@ class EventLoop:
         task._wake(self.ready)
 
     def _acquire_semaphore(self, task: TaskHandle[Any], command: SemaphoreAcquireCommand) -> None:
-        if command.semaphore.try_take():
+        if command.semaphore._try_take():
             task._wake(self.ready)
         else:
             self._queue(task, command)
 
     def _wait_at_barrier(self, task: TaskHandle[Any], command: BarrierWaitCommand) -> None:
-        command.barrier.check_usable()
-        if command.barrier.lacks_one:
-            task._wake(self.ready, command.barrier.let_through())
+        command.barrier._check_usable()
+        if command.barrier._lacks_one:
+            task._wake(self.ready, command.barrier._let_through())
         else:
             self._queue(task, command)
 
     def _acquire_token(self, task: TaskHandle[Any], command: LimiterAcquireCommand) -> None:
-        if command.limiter.has_token:
-            command.limiter.lend_to(command.borrower)
+        if command.limiter._has_token:
+            command.limiter._lend_to(command.borrower)
             task._wake(self.ready)
         else:
             self._queue(task, command)
 
     def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
         if len(command.source):
-            task._wake(self.ready, command.source.take())
+            task._wake(self.ready, command.source._give_out())
         else:
-            command.source.check_open("get()")
+            command.source._check_open("get()")
             self._queue(task, command)
 
     def _peek(self, task: TaskHandle[Any], command: QueuePeekCommand) -> None:
         if len(command.source):
-            task._wake(self.ready, command.source.first())
+            task._wake(self.ready, command.source._first())
         else:
-            command.source.check_open("peek()")
+            command.source._check_open("peek()")
             self._queue(task, command)
 
     def _put(self, task: TaskHandle[Any], command: QueuePutCommand) -> None:
-        command.target.check_open("put()")
-        if command.target.has_room(command.item):
-            command.target.add(command.item)
+        command.target._check_open("put()")
+        if command.target._has_room(command.item):
+            command.target._take_in(command.item)
             task._wake(self.ready)
         else:
             self._queue(task, command)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from .errors import EventLoopError
+from .queues import AsyncQueue
 from .running import required_event_loop
 from .scopes import TaskGroup
-from .synchronization import Event
 from .tasks import TaskHandle, coroutine_of, function_name
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def as_completed(tasks: Iterable[TaskHandle[T]]) -> AsyncIterator[TaskHandle[T]]
 class _Completions(Generic[T]):
     """What :func:`as_completed` gives."""
 
-    __slots__ = ("_changed", "_ended", "_left")
+    __slots__ = ("_ended", "_running")
 
     def __init__(self, tasks: Iterable[TaskHandle[T]]) -> None:
         loop = required_event_loop("as_completed()")
@@ -180,27 +179,24 @@ class _Completions(Generic[T]):
                 raise TypeError(f"as_completed() takes handles of tasks, as spawn() gives them, not {handle!r}")
             if handle.event_loop is not loop:
                 raise EventLoopError(f"{handle!r} runs in {handle.event_loop!r}; only tasks of the same loop will do")
-        self._ended: deque[TaskHandle[T]] = deque()
-        self._left = len(handles)  # how many are still to come
-        self._changed = Event()
+        self._ended: AsyncQueue[TaskHandle[T]] = AsyncQueue()
+        self._running = len(handles)
+        if not handles:
+            self._ended.close()
         for handle in handles:
             handle._add_callback(self._take)
 
     def _take(self, task: TaskHandle[T]) -> None:
-        self._ended.append(task)
-        self._changed.set()
+        self._ended.put_nowait(task)
+        self._running -= 1
+        if not self._running:
+            self._ended.close()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> TaskHandle[T]:
-        if not self._left:
-            raise StopAsyncIteration
-        while not self._ended:
-            self._changed = Event()
-            await self._changed.wait()
-        self._left -= 1
-        return self._ended.popleft()
+    def __anext__(self) -> Awaitable[TaskHandle[T]]:
+        return self._ended.__anext__()
 
     def __repr__(self) -> str:
-        return f"<as_completed() with {self._left} tasks to come>"
+        return f"<as_completed() with {self._running + len(self._ended)} tasks to come>"

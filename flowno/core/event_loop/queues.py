@@ -80,7 +80,7 @@ class _Queue(Generic[Put, Got]):
         """Keep an item; False where it came to one that is there already. What raises has changed nothing."""
         raise NotImplementedError
 
-    def first(self) -> Got:
+    def _first(self) -> Got:
         """The item that is next, which stays; for the loop, too."""
         raise NotImplementedError
 
@@ -123,8 +123,8 @@ class _Queue(Generic[Put, Got]):
         budget = (here.loop or required_event_loop("put()")).budget
         if budget.left > 0 and not self._closed:
             budget.left -= 1
-            if self.has_room(item):
-                self.add(item)
+            if self._has_room(item):
+                self._take_in(item)
                 return
         yield QueuePutCommand(self, item)
 
@@ -142,7 +142,7 @@ class _Queue(Generic[Put, Got]):
         budget = (here.loop or required_event_loop("get()")).budget
         if budget.left > 0 and len(self):
             budget.left -= 1
-            return self.take()
+            return self._give_out()
         item: Got = yield QueueGetCommand(self)
         return item
 
@@ -161,7 +161,7 @@ class _Queue(Generic[Put, Got]):
         budget = (here.loop or required_event_loop("peek()")).budget
         if budget.left > 0 and len(self):
             budget.left -= 1
-            return self.first()
+            return self._first()
         item: Got = yield QueuePeekCommand(self)
         return item
 
@@ -173,15 +173,15 @@ class _Queue(Generic[Put, Got]):
             QueueClosedError: There is none, and there will be none.
         """
         if len(self):
-            return self.take()
-        self.check_open("get_nowait()")
+            return self._give_out()
+        self._check_open("get_nowait()")
         raise QueueEmptyError("get_nowait() on an empty queue")
 
     def _put_nowait(self, item: Put) -> bool:
-        self.check_open("put_nowait()")
-        if not self.has_room(item):
+        self._check_open("put_nowait()")
+        if not self._has_room(item):
             raise QueueFullError(f"put_nowait() on a queue that holds {len(self)} items, which is its maxsize")
-        return self.add(item)
+        return self._take_in(item)
 
     def close(self) -> Done:
         """Take no more items. Acts at once, and only once.
@@ -253,17 +253,17 @@ class _Queue(Generic[Put, Got]):
 
     # --- for the loop ------------------------------------------------------------------------------------------------
 
-    def check_open(self, operation: str) -> None:
+    def _check_open(self, operation: str) -> None:
         """Refuse to put into a closed queue, or to wait for its next item."""
         if self._closed:
             empty = "" if operation.startswith("put") else " and empty"
             raise QueueClosedError(f"{operation} on a queue that is closed{empty}")
 
-    def has_room(self, item: Put) -> bool:
+    def _has_room(self, item: Put) -> bool:
         """Whether an item can be put without waiting; those who wait already come first."""
         return self._maxsize is None or (len(self) < self._maxsize and not self.putters) or self._joins(item)
 
-    def add(self, item: Put) -> bool:
+    def _take_in(self, item: Put) -> bool:
         """Keep an item, and give it to whoever waits for one; False where it came to one that is there already."""
         if self.getters:
             check_at_hand(self.getters, "put()")
@@ -276,13 +276,13 @@ class _Queue(Generic[Put, Got]):
             self._unfinished += 1
             while self.peekers:
                 task = take_first(self.peekers)
-                task.event_loop.resume(task, self.first())
+                task.event_loop.resume(task, self._first())
             if self.getters:
                 task = take_first(self.getters)
                 task.event_loop.resume(task, self._remove())
         return is_new
 
-    def take(self) -> Got:
+    def _give_out(self) -> Got:
         """Take the next item out, and let in who waits with another."""
         if self.putters:
             check_at_hand(self.putters, "get()")
@@ -301,7 +301,7 @@ class _Queue(Generic[Put, Got]):
         item = waiting_item(task)
         del self.putters[task]
         try:
-            self.add(item)
+            self._take_in(item)
         except Exception as error:
             task.event_loop.fail(task, error.with_traceback(None))
         else:
@@ -371,7 +371,7 @@ class AsyncQueue(_Queue[T, T]):
         self._items.append(item)
         return True
 
-    def first(self) -> T:
+    def _first(self) -> T:
         return self._items[0]
 
     def _remove(self) -> T:
@@ -397,7 +397,7 @@ class AsyncLifoQueue(AsyncQueue[T]):
         """What is in the queue, the next one first."""
         return list(reversed(self._items))
 
-    def first(self) -> T:
+    def _first(self) -> T:
         return self._items[-1]
 
     def _remove(self) -> T:
@@ -424,9 +424,10 @@ class AsyncPriorityQueue(_Queue[T, T]):
 
     def __init__(self, maxsize: int | None = None) -> None:
         super().__init__(maxsize)
-        # Sorted, in runs of limited length. A heap would be less code, but it compares also when it gives an item out,
-        # and then loses it where that raises; and it moves items before a put has made its last comparison.
-        self._runs: list[list[Any]] = []
+        # Sorted, in runs of limited length; only a run that is alone may be empty. A heap would be less code, but it
+        # compares also when it gives an item out, and then loses it where that raises; and it moves items before a put
+        # has made its last comparison. One sorted list would do up to some ten thousand items.
+        self._runs: list[list[Any]] = [[]]
         self._length = 0
 
     def __len__(self) -> int:
@@ -450,28 +451,23 @@ class AsyncPriorityQueue(_Queue[T, T]):
     def _add(self, item: T) -> bool:
         runs = self._runs
         key: Any = item  # whether it can be compared is seen when it is
-        index = bisect_right(runs, key, key=_last)
-        if index == len(runs):  # not before any: it comes last
-            if not runs or len(runs[-1]) >= LONGEST_RUN:
-                runs.append([])
-            runs[-1].append(item)
-        else:
-            run = runs[index]
-            insort_right(run, key)
-            if len(run) > LONGEST_RUN:
-                runs.insert(index + 1, run[LONGEST_RUN // 2 :])
-                del run[LONGEST_RUN // 2 :]
+        index = bisect_right(runs, key, hi=len(runs) - 1, key=_last)
+        run = runs[index]
+        insort_right(run, key)
+        if len(run) > LONGEST_RUN:
+            runs.insert(index + 1, run[LONGEST_RUN // 2 :])
+            del run[LONGEST_RUN // 2 :]
         self._length += 1
         return True
 
-    def first(self) -> T:
+    def _first(self) -> T:
         item: T = self._runs[0][0]
         return item
 
     def _remove(self) -> T:
         run = self._runs[0]
         item: T = run.pop(0)
-        if not run:
+        if not run and len(self._runs) > 1:
             del self._runs[0]
         self._length -= 1
         return item
@@ -546,7 +542,7 @@ class AsyncSetQueue(_GatheringQueue[T, T]):
         self._items[item] = None
         return True
 
-    def first(self) -> T:
+    def _first(self) -> T:
         return next(iter(self._items))
 
     def _remove(self) -> T:
@@ -611,7 +607,7 @@ class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
         self._causes[key] = [cause]
         return True
 
-    def first(self) -> tuple[K, list[C]]:
+    def _first(self) -> tuple[K, list[C]]:
         key, causes = next(iter(self._causes.items()))
         return key, list(causes)
 

@@ -53,7 +53,7 @@ def required_event_loop(operation: str) -> EventLoop:
     """
     loop = here.loop
     if loop is None:
-        raise EventLoopError(f"{operation} was awaited outside of an event loop; run the coroutine with flowno.run()")
+        raise EventLoopError(f"{operation} was used outside of an event loop; run the coroutine with flowno.run()")
     return loop
 
 

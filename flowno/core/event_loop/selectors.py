@@ -58,7 +58,7 @@ from .commands import (
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .running import current_event_loop, current_world, required_event_loop
-from .tasks import GIVE_WAY
+from .tasks import completed
 from .threads import look_up
 
 if TYPE_CHECKING:
@@ -1019,9 +1019,7 @@ class SocketHandle:
             self._send_command = SocketSendCommand(self, record)
         if not ((reading and record.reading) or (writing and record.writing)):
             return record
-        if loop.budget.left <= 0:  # a failure, too, must not keep the other tasks from running
-            yield GIVE_WAY
-        loop.budget.left -= 1
+        yield from completed(loop.budget)  # a failure, too, must not keep the other tasks from running
         if record is _CLOSED or self._fileno() < 0:
             raise ClosedResourceError(f"{operation} on {self!r}: it came after close() or detach()")
         direction = "receiving from" if reading and record.reading else "sending to"

@@ -8,10 +8,9 @@ task is cancelled in between: it has what it was given, and is cancelled at its 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Hashable
-from dataclasses import dataclass
 from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 from .commands import (
@@ -33,12 +32,12 @@ from .errors import (
     WouldBlockError,
 )
 from .running import here, required_event_loop
-from .tasks import DONE, GIVE_WAY, LEFT
+from .tasks import DONE, LEFT, completed
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from .tasks import Budget, Done, TaskHandle
+    from .tasks import Done, TaskHandle
 
 __all__ = [
     "Barrier",
@@ -58,14 +57,6 @@ __all__ = [
 T = TypeVar("T")
 
 
-def completed(budget: Budget) -> Generator[Command, Any, None]:
-    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
-    if budget.left > 0:
-        budget.left -= 1
-    else:
-        yield GIVE_WAY
-
-
 def take_first(waiters: dict[TaskHandle[Any], None]) -> TaskHandle[Any]:
     """Take out the task that has waited longest."""
     task = next(iter(waiters))
@@ -81,7 +72,7 @@ def check_at_hand(waiters: dict[TaskHandle[Any], None], operation: str) -> None:
     loop = next(iter(waiters)).event_loop
     if loop is not here.loop and not loop.inbox.is_at_hand:
         raise EventLoopError(
-            f"{operation} was called outside of {loop!r}, which runs the tasks that wait; from another thread, have "
+            f"{operation} came from outside of {loop!r}, which runs the tasks that wait; from another thread, have "
             "a task of that loop do it: loop.create_task(coroutine)"
         )
 
@@ -95,16 +86,15 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def running_task(operation: str) -> TaskHandle[Any]:
-    """The task that runs in this thread; what only a task can do needs one."""
+    """The task that runs in this thread; what acts for the task that calls it needs one."""
     loop = here.loop
     task = None if loop is None else loop.running_task
     if task is None:
-        raise EventLoopError(f"{operation} was called outside of a task, and locks belong to tasks")
+        raise EventLoopError(f"{operation} was called outside of a task, and acts for the task that calls it")
     return task
 
 
-@dataclass(frozen=True, slots=True)
-class EventStatistics:
+class EventStatistics(NamedTuple):
     """What :meth:`Event.statistics` returns.
 
     Attributes:
@@ -184,8 +174,7 @@ class Event:
         return f"<Event {'set' if self._is_set else 'not set'}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class LockStatistics:
+class LockStatistics(NamedTuple):
     """What :meth:`Lock.statistics` returns.
 
     Attributes:
@@ -215,12 +204,12 @@ class Lock:
         True
     """
 
-    __slots__ = ("__weakref__", "_broken_by", "conditions", "owner", "waiters")
+    __slots__ = ("__weakref__", "_broken_by", "_conditions", "owner", "waiters")
 
     def __init__(self) -> None:
         self.owner: TaskHandle[Any] | None = None
         self.waiters: dict[TaskHandle[Any], None] = {}
-        self.conditions: WeakSet[Condition] | None = None  # those whose lock this is
+        self._conditions: WeakSet[Condition] | None = None  # those whose lock this is
         self._broken_by: str | None = None
 
     def is_locked(self) -> bool:
@@ -243,7 +232,7 @@ class Lock:
         task = loop.running_task
         if self.owner is None and self._broken_by is None and loop.budget.left > 0 and task is not None:
             loop.budget.left -= 1
-            self.give_to(task)
+            self._give_to(task)
         else:
             yield LockAcquireCommand(self)
 
@@ -257,7 +246,7 @@ class Lock:
             EventLoopError: This was called outside of a task, or a task of another loop has the lock.
         """
         task = running_task("Lock.acquire_nowait()")
-        if not self.try_give_to(task):
+        if not self._try_give_to(task):
             raise WouldBlockError(f"acquire_nowait() on a lock that {self.owner!r} has")
 
     def release(self) -> Done:
@@ -270,14 +259,14 @@ class Lock:
             NotOwnerError: This task does not have it.
             EventLoopError: This was called outside of a task.
         """
-        owner = self.require_ownership("Lock.release()")
+        owner = self._require_ownership("Lock.release()")
         locks = owner._locks
         if locks is not None:
             del locks[self]
         self.owner = None
         if self.waiters:
             task = take_first(self.waiters)
-            self.give_to(task)
+            self._give_to(task)
             task.event_loop.resume(task)
         return DONE
 
@@ -287,7 +276,7 @@ class Lock:
 
     # --- for the loop, and for what is built on locks -----------------------------------------------------------------
 
-    def give_to(self, task: TaskHandle[Any]) -> None:
+    def _give_to(self, task: TaskHandle[Any]) -> None:
         """Make a task the owner. The lock must be free."""
         self.owner = task
         if task._locks is None:
@@ -295,13 +284,13 @@ class Lock:
         else:
             task._locks[self] = None
 
-    def try_give_to(self, task: TaskHandle[Any]) -> bool:
+    def _try_give_to(self, task: TaskHandle[Any]) -> bool:
         """Make a task the owner, if the lock is free; False where it may wait for that. Raises as :meth:`acquire`."""
         owner = self.owner
         if owner is None:
             if self._broken_by is not None:
                 raise self._broken()
-            self.give_to(task)
+            self._give_to(task)
             return True
         if owner is task:
             raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
@@ -309,11 +298,11 @@ class Lock:
             raise EventLoopError(f"{task!r} cannot acquire a lock that {owner!r} has, in {owner.event_loop!r}")
         return False
 
-    def break_(self) -> None:
+    def _break(self) -> None:
         """The owner has ended without releasing the lock. Who waits for a condition has lost, too, who could notify."""
         self._broken_by = repr(self.owner)
         self.owner = None
-        for waiters in (self.waiters, *(condition.waiters for condition in self.conditions or ())):
+        for waiters in (self.waiters, *(condition.waiters for condition in self._conditions or ())):
             while waiters:
                 task = take_first(waiters)
                 task._wake(task.event_loop.ready, error=self._broken())
@@ -324,12 +313,12 @@ class Lock:
             "with a new lock"
         )
 
-    def is_mine(self) -> bool:
+    def _is_mine(self) -> bool:
         """Whether the task that runs has it."""
         loop = here.loop
         return loop is not None and self.owner is not None and self.owner is loop.running_task
 
-    def require_ownership(self, operation: str) -> TaskHandle[Any]:
+    def _require_ownership(self, operation: str) -> TaskHandle[Any]:
         """The task that runs, which must have the lock."""
         task = running_task(operation)
         if self.owner is not task:
@@ -344,7 +333,7 @@ class Lock:
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
         # Condition.wait() leaves without the lock where that broke, or where its coroutine is closed. What is on its
         # way then says more than that there is nothing to release.
-        if error is None or self.is_mine():
+        if error is None or self._is_mine():
             self.release()
         return LEFT
 
@@ -354,8 +343,7 @@ class Lock:
         return f"<Lock of {self.owner!r}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionStatistics:
+class ConditionStatistics(NamedTuple):
     """What :meth:`Condition.statistics` returns.
 
     Attributes:
@@ -403,9 +391,9 @@ class Condition:
             lock = Lock()
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock must be a flowno.Lock or None, not {lock!r}")
-        if lock.conditions is None:
-            lock.conditions = WeakSet()
-        lock.conditions.add(self)
+        if lock._conditions is None:
+            lock._conditions = WeakSet()
+        lock._conditions.add(self)
         self.lock = lock
         self.waiters: dict[TaskHandle[Any], None] = {}
 
@@ -424,7 +412,7 @@ class Condition:
         lock = self.lock
         loop = here.loop or required_event_loop("Condition.wait()")
         try:
-            task = lock.require_ownership("Condition.wait()")
+            task = lock._require_ownership("Condition.wait()")
         except NotOwnerError:
             yield from completed(loop.budget)
             raise
@@ -460,7 +448,7 @@ class Condition:
         """
         budget = (here.loop or required_event_loop("Condition.wait_for()")).budget
         try:
-            self.lock.require_ownership("Condition.wait_for()")
+            self.lock._require_ownership("Condition.wait_for()")
             result = predicate()
         except BaseException:
             yield from completed(budget)
@@ -486,7 +474,7 @@ class Condition:
             EventLoopError: This was called outside of a task, or the tasks that wait are those of another loop.
             ValueError: ``n`` is negative.
         """
-        self.lock.require_ownership("Condition.notify()")
+        self.lock._require_ownership("Condition.notify()")
         check_count("n", n, 0)
         if self.waiters:
             check_at_hand(self.waiters, "Condition.notify()")
@@ -515,8 +503,7 @@ class Condition:
         return f"<Condition with {self.lock!r}, {len(self.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class SemaphoreStatistics:
+class SemaphoreStatistics(NamedTuple):
     """What :meth:`Semaphore.statistics` returns.
 
     Attributes:
@@ -594,10 +581,10 @@ class Semaphore:
         Raises:
             WouldBlockError: There is none.
         """
-        if not self.try_take():
+        if not self._try_take():
             raise WouldBlockError(f"acquire_nowait() on {self!r}")
 
-    def try_take(self) -> bool:
+    def _try_take(self) -> bool:
         """Take a permit, if there is one; for the loop, too."""
         if self._value > 0:
             self._value -= 1
@@ -678,13 +665,20 @@ class CapacityLimiter:
         """How many tokens may be borrowed at a time; may be changed at any time.
 
         More tokens are handed to those who wait, at once. Fewer take none away from who has one.
+
+        Setting it raises:
+            TypeError: It is no int, nor infinite.
+            ValueError: It is less than 1.
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         return self._total_tokens
 
     @total_tokens.setter
     def total_tokens(self, total_tokens: float) -> None:
-        self._total_tokens = _checked_tokens(total_tokens)
-        self._hand_over()
+        checked = _checked_tokens(total_tokens)
+        self._check_at_hand("a change of CapacityLimiter.total_tokens")
+        self._total_tokens = checked
+        self._hand_over(None)
 
     @property
     def borrowed_tokens(self) -> int:
@@ -702,11 +696,11 @@ class CapacityLimiter:
 
         Raises:
             BusyResourceError: The task has one already; waiting for itself it could wait for ever.
-            EventLoopError: This was awaited outside of an event loop.
+            EventLoopError: This was awaited outside of a task.
 
         Cancellation: the wait ends, and nothing is borrowed.
         """
-        yield from self.acquire_on_behalf_of(self._running_task("acquire()"))  # pyright: ignore[reportGeneralTypeIssues]
+        yield from self.acquire_on_behalf_of(running_task("CapacityLimiter.acquire()"))  # pyright: ignore[reportGeneralTypeIssues]
 
     def acquire_nowait(self) -> None:
         """Borrow a token for the running task, without waiting.
@@ -714,9 +708,9 @@ class CapacityLimiter:
         Raises:
             WouldBlockError: There is none.
             BusyResourceError: The task has one already.
-            EventLoopError: This was called outside of an event loop.
+            EventLoopError: This was called outside of a task.
         """
-        self.acquire_on_behalf_of_nowait(self._running_task("acquire_nowait()"))
+        self.acquire_on_behalf_of_nowait(running_task("CapacityLimiter.acquire_nowait()"))
 
     def release(self) -> Done:
         """Give back the token of the running task: to the one that has waited longest, or to nobody. Acts at once.
@@ -726,9 +720,9 @@ class CapacityLimiter:
 
         Raises:
             NotOwnerError: The task has none.
-            EventLoopError: This was called outside of an event loop.
+            EventLoopError: This was called outside of a task.
         """
-        return self.release_on_behalf_of(self._running_task("release()"))
+        return self.release_on_behalf_of(running_task("CapacityLimiter.release()"))
 
     @coroutine
     def acquire_on_behalf_of(self, borrower: Hashable) -> Generator[Command, Any, None]:
@@ -744,9 +738,9 @@ class CapacityLimiter:
         if borrower in self._borrowers:
             yield from completed(budget)
             raise self._has_one_already(borrower)
-        if self.has_token and budget.left > 0:
+        if self._has_token and budget.left > 0:
             budget.left -= 1
-            self.lend_to(borrower)
+            self._lend_to(borrower)
         else:
             yield LimiterAcquireCommand(self, borrower)
 
@@ -758,55 +752,68 @@ class CapacityLimiter:
         """
         if borrower in self._borrowers:
             raise self._has_one_already(borrower)
-        if not self.has_token:
+        if not self._has_token:
             raise WouldBlockError(f"{self!r} has no token for {borrower!r}; wait for one with acquire()")
-        self.lend_to(borrower)
+        self._lend_to(borrower)
 
     def release_on_behalf_of(self, borrower: Hashable) -> Done:
         """As :meth:`release`, for a borrower of any kind.
 
         Raises:
             NotOwnerError: ``borrower`` has no token.
+            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         if borrower not in self._borrowers:
             raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
-        self._borrowers.discard(borrower)
-        self._hand_over()
+        self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
+        self._give_back(borrower)
         return DONE
 
     @property
-    def has_token(self) -> bool:
+    def _has_token(self) -> bool:
         """Whether a token can be borrowed without waiting. Who waits comes first: nobody does while there is one."""
         return len(self._borrowers) < self._total_tokens
 
-    def lend_to(self, borrower: Hashable) -> None:
+    def _lend_to(self, borrower: Hashable) -> None:
         """Give a token to a borrower that has none; for the loop. There must be one."""
         self._borrowers.add(borrower)
 
-    def _hand_over(self) -> None:
+    def _check_at_hand(self, operation: str) -> None:
+        if self.waiters:
+            check_at_hand(self.waiters, operation)
+
+    def _give_back(self, borrower: Hashable) -> None:
+        """Take back a token. Who waits for it is served by its own loop, where a thread of another one had it."""
+        self._borrowers.discard(borrower)
+        first = next(iter(self.waiters), None)
+        if first is not None:
+            first.event_loop.inbox.act(self._hand_over, None)
+
+    def _hand_over(self, _: None) -> None:
         """Give the tokens that there are to those who have waited longest; they are lent before these run again."""
-        while self.waiters and self.has_token:
+        while self.waiters and self._has_token:
             task = take_first(self.waiters)
             command = task._waiting
             if isinstance(command, LimiterAcquireCommand):
                 if command.borrower in self._borrowers:  # two tasks have waited for a token for the same borrower
                     task.event_loop.fail(task, self._has_one_already(command.borrower))
                 else:
-                    self.lend_to(command.borrower)
+                    self._lend_to(command.borrower)
                     task.event_loop.resume(task)
 
     def _has_one_already(self, borrower: Hashable) -> BusyResourceError:
         return BusyResourceError(f"{borrower!r} has a token of {self!r} already; a borrower has one at most")
-
-    def _running_task(self, operation: str) -> Hashable:
-        return required_event_loop(f"CapacityLimiter.{operation}").running_task
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return self.release()
+        # A coroutine that is closed outside of its loop gives nothing back: it is not known there whose the token is.
+        loop = here.loop
+        if error is None or (loop is not None and loop.running_task in self._borrowers):
+            self.release()
+        return LEFT
 
     def __repr__(self) -> str:
         return f"<CapacityLimiter {len(self._borrowers)} of {self._total_tokens} borrowed, {len(self.waiters)} waiting>"
@@ -887,8 +894,7 @@ class CountdownLatch:
         return f"<CountdownLatch at {self._count}, {len(self._event.waiters)} waiting>"
 
 
-@dataclass(frozen=True, slots=True)
-class BarrierStatistics:
+class BarrierStatistics(NamedTuple):
     """What :meth:`Barrier.statistics` returns.
 
     Attributes:
@@ -971,9 +977,9 @@ class Barrier:
         its next wait.
         """
         budget = (here.loop or required_event_loop("Barrier.wait()")).budget
-        if budget.left > 0 and self.lacks_one:
+        if budget.left > 0 and self._lacks_one:
             budget.left -= 1
-            return self.let_through()
+            return self._let_through()
         index: int = yield BarrierWaitCommand(self)
         return index
 
@@ -1018,11 +1024,11 @@ class Barrier:
     # --- for the loop ------------------------------------------------------------------------------------------------
 
     @property
-    def lacks_one(self) -> bool:
+    def _lacks_one(self) -> bool:
         """Whether the next task that comes is the last of its round."""
         return len(self.waiters) + 1 == self._parties and not self._broken
 
-    def let_through(self) -> int:
+    def _let_through(self) -> int:
         """The last task of a round has come: wake the others, each with its number.
 
         Returns:
@@ -1036,7 +1042,7 @@ class Barrier:
             task.event_loop.resume(task, index)
         return self._parties - 1
 
-    def check_usable(self) -> None:
+    def _check_usable(self) -> None:
         """Refuse a task that comes to a broken barrier."""
         if self._broken:
             raise BrokenBarrierError("wait() at a barrier that was aborted; reset() makes it usable again")

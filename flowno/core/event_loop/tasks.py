@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import copy_context
 from gc import get_referents
-from inspect import CO_ITERABLE_COROUTINE
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -43,6 +42,10 @@ ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
 GIVE_WAY = SleepCommand(0)
 GIVE_WAY_SHIELDED = ShieldedSleepCommand(0)
 
+#: Of a generator function that ``types.coroutine`` has made a coroutine function. The name is that of :mod:`inspect`,
+#: which takes longer to import than all of the core.
+_CO_ITERABLE_COROUTINE = 0x100
+
 _STATE_NAMES = ("alive", "finished", "failed", "cancelled")
 
 
@@ -53,6 +56,15 @@ class Budget:
 
     def __init__(self) -> None:
         self.left = OPERATIONS_PER_STEP
+
+
+@coroutine
+def completed(budget: Budget) -> Generator[Command, Any, None]:
+    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
+    if budget.left > 0:
+        budget.left -= 1
+    else:
+        yield GIVE_WAY
 
 
 class TaskCancelled(BaseException):
@@ -131,7 +143,7 @@ class TaskHandle(Generic[T_co]):
         self._cancel_pending = False
         self._cancel_requested = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
-        self._unjoined: UnjoinedError | None = None
+        self._unjoined: ErrorReport | None = None
 
     if TYPE_CHECKING:
         _result: Any
@@ -414,10 +426,7 @@ class Cancellation(Generic[T_co]):
     def __await__(self) -> Generator[Command, Any, T_co | None]:
         handle = self._handle
         if handle._state:
-            budget = handle.event_loop.budget
-            if budget.left <= 0:
-                yield GIVE_WAY
-            budget.left -= 1
+            yield from completed(handle.event_loop.budget)
         else:
             yield CancelCommand(handle, requested=True)
         try:
@@ -426,7 +435,7 @@ class Cancellation(Generic[T_co]):
             del self, handle
 
 
-class UnjoinedError:
+class ErrorReport:
     """Logs the error of a task when the task is dropped, unless somebody has asked for the error by then.
 
     An object of its own, so that tasks which end well pay for no finalizer.
@@ -486,7 +495,10 @@ class Done:
 
 
 class Left(Done):
-    """What leaving an ``async with`` returns: to enter it has counted already."""
+    """What leaving an ``async with`` returns: to enter it has counted already.
+
+    It never suspends the task, which a coroutine that is closed may not do.
+    """
 
     __slots__ = ()
 
@@ -502,7 +514,7 @@ def coroutine_of(awaitable: Awaitable[T], caller: str) -> Coroutine[Any, Any, T]
     """The argument of ``caller`` as a coroutine; TypeError where it is none, saying what it is instead."""
     if type(awaitable) is CoroutineType:
         return awaitable
-    if isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & CO_ITERABLE_COROUTINE:
+    if isinstance(awaitable, GeneratorType) and awaitable.gi_code.co_flags & _CO_ITERABLE_COROUTINE:
         return cast("Coroutine[Any, Any, T]", awaitable)
     if isinstance(awaitable, Coroutine):
         return awaitable
@@ -563,10 +575,12 @@ def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
 def close_coroutine(task: TaskHandle[Any]) -> None:
     """Close the coroutine of a task that will not run any more; what that raises is logged.
 
-    What it does meanwhile it does as this task, in its loop: locks are released by their owner.
+    What it does meanwhile it does as this task, in its loop: locks are released by their owner. It may not suspend, so
+    what acts at once has to be done at once.
     """
     loop, outer_loop = task.event_loop, here.loop
     outer_task, loop.running_task = loop.running_task, task
+    outer_left, loop.budget.left = loop.budget.left, OPERATIONS_PER_STEP
     set_running(loop)
     try:
         task.raw_task.close()
@@ -574,4 +588,5 @@ def close_coroutine(task: TaskHandle[Any]) -> None:
         logger.exception("%r raised when its coroutine was closed", task)
     finally:
         set_running(outer_loop)
+        loop.budget.left = outer_left
         loop.running_task = outer_task

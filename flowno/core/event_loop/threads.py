@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from inspect import iscoroutinefunction
 from threading import Lock, Thread, current_thread
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
@@ -96,6 +95,8 @@ async def run_in_thread(
         >>> run(main())
         6
     """
+    from inspect import iscoroutinefunction  # which takes longer to import than all of the core
+
     threads = required_event_loop("run_in_thread()").threads
     if iscoroutinefunction(function) or not callable(function):
         raise TypeError(f"run_in_thread() takes an ordinary function, not {function!r}")
@@ -148,7 +149,7 @@ def _done_by(
         return outcome
     except BaseException:
         if not job.has_begun:
-            limiter.release_on_behalf_of(job)
+            limiter._give_back(job)
         job.is_abandoned = True
         raise
 
@@ -459,7 +460,7 @@ class Threads:
             return  # it was done just before the fork that it was lost in
         waiter = self._jobs.pop(job)
         if job.limiter is not None:
-            job.limiter.release_on_behalf_of(job)
+            job.limiter._give_back(job)
         if waiter is not None:
             job.tell(self._ready)
         elif job.is_abandoned:

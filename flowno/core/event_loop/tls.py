@@ -31,7 +31,7 @@ from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .running import current_world, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
-from .tasks import GIVE_WAY
+from .tasks import completed
 from .timers import checked_seconds
 
 if TYPE_CHECKING:
@@ -276,10 +276,7 @@ class TLSSocketHandle(SocketHandle):
         Cancellation: the handle is closed, unless another task makes the handshake.
         """
         if self._established:
-            budget = required_event_loop("do_handshake").budget
-            if budget.left <= 0:
-                yield GIVE_WAY
-            budget.left -= 1
+            yield from completed(required_event_loop("do_handshake").budget)
         else:
             yield from self._enter("do_handshake", 0)
 
