@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from traceback import StackSummary
     from types import FrameType
+    from typing import AwaitableGenerator
 
     from .event_loop import EventLoop
     from .scopes import CancelScope
@@ -58,13 +59,18 @@ class Budget:
         self.left = OPERATIONS_PER_STEP
 
 
-@coroutine
-def completed(budget: Budget) -> Generator[Command, Any, None]:
-    """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
-    if budget.left > 0:
-        budget.left -= 1
-    else:
-        yield GIVE_WAY
+if TYPE_CHECKING:
+
+    def completed(budget: Budget) -> AwaitableGenerator[Command, Any, None, Generator[Command, Any, None]]: ...
+else:
+
+    @coroutine
+    def completed(budget):
+        """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
+        if budget.left > 0:
+            budget.left -= 1
+        else:
+            yield GIVE_WAY
 
 
 class TaskCancelled(BaseException):
