@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .backend import FileObject, Selector
     from .commands import SocketCheckCommand, SocketCommand
     from .inbox import Inbox
+    from .selectors import SocketHandle
     from .tasks import TaskHandle
 
 __all__ = ["FdRecord", "FdTable"]
@@ -145,6 +146,20 @@ class FdTable:
             record.always_ready = identity[0] in _ALWAYS_READY
         record.handles += 1
         return record
+
+    def hold(self, handle: SocketHandle) -> None:
+        """Take in a new handle, and register its fd before anybody waits for it: a server is to know in time.
+
+        Raises:
+            OSError, ValueError, KeyError: The selector cannot hold the fd. The handle is as it was.
+        """
+        record = self.attach(handle.socket)
+        try:
+            self._arm(record, EVENT_READ)
+        except BaseException:
+            self.detach(record)
+            raise
+        handle._bind(record)
 
     def find(self, socket: Any) -> FdRecord | None:
         """The record of an open socket, where there is one, whoever uses it."""

@@ -683,7 +683,9 @@ class TLSSocketHandle(SocketHandle):
         return OSError(errno.EOPNOTSUPP, f"{what} would go past the TLS of {self!r}")
 
     def _truncation(self, what: str) -> TruncatedStreamError:
-        return TruncatedStreamError(ssl.SSL_ERROR_EOF, f"{self!r}: {what}")
+        error = TruncatedStreamError(ssl.SSL_ERROR_EOF, f"{self!r}: {what}")
+        self._lost = error.args
+        return error
 
     # --- inside: the handshake ---------------------------------------------------------------------------------------
 
