@@ -1,8 +1,8 @@
 """Servers: they listen, accept, and run a handler for each connection, in a task of its own.
 
 What goes wrong with one connection is the end of that connection, and of nothing else: a failing handler, a handshake
-that stalls, a peer that is gone before it was accepted. Where the system runs out of descriptors, the connections wait
-in the backlog until there are some.
+that stalls, a peer that is gone before it was accepted. Where the system runs out of descriptors, or the selector of
+room for them, the connections wait in the backlog until there is some.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ CLOSING_TIME = 5.0
 #: How many connections a listening socket may accept before the other tasks have their turn.
 ACCEPTS_PER_TURN = 64
 
-#: Out of descriptors or memory, accept(2): connections stay in the backlog, which is tried again after some seconds.
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Out of descriptors or memory, accept(2), or of what the selector can hold, such as ENOSPC of epoll_ctl(2):
+#: connections stay in the backlog, which is tried again after some seconds.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 PAUSE = 0.1
 
 #: Seconds that handlers have to finish when a server stops, unless told otherwise.
@@ -489,16 +490,21 @@ class Server:
 
     async def _accept(self, listener: SocketHandle) -> None:
         """Accept connections until the server is closed. What ends this ends the server."""
+        was_held = is_emptied = False
         try:
             while True:
-                if listener not in self._kept:
-                    await wait_readable(listener)
-                while self._is_full:
-                    await self._next_change().wait()
                 try:
-                    self._accept_some(listener)
-                except OSError as error:
-                    if error.errno not in _NO_ROOM:
+                    if listener not in self._kept:
+                        await wait_readable(listener)
+                        was_held = True
+                        if is_emptied:  # and the selector still had room for the listener: that was it
+                            self._paused = is_emptied = False
+                    while self._is_full:
+                        await self._next_change().wait()
+                    is_emptied = self._accept_some(listener)
+                except (OSError, ValueError) as error:
+                    # ValueError: a full selector. A listener that nobody waits for is taken out of it, too.
+                    if not (error.errno in _NO_ROOM if isinstance(error, OSError) else was_held):
                         raise
                     await self._pause(listener, error)
         except Exception as error:
@@ -512,22 +518,26 @@ class Server:
             self.close()
             self._check_end()
 
-    def _accept_some(self, listener: SocketHandle) -> None:
-        """Accept what is there, up to a bound; without waiting, so that the number of connections stays exact."""
+    def _accept_some(self, listener: SocketHandle) -> bool:
+        """Accept what is there, up to a bound; without waiting, so that the number of connections stays exact.
+
+        Returns:
+            Whether nobody waits in the backlog any more.
+        """
         loop = required_event_loop("a server")
         for _ in range(ACCEPTS_PER_TURN):
             if self._is_full:
                 break
             accepted = self._next(listener)
             if accepted is None:
-                self._paused = False  # nobody waits in the backlog any more: that was it
-                break
+                return True
             try:
                 loop.fds.hold(accepted[0])
             except (OSError, ValueError, KeyError) as error:
                 self._kept[listener] = accepted
                 raise OSError(errno.ENOBUFS, str(error)) from error
             self._connections[loop.create_task(self._serve(*accepted))] = accepted[1]
+        return False
 
     def _next(self, listener: SocketHandle) -> tuple[SocketHandle, Address] | None:
         """The next connection: the one that was kept, or the first in the backlog; None where there is none.
@@ -549,13 +559,13 @@ class Server:
         most = self._settings.max_connections
         return most is not None and len(self._connections) >= most
 
-    async def _pause(self, listener: SocketHandle, error: OSError) -> None:
+    async def _pause(self, listener: SocketHandle, error: OSError | ValueError) -> None:
         """Leave connections in the backlog for a while; it is logged once, until the backlog was empty again."""
         if not self._paused:
             self._paused = True
             logger.error(
                 "%r cannot accept connections for now: %s; they wait in the backlog of %s, which is tried every %g s",
-                self, error.strerror, address_text(listener.getsockname()), PAUSE,
+                self, getattr(error, "strerror", None) or error, address_text(listener.getsockname()), PAUSE,
             )  # fmt: skip
         await sleep(PAUSE)
 
