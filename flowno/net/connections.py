@@ -444,7 +444,7 @@ def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout
 def _check_local_address(local_address: object) -> None:
     if local_address is None:
         return
-    if not (isinstance(local_address, tuple) and len(local_address) == 2 and isinstance(local_address[1], int)):
+    if not (isinstance(local_address, tuple) and len(local_address) == 2 and isinstance(local_address[1], (int, str))):
         raise TypeError(f"local_address must be a tuple (host, port), not {local_address!r}")
     check_host(local_address[0], "the host of local_address")
 

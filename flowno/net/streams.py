@@ -561,8 +561,10 @@ class Stream:
         Raises:
             ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
             TimeoutError: It took longer than ``handshake_timeout``.
-            TypeError: ``ssl_context`` is no SSLContext, or ``session`` no session. Nothing was done.
-            ValueError: The context wants ``server_hostname``, or the session is another context's. Nothing was done.
+            TypeError: ``ssl_context`` is no SSLContext, ``session`` no session, or ``handshake_timeout`` no number.
+                Nothing was done.
+            ValueError: The context wants ``server_hostname``, the session is another context's, or
+                ``handshake_timeout`` is not above 0. Nothing was done.
             BusyResourceError: Another task reads or writes. Nothing was done.
             OSError, ClosedResourceError: As of :meth:`read`.
 

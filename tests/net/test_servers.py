@@ -1834,6 +1834,12 @@ def test_serves_on_sockets_that_listen_already() -> None:
     flowno.run(root())
 
 
+@pytest.mark.parametrize("sockets", [7, [7], [socket.socket]])
+def test_what_is_no_handle_is_refused(sockets: Any) -> None:
+    with pytest.raises(TypeError, match="sockets must be handles"):
+        flowno.run(serve_sockets(echo, sockets))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
