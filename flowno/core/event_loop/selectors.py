@@ -668,6 +668,7 @@ class SocketHandle:
         Raises:
             OSError: What the system says, with the address: it is too long for one datagram (EMSGSIZE), or nobody
                 takes it.
+            ValueError: The host of the address can be no name.
             BusyResourceError: Another task sends.
             ClosedResourceError: The handle is closed, or was closed meanwhile.
 
