@@ -6,6 +6,7 @@ each client sends what is in its queue; and a queue that is full says that its c
 """
 
 import argparse
+import sys
 
 from flowno import AsyncQueue, QueueFullError, run, serve_tcp, sleep, spawn
 
@@ -104,3 +105,5 @@ if __name__ == "__main__":
         run(main(parser.parse_args()))
     except KeyboardInterrupt:
         print("Stopped")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -171,5 +171,5 @@ if __name__ == "__main__":
         sys.exit(0 if flowno.run(options.run(options)) else 1)
     except KeyboardInterrupt:
         print("Stopped")
-    except (OSError, dns.exception.DNSException) as error:
+    except (OSError, ValueError, dns.exception.DNSException) as error:
         sys.exit(f"{type(error).__name__}: {error}")

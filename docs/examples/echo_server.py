@@ -39,3 +39,5 @@ if __name__ == "__main__":
         run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8888))
     except KeyboardInterrupt:
         print("Stopped")
+    except (OSError, ValueError, OverflowError) as error:  # OverflowError: no port has such a number
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ import argparse
 import logging
 import signal
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -298,3 +299,5 @@ if __name__ == "__main__":
         run(main(parser.parse_args()))
     except KeyboardInterrupt:
         print("Stopped at once")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -64,3 +64,5 @@ if __name__ == "__main__":
         run(main(parser.parse_args()))
     except KeyboardInterrupt:
         print("Stopped")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

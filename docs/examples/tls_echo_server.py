@@ -9,6 +9,7 @@
 import argparse
 import logging
 import ssl
+import sys
 
 from flowno import run, serve_tcp
 
@@ -54,3 +55,5 @@ if __name__ == "__main__":
         run(main(parser.parse_args()))
     except KeyboardInterrupt:
         print("Stopped")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from ..core.event_loop.primitives import socket
@@ -21,6 +22,9 @@ __all__ = ["activated_sockets"]
 
 #: The first descriptor that is passed, SD_LISTEN_FDS_START.
 _FIRST = 3
+
+#: INT_MAX, which process ids and descriptors are within.
+_MOST = 2**31 - 1
 
 #: What a socket without a name is called, sd_listen_fds_with_names(3).
 _UNNAMED = "unknown"
@@ -47,12 +51,13 @@ def activated_sockets() -> dict[str, list[SocketHandle]]:
     pid, count = _number("LISTEN_PID", values[0]), _number("LISTEN_FDS", values[1])
     if pid != os.getpid() or not count:
         return {}
-    names = values[2].split(":") if values[2] else [_UNNAMED] * count
-    if len(names) != count:
+    names = values[2].split(":") if values[2] else []
+    if names and len(names) != count:
         raise OSError(errno.EINVAL, f"LISTEN_FDNAMES={values[2]} has {len(names)} names for LISTEN_FDS={count} sockets")
-    fds = dict(zip(range(_FIRST, _FIRST + count), names, strict=True))
-    for fd, name in fds.items():
+    fds: dict[int, str] = {}
+    for fd, name in zip(range(_FIRST, _FIRST + count), names or repeat(_UNNAMED), strict=False):
         _check_socket(fd, name)
+        fds[fd] = name
     handles: dict[str, list[SocketHandle]] = {}
     for fd, name in fds.items():
         os.set_inheritable(fd, False)
@@ -66,6 +71,8 @@ def _number(variable: str, value: str) -> int:
         return 0
     if not (value.isascii() and value.isdigit()):
         raise OSError(errno.EINVAL, f"{variable}={value} is no number")
+    if len(value) > len(str(_MOST)) or int(value) > _MOST:
+        raise OSError(errno.EINVAL, f"{variable}={value} is more than there can be")
     return int(value)
 
 

@@ -34,7 +34,10 @@ def unix_path(path: UnixPath) -> str | bytes:
     """
     if not hasattr(_socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, f"Python has no Unix sockets on {sys.platform}; use TCP on 127.0.0.1 instead")
-    taken: str | bytes = os.fspath(path)
+    try:
+        taken: str | bytes = os.fspath(path)
+    except TypeError:
+        raise TypeError(f"path must be a str, bytes or os.PathLike, not {path!r}") from None
     if not taken:
         raise ValueError("path is empty; it is where the Unix socket is to be found")
     rest = taken[1:]

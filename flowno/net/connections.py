@@ -10,20 +10,18 @@ from __future__ import annotations
 import errno
 import socket as _socket
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from math import inf
-from operator import index
-from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.event_loop.commands import Command, ThreadCommand
 from ..core.event_loop.primitives import connect, socket, spawn
 from ..core.event_loop.scopes import move_on_after
 from ..core.event_loop.synchronization import Event
+from ..core.event_loop.threads import run_in_thread
 from ..core.event_loop.timers import checked_seconds
 from .addresses import UnixPath, address_text, unix_path
-from .resolver import getaddrinfo
-from .streams import DEFAULT_LIMIT, Stream
+from .resolver import check_host, getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream, check_limit
 
 if TYPE_CHECKING:
     import ssl
@@ -341,6 +339,8 @@ class _TLS(NamedTuple):
     def check(self, host: str | bytes | None) -> None:
         """See that it can be done, before there is a connection."""
         check_tls_options(self.context, self.require_close_notify, self.handshake_timeout)
+        if self.server_hostname is not None and not isinstance(self.server_hostname, str):
+            raise TypeError(f"server_hostname must be a str or None, not {self.server_hostname!r}")
         if not self.context:
             if self.server_hostname is not None:
                 raise ValueError("server_hostname needs tls: without it, nothing verifies the name")
@@ -389,11 +389,9 @@ def _name_to_verify(server_hostname: str | None, host: str | bytes | None) -> st
     return name.partition("%")[0].rstrip(".")
 
 
-@coroutine
-def _default_context() -> Generator[Command, Any, ssl.SSLContext]:
+async def _default_context() -> ssl.SSLContext:
     """The settings that verify the peer; made in a thread, as they read every certificate of the system's store."""
-    context: ssl.SSLContext = yield ThreadCommand(_make_default_context, ())
-    return context
+    return await run_in_thread(_make_default_context, abandon_on_cancel=True)
 
 
 def _make_default_context() -> ssl.SSLContext:
@@ -432,8 +430,7 @@ def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout
     """See that these are options for TLS, and not given without it.
 
     Raises:
-        TypeError: ``handshake_timeout`` is no number.
-        ValueError: They are not.
+        TypeError, ValueError: They are not.
     """
     if checked_seconds(handshake_timeout, "handshake_timeout") <= 0:
         raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
@@ -444,15 +441,12 @@ def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout
             raise ValueError("require_close_notify needs tls: without it, no end of a stream has a close_notify")
 
 
-def check_limit(limit: int) -> None:
-    """See that this is a limit for a stream, before there is a connection to make one of."""
-    if index(limit) <= 0:
-        raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
-
-
 def _check_local_address(local_address: object) -> None:
-    if local_address is not None and not (isinstance(local_address, tuple) and len(local_address) == 2):
+    if local_address is None:
+        return
+    if not (isinstance(local_address, tuple) and len(local_address) == 2 and isinstance(local_address[1], (int, str))):
         raise TypeError(f"local_address must be a tuple (host, port), not {local_address!r}")
+    check_host(local_address[0], "the host of local_address")
 
 
 def _checked_delay(seconds: float | None) -> float:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from ..core.event_loop.running import required_event_loop
 from ..core.event_loop.tasks import completed
-from ..core.event_loop.threads import look_up
+from ..core.event_loop.threads import addresses_of, look_up
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]
 
@@ -62,19 +62,13 @@ async def getaddrinfo(
     Cancellation: the task does not wait for the resolver, which cannot be interrupted; its answer is dropped.
     """
     loop = required_event_loop("getaddrinfo()")
-    _check_host(host)
+    check_host(host)
     number = _port_number(port)
     found = [] if number is None or flags & ~_PLAIN_FLAGS else _numeric(host, number, family, type, proto)
     if found:
         await completed(loop.budget)
         return found
-    try:
-        return list(await look_up(loop.world.getaddrinfo, host, port, family, type, proto, flags))
-    except _socket.gaierror as error:
-        error.filename = (host, port)  # str() shows it behind the reason
-        raise
-    except UnicodeError as error:
-        raise ValueError(f"{host!r} cannot be the name of a host: {error}") from None
+    return list(await addresses_of(host, port, family, type, proto, flags))
 
 
 async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
@@ -104,11 +98,14 @@ async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, s
         raise
 
 
-def _check_host(host: object) -> None:
+def check_host(host: object, argument: str = "host") -> None:
+    """See that this can be a name.
+
+    Raises:
+        TypeError: It is neither text nor None.
+    """
     if host is not None and not isinstance(host, (str, bytes)):
-        raise TypeError(f"host must be a str, bytes or None, not {host!r}")
-    if host and (0 in host if isinstance(host, bytes) else "\0" in host):
-        raise ValueError(f"{host!r} cannot be the name of a host: it has a zero byte")  # resolvers stop reading there
+        raise TypeError(f"{argument} must be a str, bytes or None, not {host!r}")
 
 
 def _port_number(port: object) -> int | None:
@@ -158,7 +155,7 @@ def _ip_address(host: str | bytes | None) -> tuple[int, str, int] | None:
         try:
             packed = _socket.inet_pton(family, text)
             scope = _scope_number(zone) if percent else 0
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):  # ValueError: not ASCII, or a zero byte
             continue
         return family, _socket.inet_ntop(family, packed), scope
     return None

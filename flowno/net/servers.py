@@ -1,39 +1,47 @@
 """Servers: they listen, accept, and run a handler for each connection, in a task of its own.
 
 What goes wrong with one connection is the end of that connection, and of nothing else: a failing handler, a handshake
-that stalls, a peer that is gone before it was accepted. Where the system runs out of descriptors, the connections wait
-in the backlog until there are some.
+that stalls, a peer that is gone before it was accepted. Where the system runs out of descriptors, or the selector of
+room for them, the connections wait in the backlog until there is some.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import socket as _socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from inspect import iscoroutinefunction
+from inspect import (
+    CO_ITERABLE_COROUTINE,
+    isasyncgenfunction,
+    isawaitable,
+    iscoroutinefunction,
+    isgeneratorfunction,
+    isroutine,
+)
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from ..core.event_loop.primitives import sleep, socket, wait_readable
 from ..core.event_loop.running import current_task, required_event_loop
 from ..core.event_loop.scopes import move_on_after
-from ..core.event_loop.selectors import Address
+from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
+from ..core.event_loop.timers import checked_seconds
 from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
-from .connections import HANDSHAKE_TIMEOUT, check_limit, check_tls, check_tls_options, set_no_delay
-from .resolver import getaddrinfo
-from .streams import DEFAULT_LIMIT, Stream
+from .connections import HANDSHAKE_TIMEOUT, check_tls, check_tls_options, set_no_delay
+from .resolver import check_host, getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream, check_limit
 
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
     from typing import Self
 
-    from ..core.event_loop.selectors import SocketHandle
     from ..core.event_loop.tasks import TaskHandle
     from .resolver import AddressInfo
 
@@ -67,8 +75,9 @@ CLOSING_TIME = 5.0
 #: How many connections a listening socket may accept before the other tasks have their turn.
 ACCEPTS_PER_TURN = 64
 
-#: Out of descriptors or memory, accept(2): connections stay in the backlog, which is tried again after some seconds.
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Out of descriptors or memory, accept(2), or of what the selector can hold, such as ENOSPC of epoll_ctl(2):
+#: connections stay in the backlog, which is tried again after some seconds.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 PAUSE = 0.1
 
 #: Seconds that handlers have to finish when a server stops, unless told otherwise.
@@ -155,6 +164,7 @@ async def serve_tcp(
         handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
     )
     settings.check()
+    _check_backlog(backlog)
     if reuse_port and not hasattr(_socket, "SO_REUSEPORT"):
         raise ValueError("reuse_port: this system has no SO_REUSEPORT")
     wanted = await _addresses(host, port)
@@ -205,6 +215,9 @@ async def serve_unix(
         handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
     )
     settings.check()
+    _check_backlog(backlog)
+    if mode is not None and not isinstance(mode, int):
+        raise TypeError(f"mode must be an int, such as 0o660, or None, not {mode!r}")
     required_event_loop("serve_unix()")
     listener, file = _listen_on_path(unix_path(path), mode, backlog)
     return Server(settings, [listener], file)
@@ -248,12 +261,9 @@ async def serve_sockets(
     )
     settings.check()
     required_event_loop("serve_sockets()")
-    listeners = list(sockets)
-    if not listeners:
-        raise ValueError("sockets is empty; a server needs something to listen on")
-    for listener in listeners:
-        _check_listening(listener)
-    return Server(settings, listeners)
+    if not isinstance(sockets, Iterable):
+        raise TypeError(f"sockets must be handles of sockets that listen, not {sockets!r}")
+    return _serve_on(list(sockets), settings)
 
 
 async def serve_activated(
@@ -291,6 +301,11 @@ async def serve_activated(
 
     Cancellation: this does not wait.
     """
+    settings = _Settings(
+        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+    )
+    settings.check()
+    required_event_loop("serve_activated()")
     for_us = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
     sockets = [handle for handles in activated_sockets().values() for handle in handles]
     if not sockets:
@@ -300,16 +315,7 @@ async def serve_activated(
             "it is to be started by a systemd socket unit, or by systemd-socket-activate",
         )
     try:
-        return await serve_sockets(
-            handler,
-            sockets,
-            tls=tls,
-            max_connections=max_connections,
-            limit=limit,
-            handshake_timeout=handshake_timeout,
-            require_close_notify=require_close_notify,
-            on_handshake_error=on_handshake_error,
-        )
+        return _serve_on(sockets, settings)
     except BaseException:
         for handle in sockets:
             handle.close()
@@ -329,10 +335,14 @@ class _Settings(NamedTuple):
 
     def check(self) -> None:
         """See that it can be done, before anything listens."""
-        if not callable(self.handler):
-            raise TypeError(f"handler must be an async function that takes a stream, not {self.handler!r}")
-        if self.max_connections is not None and self.max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, or None, not {self.max_connections!r}")
+        handler: object = self.handler
+        if not callable(handler) or _gives_generator(handler):
+            raise TypeError(f"handler must be an async function that takes a stream, not {handler!r}")
+        if self.max_connections is not None:
+            if not isinstance(self.max_connections, int):
+                raise TypeError(f"max_connections must be an int or None, not {self.max_connections!r}")
+            if self.max_connections < 1:
+                raise ValueError(f"max_connections must be at least 1, or None, not {self.max_connections!r}")
         check_limit(self.limit)
         check_tls_options(self.tls, self.require_close_notify, self.handshake_timeout)
         hook: object = self.on_handshake_error
@@ -343,6 +353,19 @@ class _Settings(NamedTuple):
                 raise ValueError("on_handshake_error needs tls: without it, there is no handshake")
         if self.tls is not None:
             check_tls(self.tls, server_side=True)
+
+
+def _gives_generator(handler: Any) -> bool:
+    """Whether a call gives a generator, which nothing can await: there is a ``yield`` in what is to be a handler.
+
+    Of another plain function nobody can tell before it is called, as it may give a coroutine.
+    """
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not isroutine(handler):
+        handler = type(handler).__call__
+    is_coroutine = isgeneratorfunction(handler) and handler.__code__.co_flags & CO_ITERABLE_COROUTINE
+    return isasyncgenfunction(handler) or (isgeneratorfunction(handler) and not is_coroutine)
 
 
 class Server:
@@ -363,6 +386,8 @@ class Server:
         self._error: Exception | None = None
         self._paused = False  # short of descriptors, and it has been said
         self._connections: dict[TaskHandle[Any], Address] = {}
+        #: By their listeners, the connections that were accepted, and that the selector has no room for.
+        self._kept: dict[SocketHandle, tuple[SocketHandle, Address]] = {}
         self._changed: Event | None = None  # happens when a connection has ended, where somebody waits for that
         self._ended = Event()  # no longer listening, and no connection is left
         loop = required_event_loop("a server")
@@ -402,8 +427,12 @@ class Server:
         Args:
             grace: How many seconds the handlers have; 0 cancels them now, infinite waits for as long as they take.
 
+        Raises:
+            TypeError, ValueError: ``grace`` is no number. Nothing was done.
+
         Cancellation: the handlers are cancelled at once; this does not wait for them any more.
         """
+        grace = checked_seconds(grace, "grace")
         self.close()
         try:
             with move_on_after(grace):
@@ -461,15 +490,21 @@ class Server:
 
     async def _accept(self, listener: SocketHandle) -> None:
         """Accept connections until the server is closed. What ends this ends the server."""
+        was_held = is_emptied = False
         try:
             while True:
-                await wait_readable(listener)
-                while self._is_full:
-                    await self._next_change().wait()
                 try:
-                    self._accept_some(listener)
-                except OSError as error:
-                    if error.errno not in _NO_ROOM:
+                    if listener not in self._kept:
+                        await wait_readable(listener)
+                        was_held = True
+                        if is_emptied:  # and the selector still had room for the listener: that was it
+                            self._paused = is_emptied = False
+                    while self._is_full:
+                        await self._next_change().wait()
+                    is_emptied = self._accept_some(listener)
+                except (OSError, ValueError) as error:
+                    # ValueError: a full selector. A listener that nobody waits for is taken out of it, too.
+                    if not (error.errno in _NO_ROOM if isinstance(error, OSError) else was_held):
                         raise
                     await self._pause(listener, error)
         except Exception as error:
@@ -477,34 +512,60 @@ class Server:
                 self._error = error
                 logger.error("%r cannot accept any more, and stops listening: %s", self, error)
         finally:
+            if (kept := self._kept.pop(listener, None)) is not None:
+                kept[0].abort()
             self._accepting -= 1
             self.close()
             self._check_end()
 
-    def _accept_some(self, listener: SocketHandle) -> None:
-        """Accept what is there, up to a bound; without waiting, so that the number of connections stays exact."""
+    def _accept_some(self, listener: SocketHandle) -> bool:
+        """Accept what is there, up to a bound; without waiting, so that the number of connections stays exact.
+
+        Returns:
+            Whether nobody waits in the backlog any more.
+        """
         loop = required_event_loop("a server")
         for _ in range(ACCEPTS_PER_TURN):
             if self._is_full:
                 break
-            accepted = listener._accept_now()
+            accepted = self._next(listener)
             if accepted is None:
-                self._paused = False  # nobody waits in the backlog any more: that was it
-                break
+                return True
+            try:
+                loop.fds.hold(accepted[0])
+            except (OSError, ValueError, KeyError) as error:
+                self._kept[listener] = accepted
+                raise OSError(errno.ENOBUFS, str(error)) from error
             self._connections[loop.create_task(self._serve(*accepted))] = accepted[1]
+        return False
+
+    def _next(self, listener: SocketHandle) -> tuple[SocketHandle, Address] | None:
+        """The next connection: the one that was kept, or the first in the backlog; None where there is none.
+
+        A selector may hold low fds only, select(2). The fd of the one that was kept will never be lower; the system
+        gives the lowest that is free by now to a copy.
+        """
+        kept = self._kept.get(listener)
+        if kept is None:
+            return listener._accept_now()
+        handle, address = kept
+        moved = listener._accepted(handle.socket.dup())
+        del self._kept[listener]
+        handle.close()
+        return moved, address
 
     @property
     def _is_full(self) -> bool:
         most = self._settings.max_connections
         return most is not None and len(self._connections) >= most
 
-    async def _pause(self, listener: SocketHandle, error: OSError) -> None:
+    async def _pause(self, listener: SocketHandle, error: OSError | ValueError) -> None:
         """Leave connections in the backlog for a while; it is logged once, until the backlog was empty again."""
         if not self._paused:
             self._paused = True
             logger.error(
                 "%r cannot accept connections for now: %s; they wait in the backlog of %s, which is tried every %g s",
-                self, error.strerror, address_text(listener.getsockname()), PAUSE,
+                self, getattr(error, "strerror", None) or error, address_text(listener.getsockname()), PAUSE,
             )  # fmt: skip
         await sleep(PAUSE)
 
@@ -541,6 +602,10 @@ class Server:
             except OSError as error:  # TimeoutError and ssl.SSLError are some
                 self._report(address, error)
                 return None
+            except Exception:
+                logger.exception("%r: the TLS handshake with %s could not be made", self, _peer(address))
+                handle.abort()
+                return None
         return Stream(handle, limit=settings.limit)
 
     def _report(self, address: Address, error: OSError) -> None:
@@ -558,9 +623,19 @@ class Server:
         """Run the handler. Its stream is closed in any case: in order where it returned, else cut off."""
         try:
             try:
-                await self._settings.handler(stream)
-            except Exception:
-                logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
+                serving: object = self._settings.handler(stream)
+                if not isawaitable(serving):
+                    logger.error(
+                        "%r: the handler %r, which is to be an async function, gave %r for %s, whose connection is "
+                        "closed", self, self._settings.handler, serving, _peer(address),
+                    )  # fmt: skip
+                    return
+                await serving
+            except Exception as error:
+                if stream._is_loss(error):
+                    logger.info("%r: the connection of %s was lost: %s", self, _peer(address), error)
+                else:
+                    logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
                 return
             except TaskCancelled as cancelled:
                 if cancelled.by.raw_task is current_task():
@@ -638,9 +713,16 @@ class _Wanted(NamedTuple):
 
 async def _addresses(host: str | Sequence[str] | None, port: int | str) -> list[_Wanted]:
     """What to listen on, IPv4 first."""
-    hosts: list[str | None] = [host] if host is None or isinstance(host, (str, bytes)) else list(host)
+    if host is None or isinstance(host, (str, bytes)):
+        hosts: list[str | None] = [host]
+    elif isinstance(host, Iterable):
+        hosts = list(host)
+    else:
+        raise TypeError(f"host must be a str, several of them, or None, not {host!r}")
     if not hosts:
         raise ValueError("host is empty; None is all interfaces")
+    for each in hosts:  # before the first of them is looked up
+        check_host(each)
     wanted: dict[tuple[Any, ...], _Wanted] = {}
     for each in hosts:
         names = ("0.0.0.0", "::") if not each else (each,)
@@ -794,12 +876,33 @@ def _remove_stale(path: str | bytes) -> None:
 # -------------------------------------------------------------------------------------------------------------- sockets
 
 
+def _serve_on(listeners: list[SocketHandle], settings: _Settings) -> Server:
+    """A server on sockets that listen already."""
+    if not listeners:
+        raise ValueError("sockets is empty; a server needs something to listen on")
+    for listener in listeners:
+        _check_listening(listener)
+    return Server(settings, listeners)
+
+
+def _check_backlog(backlog: int | None) -> None:
+    if backlog is None:
+        return
+    if not isinstance(backlog, int):
+        raise TypeError(f"backlog must be an int or None, not {backlog!r}")
+    if not 0 <= backlog < 2**31:
+        raise ValueError(f"backlog must be a number of connections, or None, not {backlog!r}")
+
+
 def _check_listening(listener: SocketHandle) -> None:
     """See that connections can be accepted from this socket.
 
     Raises:
+        TypeError: It is no handle.
         ValueError: They cannot.
     """
+    if not isinstance(listener, SocketHandle):
+        raise TypeError(f"sockets must be handles, such as flowno.socket() gives them, not {listener!r}")
     if listener.socket.type != _socket.SOCK_STREAM:
         raise ValueError(f"{listener!r} is no stream socket, so there are no connections to it")
     try:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import re
 import socket as _socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from operator import index
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -126,7 +126,7 @@ class Stream:
 
     Raises:
         ValueError: ``limit`` is not above 0.
-        TypeError: ``handle`` is no handle.
+        TypeError: ``handle`` is no handle, or ``limit`` no int.
     """
 
     __slots__ = (
@@ -149,8 +149,7 @@ class Stream:
     def __init__(self, handle: SocketHandle, *, limit: int = DEFAULT_LIMIT) -> None:
         if not hasattr(handle, "sendAll"):
             raise TypeError(f"Stream() takes a SocketHandle, not {handle!r}")
-        if index(limit) <= 0:
-            raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
+        check_limit(limit)
         self.limit = limit
         self._budget = _UNBOUND
         self._buffer = b""
@@ -562,8 +561,10 @@ class Stream:
         Raises:
             ssl.SSLError: The handshake failed; ``ssl.SSLCertVerificationError`` where the peer is not who it should be.
             TimeoutError: It took longer than ``handshake_timeout``.
-            TypeError: ``ssl_context`` is no SSLContext, or ``session`` no session. Nothing was done.
-            ValueError: The context wants ``server_hostname``, or the session is another context's. Nothing was done.
+            TypeError: ``ssl_context`` is no SSLContext, ``session`` no session, or ``handshake_timeout`` no number.
+                Nothing was done.
+            ValueError: The context wants ``server_hostname``, the session is another context's, or
+                ``handshake_timeout`` is not above 0. Nothing was done.
             BusyResourceError: Another task reads or writes. Nothing was done.
             OSError, ClosedResourceError: As of :meth:`read`.
 
@@ -585,6 +586,10 @@ class Stream:
                 require_close_notify=require_close_notify,
                 handshake_timeout=handshake_timeout,
             )
+        except OSError as error:
+            if not isinstance(error, ClosedResourceError):
+                self._error = error.args  # of a handle that is gone with it
+            raise
         finally:
             self._budget = _UNBOUND
         self._take_all()
@@ -741,6 +746,12 @@ class Stream:
         """What broke the connection: the system says it once, and then that the stream has ended."""
         if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
             self._error = error.args
+
+    def _is_loss(self, error: BaseException) -> bool:
+        """Whether an error says that this connection was lost, and not another one that its user has made."""
+        if not isinstance(error, OSError):
+            return False
+        return error.args == self._error or any(error.args == layer._lost for layer in _layers(self._handle))
 
     def _refuse(self) -> Generator[Command, Any, None]:
         budget = required_event_loop(f"a read from {self!r}").budget
@@ -928,6 +939,18 @@ class _PatternSearch:
         return ValueError(f"{self._pattern!r} matches where no byte is, which does not end a read; it is to take one")
 
 
+def check_limit(limit: int) -> None:
+    """See that this is a limit for a stream.
+
+    Raises:
+        TypeError, ValueError: It is not.
+    """
+    if not isinstance(limit, int):
+        raise TypeError(f"limit must be an int, not {limit!r}")
+    if limit <= 0:
+        raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
+
+
 def _room(buffer: Buffer) -> memoryview:
     """A buffer that can be written to, as a view of its bytes."""
     view = memoryview(buffer)
@@ -956,12 +979,28 @@ def _address(socket: Any, method: str) -> Any:
         return None
 
 
+def _layers(handle: Any) -> Iterator[Any]:
+    """The handle, and in TLS inside of TLS those below it; the last one has the socket of the system."""
+    yield handle
+    while (below := getattr(handle.socket, "below", None)) is not None:
+        handle = below
+        yield handle
+
+
+def _socket_of(stream: Stream) -> Any:
+    *_, lowest = _layers(stream.handle)
+    return lowest.socket
+
+
 def _of_tls(name: str) -> Callable[[Stream], Any]:
-    """What a method of the SSLObject says, None without one."""
+    """What a method of the SSLObject says; None without one, and while the handshake goes on."""
 
     def look_up(stream: Stream) -> Any:
         tls = getattr(stream.handle, "ssl_object", None)
-        return None if tls is None else getattr(tls, name)()
+        try:
+            return None if tls is None else getattr(tls, name)()
+        except ValueError:  # of getpeercert(): the handshake is not done yet
+            return None
 
     return look_up
 
@@ -969,7 +1008,7 @@ def _of_tls(name: str) -> Callable[[Stream], Any]:
 _EXTRA_INFO: dict[str, Callable[[Stream], Any]] = {
     "peername": lambda stream: stream._peername,
     "sockname": lambda stream: stream._sockname,
-    "socket": lambda stream: stream.handle.socket,
+    "socket": _socket_of,
     "sslcontext": lambda stream: getattr(stream.handle, "ssl_context", None),
     "ssl_object": lambda stream: getattr(stream.handle, "ssl_object", None),
     "alpn_protocol": _of_tls("selected_alpn_protocol"),

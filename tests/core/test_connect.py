@@ -404,6 +404,18 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "no..name", "no\0name", b"no\0name"])
+def test_what_can_be_no_name_is_a_value_error_that_names_it(host: Any) -> None:
+    async def root() -> None:
+        with flowno.socket() as client:
+            with pytest.raises(ValueError, match=re.escape(f"{host!r} cannot be the name of a host")) as caught:
+                await flowno.connect(client, (host, 80))
+            assert type(caught.value) is ValueError
+            assert client.fileno() >= 0
+
+    flowno.run(root())
+
+
 def test_a_refused_connection_names_the_host_that_was_asked_for() -> None:
     world = Resolver()
     world.go_on.set()

@@ -360,6 +360,18 @@ def test_a_name_is_resolved_off_the_loop_and_a_number_not_at_all(send: Send) -> 
     selector.inner.close()
 
 
+@pytest.mark.parametrize("send", SENDS)
+def test_what_can_be_no_name_is_a_value_error_that_names_it(send: Send) -> None:
+    async def root() -> None:
+        with udp() as (one, other):
+            with pytest.raises(ValueError, match=r"'a{70}\.com' cannot be the name of a host") as caught:
+                await send(one, ("a" * 70 + ".com", 80))
+            assert type(caught.value) is ValueError
+            await send(one, other.getsockname())
+
+    flowno.run(root())
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 @pytest.mark.parametrize(
     ("address", "expected"),

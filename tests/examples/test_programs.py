@@ -1,16 +1,19 @@
-"""What is missing is said, and where it was installed nothing is skipped for want of it."""
+"""What is missing is said; where it was installed nothing is skipped for want of it; and how servers fail to begin."""
 
 import configparser
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT, RunPython
 from tests.examples import programs
+from tests.examples.conftest import Certificates
 from tests.examples.programs import EXAMPLES, PACKAGES, REQUIRED, require
 
 
@@ -71,3 +74,39 @@ def test_every_program_says_how_to_use_it(name: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"usage: {name}.py")
     assert sys.executable not in result.stdout
+
+
+#: The servers, each with what it is told besides where to listen.
+SERVERS = {
+    "chat_server": (),
+    "http_server": (),
+    "port_forwarder": ("--to-port", "1"),
+    "tls_echo_server": ("--certificate",),
+    "dns_exchange": ("serve",),
+    "echo_server": None,  # it takes a port and nothing else
+}
+
+
+def start_at(port: int, name: str, certificates: Certificates) -> "subprocess.CompletedProcess[str]":
+    """Start a server where it cannot listen."""
+    options = SERVERS[name]
+    if options is None:
+        return programs.run(name, str(port))
+    if options == ("--certificate",):
+        options = ("--certificate", certificates.server)
+    return programs.run(name, *options, "--host", "127.0.0.1", "--port", str(port))
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("port", ["taken", 99999])
+def test_a_port_that_cannot_be_had_is_one_line_and_an_exit_status(
+    name: str, port: Any, certificates: Certificates
+) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM if name == "dns_exchange" else socket.SOCK_STREAM) as other:
+        other.bind(("127.0.0.1", 0))
+        if name != "dns_exchange":
+            other.listen()
+        result = start_at(other.getsockname()[1] if port == "taken" else port, name, certificates)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert ("in use" if port == "taken" else "port must be 0") in line

@@ -17,6 +17,7 @@ import trustme
 
 import flowno
 from flowno import EventLoop, SocketHandle, TruncatedStreamError, sleep, spawn
+from flowno.net import connections
 from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import serve_tcp, serve_unix
 from flowno.net.streams import Stream
@@ -436,6 +437,11 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
         ({"happy_eyeballs_delay": "soon"}, TypeError),
         ({"limit": 0}, ValueError),
         ({"limit": "much"}, TypeError),
+        ({"limit": float("nan")}, TypeError),
+        ({"host": 7}, TypeError),
+        ({"port": 65536}, ValueError),
+        ({"port": None.__class__}, TypeError),
+        ({"server_hostname": 7, "tls": True}, TypeError),
         ({"server_hostname": "example.test"}, ValueError),
         ({"tls": "yes"}, TypeError),
         ({"session": object()}, ValueError),  # without tls, as those below
@@ -444,15 +450,18 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
         ({"require_close_notify": False}, ValueError),
         ({"handshake_timeout": 10}, ValueError),
         ({"handshake_timeout": 0, "tls": True}, ValueError),
-        ({"handshake_timeout": "soon", "tls": True}, TypeError),
+        ({"handshake_timeout": float("nan"), "tls": True}, ValueError),
+        ({"handshake_timeout": "long", "tls": True}, TypeError),
         ({"local_address": "127.0.0.1"}, TypeError),
+        ({"local_address": (7, 0)}, TypeError),
+        ({"local_address": ("127.0.0.1", 0.5)}, TypeError),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,
 )
 def test_a_wrong_argument_is_refused_before_anything_is_opened(arguments: Any, error: type[Exception]) -> None:
     with named() as (loop, world):
-        with pytest.raises(error, match=f"{next(iter(arguments))}|integer"):
-            run_in(loop, open_connection("127.0.0.1", 80, **arguments))
+        with pytest.raises(error, match=next(iter(arguments))):
+            run_in(loop, open_connection(**{"host": "some.name.test", "port": 80} | arguments))
         assert world.sockets == []
         assert world.asked == []
 
@@ -544,6 +553,26 @@ def test_the_default_tls_settings_do_not_trust_anybody(server_context: ssl.SSLCo
     with tls_peer(server_context) as address, named() as (loop, world):
         run_in(loop, root(address))
         assert open_sockets(world) == []
+
+
+def test_the_default_tls_settings_are_made_within_the_limit_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> ssl.SSLContext:
+        borrowed.append(flowno.from_thread.run_sync(lambda: limiter().borrowed_tokens))
+        return ssl.create_default_context()
+
+    async def root() -> None:
+        with listening() as listener:
+            connecting = await spawn(open_connection(*listener.getsockname(), tls=True))
+            (await listener.accept())[0].close()
+            with pytest.raises(OSError):  # noqa: PT011
+                await connecting.join()
+            assert limiter().borrowed_tokens == 0
+
+    limiter = flowno.current_default_thread_limiter
+    borrowed: list[int] = []
+    monkeypatch.setattr(connections, "_make_default_context", make)
+    flowno.run(root())
+    assert borrowed == [1]
 
 
 def test_a_cancelled_handshake_leaves_nothing_open(client_context: ssl.SSLContext) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: SIM117 - a server and what is connected to it do not belong in one line
 
 import errno
+import functools
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import ssl
 import stat
 import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from flowno.net.servers import Server, serve_activated, serve_sockets, serve_tcp
 from flowno.net.streams import Stream
 from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
+from tests.support.limits import open_files
 from tests.support.tasks import FOREVER
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
@@ -298,22 +301,50 @@ async def sleep_after(address: Any, error: OSError) -> None:
     await sleep(0)
 
 
+async def async_generator(stream: Stream) -> Any:
+    yield await stream.read()
+
+
+def generator(stream: Stream) -> Any:
+    yield stream
+
+
+class GeneratorMethod:
+    async def __call__(self, stream: Stream) -> Any:
+        yield await stream.read()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ({"handler": None}, TypeError),
+        ({"handler": async_generator}, TypeError),
+        ({"handler": generator}, TypeError),
+        ({"handler": functools.partial(async_generator)}, TypeError),
+        ({"handler": GeneratorMethod()}, TypeError),
         ({"tls": True}, TypeError),
         ({"max_connections": 0}, ValueError),
+        ({"max_connections": "many"}, TypeError),
+        ({"max_connections": float("nan")}, TypeError),
+        ({"backlog": "many"}, TypeError),
+        ({"backlog": float("nan")}, TypeError),
+        ({"backlog": -1}, ValueError),
+        ({"backlog": 2**40}, ValueError),
         ({"handshake_timeout": 0}, ValueError),
         ({"handshake_timeout": float("nan")}, ValueError),
+        ({"handshake_timeout": "long"}, TypeError),
         ({"handshake_timeout": 10}, ValueError),  # without tls
         ({"require_close_notify": False}, ValueError),
         ({"on_handshake_error": print}, ValueError),
         ({"on_handshake_error": 7}, TypeError),
         ({"on_handshake_error": sleep_after}, TypeError),
         ({"limit": 0}, ValueError),
+        ({"limit": "much"}, TypeError),
+        ({"limit": float("nan")}, TypeError),
         ({"port": 65536}, ValueError),
         ({"host": []}, ValueError),
+        ({"host": 7}, TypeError),
+        ({"host": ["some.name.test", 7]}, TypeError),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,
 )
@@ -324,6 +355,39 @@ def test_a_wrong_argument_is_refused_before_anything_listens(arguments: Any, err
                 serve_tcp(**{"handler": echo, "host": "127.0.0.1", "port": 0} | arguments), join=True
             )
         assert scripted.sockets == []
+        assert scripted.asked == []
+
+
+@unix_sockets
+@pytest.mark.parametrize(
+    "arguments",
+    [{"path": 7}, {"mode": "0o660"}, {"backlog": "many"}, {"limit": "much"}, {"handler": None}],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_a_wrong_argument_is_refused_before_a_socket_is_removed(tmp_path: Path, arguments: Any) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "socket"))
+    with pytest.raises(TypeError, match=next(iter(arguments))):
+        flowno.run(serve_unix(**{"handler": echo, "path": tmp_path / "socket"} | arguments))
+    assert (tmp_path / "socket").exists()
+
+
+def test_a_wrong_argument_leaves_activated_sockets_to_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    with pytest.raises(TypeError, match="max_connections"):
+        flowno.run(serve_activated(echo, max_connections="many"))  # type: ignore[arg-type]
+    assert os.environ["LISTEN_FDS"] == "1"
+
+
+@pytest.mark.parametrize(("grace", "error"), [(float("nan"), ValueError), ("long", TypeError), (None, TypeError)])
+def test_a_stop_with_a_wrong_time_stops_nothing(grace: Any, error: type[Exception]) -> None:
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0) as server:
+            with pytest.raises(error, match="grace"):
+                await server.aclose(grace)
+            assert await ask(server) == b"ping"
+
+    flowno.run(root())
 
 
 def test_a_cancelled_start_leaves_nothing_open() -> None:
@@ -451,6 +515,163 @@ def test_without_descriptors_a_server_pauses_says_so_once_and_recovers(
     assert record.levelno == logging.ERROR
     assert os.strerror(errno.EMFILE) in record.getMessage()
     assert "127.0.0.1" in record.getMessage()
+
+
+class Narrow(CountingSelector):
+    """A selector with room for so many fds at once, as select has on Windows."""
+
+    room = sys.maxsize
+
+    def register(self, fileobj: Any, events: int, data: Any = None, /) -> Any:
+        if len(self.masks) >= self.room:
+            raise ValueError("this selector is full")
+        return super().register(fileobj, events, data)
+
+
+def ask_by_blocking(address: Any, context: ssl.SSLContext | None) -> bytes:
+    """What an echo server says to a client that the selector knows nothing of."""
+    with ExitStack() as stack:
+        client = stack.enter_context(socket.create_connection(address[:2], timeout=20))
+        if context is not None:
+            client = stack.enter_context(context.wrap_socket(client, server_hostname="127.0.0.1"))
+        client.sendall(b"ping")
+        return client.recv(4)
+
+
+@pytest.mark.parametrize("through_tls", [False, True])
+def test_a_full_selector_is_waited_for_and_the_connections_with_it(
+    through_tls: bool, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "PAUSE", 0.01)
+    tls: Any = request.getfixturevalue("server_context") if through_tls else None
+    context: Any = request.getfixturevalue("client_context") if through_tls else None
+    options: Any = {"tls": context, "server_hostname": "127.0.0.1"} if through_tls else {}
+
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0, tls=tls) as server:
+            async with await open_connection(*server.addresses[0], **options) as served:
+                await served.write(b"ping")
+                assert await served.readexactly(4) == b"ping"
+                selector.room = len(selector.masks)
+                asking = [
+                    await spawn(flowno.run_in_thread(ask_by_blocking, server.addresses[0], context)) for _ in range(3)
+                ]
+                await until(lambda: caplog.records)
+                await sleep(0.05)
+                await served.write(b"pong")
+                assert await served.readexactly(4) == b"pong"  # who was there before is served all the while
+            assert [await task.join() for task in asking] == [b"ping"] * 3
+
+    with Narrow() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+    (record,) = caplog.records
+    assert "this selector is full" in record.getMessage()
+    assert record.levelno == logging.ERROR
+    assert not record.exc_info
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the numbers of sockets are no matter on Windows")
+@pytest.mark.parametrize("through_tls", [False, True])
+def test_descriptors_that_select_cannot_hold_are_waited_for(
+    through_tls: bool,
+    backend: str,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only select has the limit, FD_SETSIZE; the others serve such a connection at once."""
+    monkeypatch.setattr(servers, "PAUSE", 0.01)
+    tls: Any = request.getfixturevalue("server_context") if through_tls else None
+    context: Any = request.getfixturevalue("client_context") if through_tls else None
+    others: list[int] = []
+
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0, tls=tls) as server:
+            others.append(os.open(os.devnull, os.O_RDONLY))
+            while others[-1] < 1024:
+                others.append(os.dup(others[0]))
+            asking = [
+                await spawn(flowno.run_in_thread(ask_by_blocking, server.addresses[0], context)) for _ in range(3)
+            ]
+            if backend == "select":
+                await until(lambda: caplog.records)
+                await sleep(0.05)
+                assert server.connections == 0
+                while others:
+                    os.close(others.pop())
+            assert [await task.join() for task in asking] == [b"ping"] * 3
+
+    with open_files(1100):
+        try:
+            flowno.run(root())
+        finally:
+            for fd in others:
+                os.close(fd)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * (backend == "select")
+    assert all("FD_SETSIZE" in record.getMessage() and not record.exc_info for record in caplog.records)
+
+
+def test_to_see_that_there_is_room_costs_nothing_where_there_was_as_much_before() -> None:
+    async def handler(stream: Stream) -> None:
+        await stream.write(b"hello")
+
+    def hear(address: Any) -> bytes:
+        with socket.create_connection(address, timeout=20) as client:
+            return client.recv(9)
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            for count in range(5):
+                assert await flowno.run_in_thread(hear, server.addresses[0]) == b"hello"
+                await until(lambda: server.connections == 0)
+                if count == 0:
+                    before = selector.calls["register"] + selector.calls["modify"]
+            assert selector.calls["register"] + selector.calls["modify"] == before
+
+    with CountingSelector() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_stop_closes_the_connection_that_waits_for_room_in_the_selector(caplog: pytest.LogCaptureFixture) -> None:
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0) as server:
+            assert await flowno.run_in_thread(ask_by_blocking, server.addresses[0], None) == b"ping"
+            await until(lambda: server.connections == 0)
+            selector.room = 2  # the waker and the listener
+            with socket.create_connection(server.addresses[0]) as client:
+                await until(lambda: caplog.records)
+                await server.aclose()
+                assert client.recv(1) == b""
+
+    with Narrow() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_handshake_that_the_selector_refuses_is_logged_with_its_peer_and_the_server_goes_on(
+    caplog: pytest.LogCaptureFixture, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def root() -> None:
+        async with await serve_tcp(echo, "127.0.0.1", 0, tls=server_context) as server:
+
+            async def answer_to_one() -> bytes:
+                return await flowno.run_in_thread(ask_by_blocking, server.addresses[0], client_context)
+
+            assert await answer_to_one() == b"ping"
+            await until(lambda: server.connections == 0)
+            selector.fail["register"] = ValueError("this selector is broken")
+            with socket.create_connection(server.addresses[0], timeout=20) as client:
+                peers.append(client.getsockname())
+                await until(lambda: caplog.records)
+                assert client.recv(1) == b""
+            del selector.fail["register"]
+            assert await answer_to_one() == b"ping"
+
+    peers: list[Any] = []
+    with CountingSelector() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+    (record,) = caplog.records
+    assert f"{peers[0][0]}:{peers[0][1]}" in record.getMessage()
+    assert record.exc_info
 
 
 class Troubled(socket.socket):
@@ -615,7 +836,7 @@ async def _fail(stream: Stream) -> None:
     raise LookupError("no such luck")
 
 
-@pytest.mark.parametrize("handler", [_fail, _join_cancelled, lambda stream: None, lambda: None])
+@pytest.mark.parametrize("handler", [_fail, _join_cancelled, lambda: None])
 def test_a_handler_that_fails_is_logged_with_its_peer_and_the_server_goes_on(
     handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -639,6 +860,165 @@ def test_a_handler_that_fails_is_logged_with_its_peer_and_the_server_goes_on(
     flowno.run(root())
     (record,) = caplog.records
     assert f"{peers[0][0]}:{peers[0][1]}" in record.getMessage()
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+def test_a_handler_that_is_no_async_function_is_named_for_each_connection(caplog: pytest.LogCaptureFixture) -> None:
+    def no_coroutine(stream: Stream) -> Any:
+        return "served"
+
+    async def root() -> None:
+        async with await serve_tcp(no_coroutine, "127.0.0.1", 0) as server:
+            for _ in range(2):
+                async with await open_connection(*server.addresses[0]) as stream:
+                    peers.append(stream.get_extra_info("sockname"))
+                    assert await stream.read() == b""
+
+    peers: list[Any] = []
+    flowno.run(root())
+    for record, (host, port) in zip(caplog.records, peers, strict=True):
+        assert record.levelno == logging.ERROR
+        assert not record.exc_info
+        for part in ("no_coroutine", "'served'", "async function", f"{host}:{port}"):
+            assert part in record.getMessage()
+
+
+class _Handlers:
+    async def method(self, stream: Stream) -> None:
+        await echo(stream)
+
+    async def __call__(self, stream: Stream) -> None:
+        await echo(stream)
+
+
+async def _echo_with(prefix: object, stream: Stream) -> None:
+    await echo(stream)
+
+
+@types.coroutine
+def _generator_based(stream: Stream) -> Any:
+    yield from echo(stream).__await__()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        echo,
+        _Handlers().method,
+        _Handlers(),
+        functools.partial(_echo_with, "x"),
+        functools.partial(
+            _Handlers(),
+        ),
+        lambda stream: echo(stream),
+        _generator_based,
+    ],
+    ids=lambda handler: type(handler).__name__,
+)
+def test_whatever_gives_something_to_await_is_a_handler(handler: Any) -> None:
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            assert await ask(server) == b"ping"
+
+    flowno.run(root())
+
+
+RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no seconds: close(2) breaks the connection off
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its SO_LINGER has another layout")
+@pytest.mark.parametrize("direction", ["reading", "writing"])
+def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
+    direction: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def handler(stream: Stream) -> None:
+        while direction == "writing":
+            await stream.write(bytes(65536))
+        await stream.read()
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            with flowno.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                await flowno.connect(client, server.addresses[0])
+                peers.append(client.getsockname())
+                await until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 0)
+
+    peers: list[Any] = []
+    flowno.run(root())
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert not record.exc_info
+    assert f"{peers[0][0]}:{peers[0][1]}" in record.getMessage()
+
+
+@pytest.mark.parametrize("tls_below", [False, True])
+def test_a_stream_that_is_cut_off_is_one_line_of_information(
+    tls_below: bool,
+    caplog: pytest.LogCaptureFixture,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def handler(stream: Stream) -> None:
+        if tls_below:
+            await stream.start_tls(server_context, server_side=True)
+        await stream.read()
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0, tls=server_context) as server:
+            stream = await open_connection(*server.addresses[0], tls=client_context, server_hostname="127.0.0.1")
+            if tls_below:
+                await stream.start_tls(client_context, server_hostname="127.0.0.1")
+            stream.abort()
+            await until(lambda: server.connections == 0)
+
+    flowno.run(root())
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.INFO, None)
+    assert "close_notify" in record.getMessage()
+
+
+def test_a_handshake_in_a_handler_that_the_peer_fails_is_one_line_of_information(
+    caplog: pytest.LogCaptureFixture, server_context: ssl.SSLContext
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def handler(stream: Stream) -> None:
+        await stream.start_tls(server_context, server_side=True)
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            async with await open_connection(*server.addresses[0]) as stream:
+                await stream.write(b"no handshake\r\n\r\n")
+                await until(lambda: caplog.records)
+
+    flowno.run(root())
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.INFO, None)
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, "another connection"])
+def test_an_error_of_another_connection_is_the_handler_s(error: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(stream: Stream) -> None:
+        if error == "another connection":
+            with socket.create_server(("127.0.0.1", 0)) as refusing:
+                address = refusing.getsockname()
+            await open_connection(*address)
+        raise error
+
+    async def root() -> None:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            async with await open_connection(*server.addresses[0]) as stream:
+                assert await stream.read() == b""
+
+    flowno.run(root())
+    (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info
 
@@ -1475,6 +1855,12 @@ def test_serves_on_sockets_that_listen_already() -> None:
     flowno.run(root())
 
 
+@pytest.mark.parametrize("sockets", [7, [7], [socket.socket]])
+def test_what_is_no_handle_is_refused(sockets: Any) -> None:
+    with pytest.raises(TypeError, match="sockets must be handles"):
+        flowno.run(serve_sockets(echo, sockets))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -1602,6 +1988,9 @@ def test_what_is_no_socket_is_refused_by_its_number_and_name(
         ({"listeners": "socket.socket(type=socket.SOCK_DGRAM)"}, "no stream socket"),
         ({"count": "40"}, "which LISTEN_FDS counts, is no"),
         ({"count": "many"}, "LISTEN_FDS=many is no number"),
+        ({"count": "99999999999"}, "[Errno 22] LISTEN_FDS=99999999999 is more than there can be"),
+        pytest.param({"count": "9" * 5000}, "is more than there can be", id="5000 digits"),
+        ({"count": "2000000000"}, "which LISTEN_FDS counts, is no"),
         ({"names": "one:two"}, "has 2 names for LISTEN_FDS=1"),
         ({"other_process": 1}, "no socket was passed to this process"),
         ({"count": "0"}, "no socket was passed to this process"),

@@ -1513,6 +1513,61 @@ def test_extra_information_of_tls(contexts: Contexts) -> None:
     flowno.run(root())
 
 
+def test_what_is_known_after_the_handshake_is_not_known_while_it_goes_on(contexts: Contexts) -> None:
+    async def root() -> None:
+        ends = socket.socketpair()
+        with TLSSocketHandle(ends[0], contexts[0], "localhost") as one, SocketHandle(ends[1]) as other:
+            stream = Stream(one)
+            reader = await spawn(stream.read())
+            assert (await other.recv(1)) == b"\x16"  # it has begun, and gets no answer
+            for name in ("peercert", "cipher", "version", "alpn_protocol"):
+                assert stream.get_extra_info(name) is None
+                assert stream.get_extra_info(name, 7) == 7
+            reader.cancel()
+
+    flowno.run(root())
+
+
+def test_the_socket_of_tls_inside_of_tls_is_that_of_the_system(contexts: Contexts) -> None:
+    async def root() -> None:
+        async with tls_streams(contexts) as (one, other):
+            sock = one.get_extra_info("socket")
+            assert isinstance(sock, socket.socket)
+            for _ in range(2):
+                serving = await spawn(other.start_tls(contexts[1], server_side=True))
+                await one.start_tls(contexts[0], server_hostname="localhost")
+                await serving.join()
+                assert one.get_extra_info("socket") is sock
+            one.close()
+            other.close()
+
+    flowno.run(root())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"handshake_timeout": float("nan")}, ValueError),
+        ({"handshake_timeout": "long"}, TypeError),
+        ({"handshake_timeout": 0}, ValueError),
+        ({"server_hostname": 7}, TypeError),
+        ({"ssl_context": True}, TypeError),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_of_start_tls_leaves_the_stream_as_it_is(
+    contexts: Contexts, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    async def root() -> None:
+        async with plain_streams() as (one, other):
+            with pytest.raises(error, match=next(iter(arguments))):
+                await one.start_tls(**{"ssl_context": contexts[0], "server_hostname": "localhost"} | arguments)
+            await other.write(b"nothing was done\n")
+            assert await one.readline() == b"nothing was done\n"
+
+    flowno.run(root())
+
+
 def test_the_protocol_that_was_chosen_is_known(contexts: Contexts) -> None:
     async def root() -> None:
         async with tls_streams(contexts) as (one, other):
@@ -1574,9 +1629,11 @@ def test_an_end_without_a_close_notify_can_be_taken_for_the_end(contexts: Contex
     flowno.run(root())
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_is_above_zero(limit: int) -> None:
-    with pair() as (one, _), pytest.raises(ValueError, match="limit"):
+@pytest.mark.parametrize(
+    ("limit", "error"), [(0, ValueError), (-1, ValueError), ("much", TypeError), (float("nan"), TypeError)]
+)
+def test_a_limit_is_a_number_above_zero(limit: Any, error: type[Exception]) -> None:
+    with pair() as (one, _), pytest.raises(error, match="limit"):
         Stream(one, limit=limit)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .backend import FileObject, Selector
     from .commands import SocketCheckCommand, SocketCommand
     from .inbox import Inbox
+    from .selectors import SocketHandle
     from .tasks import TaskHandle
 
 __all__ = ["FdRecord", "FdTable"]
@@ -96,6 +97,8 @@ class FdTable:
         self.budget = budget
         self.inbox = inbox
         self.registered = 0  # how many fds the selector holds, the waker not counted
+        self._highest = -1  # the fd of the highest number that was held, as far as hold() has seen
+        self._most = 0  # and how many there were at once
         self._ready = ready
         self._records: dict[int, FdRecord] = {}
         self._disowned: set[int] = set()  # the numbers of foreign keys that were logged
@@ -145,6 +148,26 @@ class FdTable:
             record.always_ready = identity[0] in _ALWAYS_READY
         record.handles += 1
         return record
+
+    def hold(self, handle: SocketHandle) -> None:
+        """Take in a new handle, and see that the selector can hold its fd, before anybody waits for it.
+
+        Selectors have limits by number, select(2), and by count. What is within both of what was held before costs no
+        call; anything else is registered, and left so, as most waits are for data.
+
+        Raises:
+            OSError, ValueError, KeyError: The selector cannot hold the fd. The handle is as it was.
+        """
+        record = self.attach(handle.socket)
+        if record.fd > self._highest or len(self._records) > self._most:
+            try:
+                self._arm(record, EVENT_READ)
+            except BaseException:
+                self.detach(record)
+                raise
+            self._highest = max(self._highest, record.fd)
+            self._most = max(self._most, self.registered)
+        handle._bind(record)
 
     def find(self, socket: Any) -> FdRecord | None:
         """The record of an open socket, where there is one, whoever uses it."""

@@ -59,7 +59,7 @@ from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .running import current_event_loop, current_world, required_event_loop
 from .tasks import completed
-from .threads import look_up
+from .threads import addresses_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -140,6 +140,7 @@ class SocketHandle:
         "__weakref__",
         "_drained",  # the last receive took all that was there: wait before the next try
         "_fileno",  # these three are bound methods of the socket
+        "_lost",  # the arguments of the error by which the connection was lost, else None
         "_record",
         "_recv_command",
         "_send_command",
@@ -159,6 +160,7 @@ class SocketHandle:
         self.connect_timeout = 30.0
         self.bytes_sent = 0
         self._drained = False
+        self._lost: tuple[Any, ...] | None = None
         self._fileno = socket.fileno
         self._sock_recv = socket.recv
         self._sock_send = socket.send
@@ -666,6 +668,7 @@ class SocketHandle:
         Raises:
             OSError: What the system says, with the address: it is too long for one datagram (EMSGSIZE), or nobody
                 takes it.
+            ValueError: The host of the address can be no name.
             BusyResourceError: Another task sends.
             ClosedResourceError: The handle is closed, or was closed meanwhile.
 
@@ -1054,6 +1057,8 @@ class SocketHandle:
         if self._fileno() < 0:
             what = "the handle was" if self._record is _CLOSED else "its socket was, but not by its handle,"
             return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            self._lost = error.args
         if address is not None:
             if error.errno is None:  # found by Python, not by the system: a path too long for AF_UNIX, and the like
                 error = OSError(errno.ENAMETOOLONG if self.socket.family == _AF_UNIX else errno.EINVAL, str(error))
@@ -1148,9 +1153,8 @@ class SocketHandle:
         host, port = address[:2]
         if _is_number(host):
             return address
-        query = (host, port, family, self.socket.type, self.socket.proto)
-        world = required_event_loop(repr(self)).world
-        found: Any = yield from look_up(world.getaddrinfo, *query).__await__()
+        query = (family, self.socket.type, self.socket.proto)
+        found: Any = yield from addresses_of(host, port, *query).__await__()
         number = found[0][4]
         return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
 
@@ -1195,7 +1199,7 @@ def _is_number(host: object) -> bool:
     for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             _socket.inet_pton(family, host)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: not ASCII, or a zero byte
             continue
         return True
     return False

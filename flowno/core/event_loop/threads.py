@@ -8,6 +8,7 @@ on a dict each, looked at again by whoever clears that dict; so none of them is 
 from __future__ import annotations
 
 import logging
+import socket as _socket
 from collections.abc import Callable, Generator
 from threading import Lock, Thread, current_thread
 from types import coroutine
@@ -32,6 +33,7 @@ __all__ = [
     "ThreadJob",
     "Threads",
     "Worker",
+    "addresses_of",
     "current_default_thread_limiter",
     "current_job",
     "look_up",
@@ -121,6 +123,29 @@ async def look_up(function: Callable[[*Ts], T], *args: *Ts) -> T:
     job = ThreadJob(function, args, limiter)
     command = ThreadCommand(function, args, job)
     return cast(T, await _done_by(job, limiter, command, command))
+
+
+async def addresses_of(
+    host: str | bytes | None, port: str | bytes | int | None, family: int, type: int, proto: int, flags: int = 0
+) -> Any:
+    """Ask the system's resolver for the addresses of a name, as ``socket.getaddrinfo`` gives them.
+
+    Raises:
+        socket.gaierror: The name does not resolve; host and port are in the message.
+        ValueError: That can be no name.
+
+    Cancellation: as of :func:`look_up`.
+    """
+    if host and (0 in host if isinstance(host, bytes) else "\0" in host):
+        raise ValueError(f"{host!r} cannot be the name of a host: it has a zero byte")  # resolvers stop reading there
+    world = required_event_loop("a call to the resolver").world
+    try:
+        return await look_up(world.getaddrinfo, host, port, family, type, proto, flags)
+    except _socket.gaierror as error:
+        error.filename = (host, port)  # str() shows it behind the reason
+        raise
+    except UnicodeError as error:  # the idna codec: a label is empty, or longer than 63 bytes, RFC 1035 section 2.3.4
+        raise ValueError(f"{host!r} cannot be the name of a host: {error}") from None
 
 
 def current_default_thread_limiter() -> CapacityLimiter:

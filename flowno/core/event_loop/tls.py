@@ -125,6 +125,8 @@ class TLSSocketHandle(SocketHandle):
     ) -> None:
         if not isinstance(ssl_context, ssl.SSLContext):
             raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+        if server_hostname is not None and not isinstance(server_hostname, (str, bytes)):
+            raise TypeError(f"server_hostname must be a str or None, not {server_hostname!r}")
         super().__init__(socket)
         self.ssl_context = ssl_context
         self.server_hostname = server_hostname
@@ -680,7 +682,9 @@ class TLSSocketHandle(SocketHandle):
         return OSError(errno.EOPNOTSUPP, f"{what} would go past the TLS of {self!r}")
 
     def _truncation(self, what: str) -> TruncatedStreamError:
-        return TruncatedStreamError(ssl.SSL_ERROR_EOF, f"{self!r}: {what}")
+        error = TruncatedStreamError(ssl.SSL_ERROR_EOF, f"{self!r}: {what}")
+        self._lost = error.args
+        return error
 
     # --- inside: the handshake ---------------------------------------------------------------------------------------
 
@@ -1058,7 +1062,8 @@ def start_tls(
     Raises:
         TypeError: ``handle`` is no handle, ``ssl_context`` no SSLContext, or ``handshake_timeout`` no number. Nothing
             was done.
-        ValueError: The context wants ``server_hostname``, or ``handshake_timeout`` is NaN. Nothing was done.
+        ValueError: The context wants ``server_hostname``, or ``handshake_timeout`` is not above 0. Nothing was
+            done.
         BusyResourceError: A task uses the handle. Nothing was done.
         ClosedResourceError: The handle is closed.
         ssl.SSLError, TimeoutError, OSError: The handshake failed; see :meth:`TLSSocketHandle.do_handshake`. The
@@ -1068,7 +1073,8 @@ def start_tls(
     """
     if not isinstance(handle, SocketHandle):
         raise TypeError(f"start_tls() takes a SocketHandle, not {handle!r}")
-    checked_seconds(handshake_timeout, "handshake_timeout")
+    if checked_seconds(handshake_timeout, "handshake_timeout") <= 0:
+        raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
     if isinstance(handle, TLSSocketHandle) and not handle._established:
         yield from handle._enter("start_tls", 0)
     record = yield from handle._claim("start_tls", reading=True, writing=True)
