@@ -450,12 +450,14 @@ class Threads:
             return
         task._waiting = command
 
-    def forget(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
-        """Take a task out of its wait; the thread runs on."""
+    def forget(self, task: TaskHandle[Any], command: ThreadCommand) -> bool:
+        """Take a task out of its wait, False where it does not wait any more; the thread runs on."""
         job = command.job
-        if job is not None:
-            self._jobs[job] = None
-            job.is_abandoned = True
+        if job is None or self._jobs.get(job) is not task:
+            return False
+        self._jobs[job] = None
+        job.is_abandoned = True
+        return True
 
     @property
     def can_wake_a_task(self) -> bool:
@@ -478,6 +480,10 @@ class Threads:
         except Exception:  # the system has no more threads
             del self._jobs[job]
             job.has_begun = False
+            raise
+        except BaseException:  # an interrupt: the thread may have begun, or not
+            self._jobs[job] = None
+            job.is_abandoned = True
             raise
 
     def _done(self, job: ThreadJob) -> None:
