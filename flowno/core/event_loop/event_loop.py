@@ -705,7 +705,7 @@ class EventLoop:
         self._look_again_at(task)
 
     def _look_again_at(self, task: TaskHandle[Any]) -> None:
-        """A task that runs, cancelled by a signal handler, may be half-way into a wait, past the look at what is due."""
+        """A task that runs, cancelled by a signal handler, may be half-way into a wait, past the look at that."""
         if task is self.running_task:
             self.inbox.post(self._cancel_where_it_waits, task)
 

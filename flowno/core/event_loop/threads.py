@@ -189,7 +189,7 @@ class ThreadJob:
         serves_calls: Whether the function is the program's, and may call into the loop.
 
     Attributes:
-        task: The task that has asked for it; set when it begins.
+        task: The task that has asked for it; set when it begins, and gone when that has the outcome.
         call: The call of its thread that the task is to carry out, or does so now.
         has_begun: Whether it was given to a thread.
         is_abandoned: Whether the task no longer waits for it.
@@ -268,11 +268,11 @@ class ThreadJob:
         self._error = EventLoopError("the worker thread did not come along when the process forked")
 
     def tell(self, ready: list[TaskHandle[Any]]) -> None:
-        """Give the outcome to the task, and keep none of it: a traceback may lead here."""
+        """Give the outcome to the task, and keep neither: the traceback of an error leads here."""
         value, self._value = self._value, None
         error, self._error = self._error, None
         self.task._wake(ready, value, error)
-        del error
+        del error, self.task
 
     def log_error(self) -> None:
         """Nobody waits for the outcome."""
