@@ -21,11 +21,13 @@ from flowno import (
     TaskCancelled,
     TaskGroup,
     exit,
+    gather,
     move_on_after,
     sleep,
     spawn,
     timeout,
 )
+from flowno.core.event_loop.scopes import TaskStatus
 from tests.support.tasks import FOREVER
 
 pytestmark = [
@@ -295,18 +297,80 @@ def test_a_run_and_all_it_had_is_freed_with_the_last_reference(
     assert watch.alive() == []
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_the_error_of_a_task_frees_what_the_task_had_when_it_is_dropped_though_the_loop_goes_on() -> None:
-    async def child(watch: Watch) -> None:
+async def fails_by_itself(watch: Watch) -> None:
+    await use_sockets(watch)
+    raise ValueError("of a child")
+
+
+async def fails_by_a_time_limit(watch: Watch) -> None:
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    async with watch(timeout(0.001)) as scope:
+        await one.recv(1)
+    assert scope.cancelled_caught
+    await other.recv(1)
+
+
+async def fails_by_a_task_of_its_group(watch: Watch) -> None:
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    async with watch(TaskGroup()) as group:
+        task = watch(await group.spawn(fails()))
+        await one.recv(1)
+    await other.recv(1)
+    await task.join()
+
+
+async def fails_in_the_block_of_its_group(watch: Watch) -> None:
+    async with watch(TaskGroup()) as group:
+        watch(await group.spawn(use_sockets(watch)))
+        raise ValueError("of the block")
+
+
+async def fails_by_gather(watch: Watch) -> None:
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    await gather(fails_by_itself(watch), one.recv(1), fails())
+    await other.recv(1)
+
+
+async def fails_by_a_task_that_does_not_get_ready(watch: Watch) -> None:
+    async def child(*, task_status: TaskStatus[None]) -> None:
+        watch(task_status)
         await use_sockets(watch)
         raise ValueError("of a child")
 
+    async with watch(TaskGroup()) as group:
+        await group.start(child)
+
+
+async def is_cancelled_in_a_limited_clean_up(watch: Watch) -> None:
+    one, other = (watch(SocketHandle(watch(end))) for end in socket.socketpair())
+    with watch(move_on_after(0.001)):
+        try:
+            flowno.current_event_loop().running_task.cancel()  # type: ignore[union-attr]
+            await one.recv(1)
+        finally:
+            await other.recv(1)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.parametrize(
+    "child",
+    [
+        fails_by_itself,
+        fails_by_a_time_limit,
+        fails_by_a_task_of_its_group,
+        fails_in_the_block_of_its_group,
+        fails_by_gather,
+        fails_by_a_task_that_does_not_get_ready,
+        is_cancelled_in_a_limited_clean_up,
+    ],
+)
+def test_the_error_of_a_task_frees_what_the_task_had_when_it_is_dropped_though_the_loop_goes_on(child: Any) -> None:
     async def root() -> None:
         watch = Watch()
         task = watch(await spawn(child(watch)))
         try:
             await task.join()
-        except ValueError:
+        except (ValueError, TimeoutError, ExceptionGroup, TaskCancelled):
             pass
         del task
         await sleep(0)

@@ -1,8 +1,9 @@
 """Cancel scopes, time limits and task groups."""
 # ruff: noqa: PT012, PT017, SIM117 - what happens inside and between nested blocks is the subject here
 
+import gc
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -253,15 +254,308 @@ def test_a_scope_serves_one_block_once_and_is_left_innermost_first() -> None:
         with CancelScope() as scope:
             with pytest.raises(EventLoopError, match="one block, once"):
                 scope.__enter__()
-        outer, inner = CancelScope(), CancelScope()
-        outer.__enter__()
-        inner.__enter__()
-        with pytest.raises(EventLoopError, match="inside of it"):
-            outer.__exit__(None, None, None)
-        inner.__exit__(None, None, None)
-        outer.__exit__(None, None, None)
+        with pytest.raises(EventLoopError, match="one block, once"):
+            scope.__enter__()
+        with pytest.raises(EventLoopError, match="no task is in its block"):
+            scope.__exit__(None, None, None)
+        group = TaskGroup()
+        async with group:
+            with pytest.raises(EventLoopError, match="TaskGroup.*a group serves one block, once"):
+                await group.__aenter__()
 
     flowno.run(main())
+
+
+@pytest.mark.parametrize("cancelled", ["outer", "inner"])
+def test_a_scope_that_is_left_before_one_inside_of_it_is_an_error_and_is_gone(cancelled: str) -> None:
+    async def main() -> None:
+        with CancelScope() as around:
+            outer, inner = CancelScope(), CancelScope()
+            outer.__enter__()
+            inner.__enter__()
+            with pytest.raises(EventLoopError, match="inside of it"):
+                outer.__exit__(None, None, None)
+            if cancelled == "outer":
+                outer.cancel()
+                await sleep(0)
+            else:
+                inner.cancel()
+                with pytest.raises(TaskCancelled) as caught:
+                    await sleep(0)
+                assert caught.value.scope is inner
+            inner.__exit__(None, None, None)
+            await sleep(0)
+            around.cancel()
+            await sleep(0)
+        assert around.cancelled_caught
+        await sleep(0)
+
+    flowno.run(main())
+
+
+def test_a_scope_that_was_left_is_of_no_consequence() -> None:
+    async def main() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        with move_on_after(60) as scope:
+            assert repr(scope).startswith("<CancelScope active, deadline")
+            await sleep(0)
+        scope.deadline = clock() + 60
+        assert len(loop.timers) == 0
+        assert repr(scope).startswith("<CancelScope left, deadline")
+        scope.deadline = clock() - 1
+        scope.shield = True
+        scope.cancel()
+        await sleep(0)
+        assert not scope.cancelled_caught
+        assert repr(CancelScope()) == "<CancelScope not entered>"
+
+    flowno.run(main())
+
+
+# --- scopes in asynchronous generators -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_scope_that_another_task_leaves_is_an_error_and_is_gone(
+    dropped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def limited(scopes: list[CancelScope]) -> AsyncIterator[int]:
+        with move_on_after(60) as scope:
+            scopes.append(scope)
+            yield 1
+            yield 2
+
+    async def main() -> None:
+        scopes: list[CancelScope] = []
+        with CancelScope() as outer:
+            numbers = limited(scopes)
+            assert await anext(numbers) == 1
+            with CancelScope() as inside:
+                if dropped:
+                    del numbers
+                    for _ in range(3):
+                        await sleep(0)
+                else:
+
+                    async def go_on() -> None:
+                        async for _ in numbers:
+                            pass
+
+                    with pytest.raises(EventLoopError, match="left by another task.*asynchronous generator"):
+                        await (await spawn(go_on())).join()
+                assert repr(scopes[0]).startswith("<CancelScope left")
+                scopes[0].cancel()
+                await sleep(0)
+                inside.cancel()
+                await sleep(0)
+            assert inside.cancelled_caught
+            loop = current_event_loop()
+            assert loop is not None
+            assert len(loop.timers) == 0
+        assert not outer.cancel_called
+        task = loop.running_task
+        assert task is not None
+        assert task._scope is None
+
+    flowno.run(main())
+    gc.collect()
+    assert ("left by another task" in caplog.text) == dropped
+
+
+@pytest.mark.parametrize("how", ["aclose", "error of a task", "dropped"])
+def test_a_group_in_an_asynchronous_generator_waits_for_its_tasks_when_that_is_closed(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    async def child() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            with CancelScope(shield=True):
+                await sleep(0.001)
+            log.append("child")
+            if how == "error of a task":
+                raise ValueError("of a child")
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            async with TaskGroup() as group:
+                await group.spawn(child())
+                yield 1
+        finally:
+            log.append("left")
+
+    async def main() -> None:
+        steps = numbers()
+        assert await anext(steps) == 1
+        if how == "aclose":
+            await steps.aclose()
+        elif how == "dropped":
+            del steps
+            gc.collect()
+            await sleep(0)
+            while "left" not in log:
+                await sleep(0)
+        else:
+            with pytest.raises(ExceptionGroup) as caught:
+                await steps.aclose()
+            assert [str(error) for error in caught.value.exceptions] == ["of a child"]
+
+    flowno.run(main())
+    assert log == ["child", "left"]
+    gc.collect()
+    assert ("left by another task" in caplog.text) == (how == "dropped")
+
+
+@pytest.mark.parametrize("limit", ["move_on_after", "timeout", "a group", "an outer scope", "a group of exceptions"])
+def test_a_cancellation_is_not_lost_where_a_scope_ends_its_clean_up(limit: str) -> None:
+    log: list[str] = []
+
+    async def clean_up() -> None:
+        try:
+            raise KeyError("an error that is being handled where the clean-up is awaited")
+        except KeyError:
+            try:
+                await sleep(FOREVER)
+            finally:
+                log.append("cleans up")
+                await sleep(FOREVER)
+
+    async def child() -> None:
+        await sleep(0.002)
+        raise ValueError("of a child")
+
+    async def work() -> None:
+        if limit == "move_on_after":
+            with move_on_after(0.002):
+                await clean_up()
+        elif limit == "timeout":
+            with timeout(0.002):
+                await clean_up()
+        elif limit == "an outer scope":
+            with move_on_after(0.002), CancelScope(), move_on_after(60):
+                await clean_up()
+        elif limit == "a group of exceptions":
+            with move_on_after(0.002):
+                try:
+                    await clean_up()
+                except BaseException as error:
+                    raise BaseExceptionGroup("text", [error]) from None
+        else:
+            with pytest.raises(ExceptionGroup):
+                async with TaskGroup() as group:
+                    await group.spawn(child())
+                    await clean_up()
+            log.append("errors")
+            await sleep(0)
+        log.append("never")
+
+    async def main() -> None:
+        task = await spawn(work())
+        assert await task.cancel() is None
+        assert task.is_cancelled
+
+    flowno.run(main())
+    assert log == (["cleans up", "errors"] if limit == "a group" else ["cleans up"])
+
+
+def test_a_cancellation_that_was_dealt_with_does_not_come_again_by_a_scope() -> None:
+    kept: list[TaskCancelled] = []
+
+    async def swallows() -> str:
+        with move_on_after(0.001) as scope:
+            try:
+                await sleep(FOREVER)
+            except TaskCancelled as error:
+                kept.append(error)
+            await sleep(FOREVER)
+        assert scope.cancelled_caught
+        await sleep(0)
+        return "done"
+
+    async def main() -> None:
+        assert await (await spawn(swallows())).cancel() == "done"
+        assert kept[0].scope is None
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("how", ["an inner limit ends a part", "a part catches the limit", "caught before"])
+def test_a_cancellation_is_not_lost_where_its_clean_up_is_interrupted_again_and_again(how: str) -> None:
+    log: list[str] = []
+
+    async def work() -> None:
+        with move_on_after(0.01):
+            try:
+                await sleep(FOREVER)
+            finally:
+                if how == "an inner limit ends a part":
+                    with move_on_after(0.001):
+                        await sleep(FOREVER)
+                elif how == "a part catches the limit":
+                    with pytest.raises(TaskCancelled):
+                        await sleep(FOREVER)
+                else:
+                    task.cancel()
+                    with pytest.raises(TaskCancelled):
+                        await sleep(0)
+                log.append("cleans up")
+                await sleep(FOREVER)
+        log.append("never")
+
+    async def main() -> None:
+        nonlocal task
+        task = await spawn(work())
+        await task.cancel()
+        assert task.is_cancelled
+
+    task: Any = None
+    flowno.run(main())
+    assert log == ["cleans up"]
+
+
+def test_a_clean_up_with_a_limit_inside_is_still_a_clean_up_at_the_end_of_a_run() -> None:
+    log: list[str] = []
+
+    async def careful() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            with move_on_after(0.001):
+                await sleep(FOREVER)
+            await sleep(0.001)
+            log.append("cleaned up")
+
+    async def main() -> None:
+        await spawn(careful())
+
+    flowno.run(main())
+    assert log == ["cleaned up"]
+
+
+def test_a_cancellation_goes_on_once_where_a_limit_ends_a_part_of_its_clean_up() -> None:
+    log: list[str] = []
+
+    async def work() -> None:
+        with CancelScope():
+            try:
+                await sleep(FOREVER)
+            finally:
+                with move_on_after(0.001) as scope:
+                    await sleep(FOREVER)
+                assert scope.cancelled_caught
+                await sleep(0)
+                log.append("cleaned up")
+
+    async def main() -> None:
+        task = await spawn(work())
+        assert await task.cancel() is None
+        assert task.is_cancelled
+
+    flowno.run(main())
+    assert log == ["cleaned up"]
 
 
 def test_a_scope_needs_an_event_loop() -> None:
@@ -295,6 +589,20 @@ def test_a_time_limit_in_the_past_ends_the_block_at_its_first_wait(seconds: floa
     async def main() -> None:
         with move_on_after(seconds) as scope:
             await sleep(FOREVER)
+        assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("how", ["seconds", "deadline", "set inside"])
+def test_a_time_limit_that_has_passed_ends_the_block_also_where_the_first_wait_takes_no_time(how: str) -> None:
+    async def main() -> None:
+        scope = move_on_after(0) if how == "seconds" else move_on_at(clock()) if how == "deadline" else CancelScope()
+        with scope:
+            if how == "set inside":
+                scope.deadline = clock()
+            await sleep(0)
+            raise AssertionError("it went on")
         assert scope.cancelled_caught
 
     flowno.run(main())
@@ -685,6 +993,95 @@ def test_cancelling_the_scope_of_a_group_ends_all_of_it_without_an_error() -> No
     flowno.run(main())
 
 
+def test_the_scope_of_a_group_says_that_its_tasks_were_cut() -> None:
+    async def main() -> None:
+        async with TaskGroup() as group:
+            await group.spawn(sleep(FOREVER))
+            group.cancel_scope.cancel()
+        assert group.cancel_scope.cancelled_caught
+        async with TaskGroup() as group:
+            await group.spawn(ends_with("value"))
+            with CancelScope(shield=True):
+                await sleep(0)
+                await sleep(0)
+            group.cancel_scope.cancel()
+        assert not group.cancel_scope.cancelled_caught
+        with move_on_after(0.001) as outer:
+            async with TaskGroup() as group:
+                await group.spawn(sleep(FOREVER))
+        assert outer.cancelled_caught
+        assert not group.cancel_scope.cancelled_caught
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize("error", [TaskCancelled, KeyboardInterrupt], ids=lambda kind: kind.__name__)
+def test_a_group_of_exceptions_from_the_block_waits_for_the_tasks(error: Any) -> None:
+    log: list[str] = []
+
+    async def child() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            with CancelScope(shield=True):
+                await sleep(0)
+            log.append("child")
+
+    async def main() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        try:
+            async with TaskGroup() as group:
+                await group.spawn(child())
+                raise BaseExceptionGroup("of the block", [error(loop.running_task), ValueError("too")])
+        finally:
+            log.append("left")
+
+    with pytest.raises(BaseExceptionGroup, match="of the block"):
+        flowno.run(main())
+    assert log == ["child", "left"]
+
+
+def test_what_ends_the_run_is_not_hidden_by_errors_in_a_group(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with TaskGroup() as group:
+            await group.spawn(fails(ValueError("of a child")))
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        flowno.run(main())
+    assert "lost behind SystemExit" in caplog.text
+    assert "ValueError: of a child" in caplog.text
+
+
+def test_a_group_in_a_task_that_is_closed_where_it_stands_cancels_its_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    log: list[str] = []
+
+    async def child() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            log.append("child")
+
+    async def stubborn() -> None:
+        async with TaskGroup() as group:
+            await group.spawn(child())
+            while True:
+                try:
+                    with CancelScope(shield=True):
+                        await sleep(FOREVER)
+                except TaskCancelled:
+                    continue
+
+    async def main() -> None:
+        await spawn(stubborn())
+
+    flowno.run(main())
+    assert log == ["child"]
+    assert "it is closed" in caplog.text
+    assert "raised when its coroutine was closed" not in caplog.text
+
+
 @pytest.mark.parametrize("in_block", [True, False])
 def test_cancelling_the_task_of_a_group_cancels_all_of_it(in_block: bool) -> None:
     async def main() -> None:
@@ -840,6 +1237,96 @@ def test_a_start_that_is_cancelled_cancels_the_task() -> None:
             with move_on_after(0.001):
                 await group.start(never_ready)
             await ended.wait()
+
+    flowno.run(main())
+
+
+def test_a_start_that_is_cancelled_waits_for_the_clean_up_and_its_error_is_one_of_the_group() -> None:
+    log: list[str] = []
+
+    async def never_ready(*, task_status: TaskStatus[None]) -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            await sleep(0.001)
+            log.append("cleaned up")
+            raise ValueError("of the clean-up")
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with TaskGroup() as group:
+                with move_on_after(0.001):
+                    await group.start(never_ready)
+                log.append("start returned")
+                await sleep(FOREVER)
+        assert [str(error) for error in caught.value.exceptions] == ["of the clean-up"]
+
+    flowno.run(main())
+    assert log == ["cleaned up", "start returned"]
+
+
+def test_a_task_that_becomes_ready_though_its_start_is_cancelled_lives_on() -> None:
+    async def ready_after_all(*, task_status: TaskStatus[None]) -> str:
+        try:
+            await sleep(FOREVER)
+        except TaskCancelled:
+            task_status.started()
+        await sleep(0.001)
+        return "value"
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            with move_on_after(0.001) as scope:
+                await group.start(ready_after_all)
+            assert scope.cancelled_caught
+            assert not group.is_empty
+
+    flowno.run(main())
+
+
+def test_a_started_task_that_is_cancelled_before_it_is_ready_is_an_error_of_start() -> None:
+    async def is_cancelled(*, task_status: TaskStatus[None]) -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        assert loop.running_task is not None
+        loop.running_task.cancel()
+        await sleep(0)
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            with pytest.raises(EventLoopError, match="was cancelled without calling"):
+                await group.start(is_cancelled)
+
+    flowno.run(main())
+
+
+@pytest.mark.parametrize(("name", "expected"), [(None, "serve"), ("web", "web")])
+def test_a_task_of_start_is_called_as_its_function_or_as_one_likes(name: str | None, expected: str) -> None:
+    async def serve(*, task_status: TaskStatus[str]) -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        assert loop.running_task is not None
+        task_status.started(loop.running_task.name)
+
+    async def main() -> str:
+        async with TaskGroup() as group:
+            seen: str = await group.start(serve, name=name)
+            with pytest.raises(TypeError, match="name must be a str"):
+                await group.start(serve, name=7)  # type: ignore[arg-type]
+        return seen
+
+    assert flowno.run(main()).endswith(expected)
+
+
+def test_start_takes_the_function() -> None:
+    async def serve(*, task_status: TaskStatus[str]) -> None:
+        task_status.started()
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            wrong: Any = serve(task_status=TaskStatus())
+            with pytest.raises(TypeError, match="pass the function and its arguments"):
+                group.start(wrong)
 
     flowno.run(main())
 

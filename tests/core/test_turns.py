@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import threading
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -106,7 +106,13 @@ def test_an_idle_loop_does_not_spin() -> None:
         assert counting.calls["select"] < 12
 
 
-@pytest.mark.parametrize("what", ["receive", "send", "accept", "failure", "refusal", "join", "cancel", "closed"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "receive", "send", "accept", "failure", "refusal", "join", "cancel", "closed",
+        "group", "gather", "as_completed", "as_completed of nothing", "until_empty", "azip",
+    ],
+)  # fmt: skip
 def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> None:
     async def root() -> None:
         with pair() as (one, other), pair() as (closed, _), listening(1) as listener:
@@ -127,6 +133,14 @@ def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> No
                     client.connect(listener.getsockname())
                     (await listener.accept())[0].close()
 
+            async def empty_group() -> None:
+                async with flowno.TaskGroup():
+                    pass
+
+            async def steps(iterable: AsyncIterable[object]) -> None:
+                async for _ in iterable:
+                    pass
+
             async def refused(handle: flowno.SocketHandle, error: type[Exception]) -> None:
                 with pytest.raises(error):
                     await handle.recv(1)
@@ -140,6 +154,12 @@ def test_no_operation_that_completes_at_once_starves_the_others(what: str) -> No
                 "join": ended.join,
                 "cancel": ended.cancel,
                 "closed": lambda: refused(closed, flowno.ClosedResourceError),
+                "group": empty_group,
+                "gather": flowno.gather,
+                "as_completed": lambda: anext(flowno.as_completed([ended])),
+                "as_completed of nothing": lambda: steps(flowno.as_completed([])),
+                "until_empty": lambda: steps(flowno.AsyncQueue[int]().until_empty()),
+                "azip": lambda: steps(flowno.azip()),
             }
             await check_it_gives_way(operations[what])
             if reader is not None:

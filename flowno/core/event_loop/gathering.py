@@ -104,15 +104,20 @@ async def gather(*coroutines: Awaitable[Any], return_exceptions: bool = False) -
                     handles.append(await group.spawn(_settled(raw_task), name=function_name(raw_task)))
                 else:
                     handles.append(await group.spawn(raw_task))
-    except ExceptionGroup as errors:
-        first, *others = errors.exceptions
-        for error in others:
-            logger.error("gather() raises %r, and this is lost behind it", first, exc_info=error)
-        try:
-            raise first from None
-        finally:
-            del first, others, errors  # their tracebacks have this frame
-    return tuple([handle.result() for handle in handles])
+    except ExceptionGroup as group_of_errors:
+        errors = group_of_errors.exceptions
+    else:
+        return tuple([handle.result() for handle in handles])
+    first = errors[0]
+    for error in errors[1:]:
+        logger.error("gather() raises %r, and this is lost behind it", first, exc_info=error)
+    context = first.__context__
+    try:
+        raise first  # not where the group of errors would be its context, which has it
+    finally:
+        first.__context__ = context
+        error = None
+        del first, context, errors, handles, raw_tasks, coroutines  # the traceback has this frame
 
 
 def _all_coroutines(coroutines: Iterable[Awaitable[Any]]) -> list[Any]:

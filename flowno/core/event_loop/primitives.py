@@ -20,7 +20,7 @@ from .commands import (
 )
 from .running import current_world, required_event_loop
 from .selectors import SocketHandle
-from .tasks import GIVE_WAY, checked_name
+from .tasks import DONE, GIVE_WAY, checked_name
 from .timers import checked_seconds
 
 if TYPE_CHECKING:
@@ -412,6 +412,8 @@ async def azip(*iterables: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, ...]
         [(0, 10), (1, 11)]
     """
     iterators = [aiter(iterable) for iterable in iterables]
+    if not iterators:
+        await DONE  # with nobody to ask it would never give way
     try:
         while iterators:
             items = []

@@ -233,6 +233,7 @@ class _Queue(Generic[Put, Got]):
 
         Items that are put meanwhile are among them. Where the steps end before the queue is empty, it stays open.
         """
+        await DONE  # of an empty queue it would never give way
         while len(self):
             yield await self.get()
         self.close()

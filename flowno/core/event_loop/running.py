@@ -26,9 +26,10 @@ __all__ = [
 
 
 class _Running(threading.local):
-    """The event loop that runs in this thread."""
+    """The event loop that runs in this thread; and whether it is closing a coroutine, which then cannot wait."""
 
     loop: EventLoop | None = None
+    closing = False
 
 
 #: Where operations look for their loop: ``here.loop or required_event_loop("what")``.

@@ -7,27 +7,31 @@ has delivered; a shield keeps out what comes from outside of it, until it is lef
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from .commands import Command, GroupSpawnCommand, GroupWaitCommand, ShieldedGroupWaitCommand
 from .errors import EventLoopError
 from .running import here, required_event_loop
 from .synchronization import Event
-from .tasks import FAILED, TaskCancelled, TaskHandle, checked_name, coroutine_of
+from .tasks import CANCELLED, DONE, FAILED, TaskCancelled, TaskHandle, checked_name, coroutine_of
 from .timers import checked_seconds
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from .event_loop import EventLoop
     from .timers import Timer
 
 __all__ = ["CancelScope", "TaskGroup", "TaskStatus", "move_on_after", "move_on_at", "timeout", "timeout_at"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("flowno")
 
 
 class CancelScope:
@@ -41,6 +45,8 @@ class CancelScope:
     Raises:
         TypeError: ``deadline`` is no number.
         ValueError: It is NaN.
+        EventLoopError: The block is left by another task than entered it, or before one that is inside of it; as an
+            asynchronous generator does that yields there. The scope is gone all the same.
 
     Attributes:
         cancel_called: Whether the scope has been cancelled, by :meth:`cancel` or its deadline.
@@ -65,8 +71,9 @@ class CancelScope:
         "_members",  # the tasks of a group, which are inside of it from their beginning, or None
         "_seconds",  # a deadline that counts from when the block is entered
         "_shield",
-        "_task",
+        "_task",  # that is in the block now, or None
         "_timer",
+        "_was_entered",
         "cancel_called",
         "cancelled_caught",
         "parent",
@@ -79,7 +86,9 @@ class CancelScope:
         self.cancel_called = False
         self.cancelled_caught = False
         self.parent: CancelScope | None = None
+        self._loop: EventLoop | None = None  # while a task is in the block
         self._task: TaskHandle[Any] | None = None
+        self._was_entered = False
         self._timer: Timer | None = None
         self._children: dict[CancelScope, None] | None = None
         self._members: dict[TaskHandle[Any], None] | None = None
@@ -95,10 +104,14 @@ class CancelScope:
         sooner = deadline < self._deadline
         self._deadline = deadline
         self._seconds = None
+        loop = self._loop
         # A timer that is too early sets itself again when it fires; so an extension costs nothing.
-        if self._task is not None and (sooner or self._timer is None):
-            self._stop_timer()
-            self._start_timer()
+        if loop is not None and (sooner or self._timer is None):
+            self._stop_timer(loop)
+            if deadline <= loop.clock():
+                self.cancel()
+            else:
+                self._start_timer(loop)
 
     @property
     def shield(self) -> bool:
@@ -108,7 +121,7 @@ class CancelScope:
     @shield.setter
     def shield(self, shield: bool) -> None:
         self._shield = shield
-        if self._task is not None:
+        if self._loop is not None:
             self._loop.cancel_inside(self)
 
     def cancel(self) -> None:
@@ -116,13 +129,15 @@ class CancelScope:
         if self.cancel_called:
             return
         self.cancel_called = True
-        if self._task is not None:
-            self._loop.inbox.act(self._loop.cancel_inside, self)
+        loop = self._loop  # which leaves the block in the loop's thread
+        if loop is not None:
+            loop.inbox.act(loop.cancel_inside, self)
 
     def __enter__(self) -> Self:
-        if self._task is not None:
+        if self._was_entered:
             raise EventLoopError(f"{self!r} was entered already; a scope serves one block, once")
         self._loop = loop = here.loop or required_event_loop("a cancel scope")
+        self._was_entered = True
         self._task = task = cast(TaskHandle[Any], loop.running_task)
         self.parent = parent = task._scope
         task._scope = self
@@ -130,36 +145,35 @@ class CancelScope:
             if parent._children is None:
                 parent._children = {}
             parent._children[self] = None
-        if self._seconds is not None:
-            self._deadline = loop.clock() + self._seconds
-        if self._deadline != inf:
-            self._start_timer()
+        if self._seconds is not None or self._deadline != inf:
+            now = loop.clock()
+            if self._seconds is not None:
+                self._deadline = now + self._seconds
+            if self._deadline <= now:
+                self.cancel_called = True
+            else:
+                self._start_timer(loop)
         if self.cancel_called or self._shield:
             task._refresh()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
-        task = cast(TaskHandle[Any], self._task)
-        if task._scope is not self:
-            raise EventLoopError(f"{self!r} was left while {task._scope!r}, which is inside of it, was not")
-        parent = self.parent
-        task._scope = parent
-        if parent is not None and parent._children is not None:
-            del parent._children[self]
-        if self._timer is not None:
-            self._stop_timer()
-        if self.cancel_called or self._shield:
-            task._refresh()
+        task = self._leave()
         if error is None:
             return False
-        if isinstance(error, BaseExceptionGroup):
-            ours, others = error.split(lambda each: isinstance(each, TaskCancelled) and each.scope is self)
-            self.cancelled_caught = ours is not None
-            if ours is not None and others is not None:
-                raise others from None
-        else:
-            self.cancelled_caught = isinstance(error, TaskCancelled) and error.scope is self
-        return self.cancelled_caught
+        rest, interrupted = self._without_own(error)
+        try:
+            if rest is error:
+                return False
+            if rest is not None:
+                if interrupted is not None:
+                    task._request_cancellation()
+                raise rest from None
+            if interrupted is not None:
+                raise interrupted
+            return True
+        finally:
+            del error, rest, interrupted  # their tracebacks have this frame
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -167,7 +181,10 @@ class CancelScope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        return self.__exit__(kind, error, tb)
+        try:
+            return self.__exit__(kind, error, tb)
+        finally:
+            del error, tb  # the traceback of what it raises has this frame
 
     def tasks_inside(self) -> dict[TaskHandle[Any], None]:
         """The tasks that are inside of this block now, each of them once."""
@@ -195,27 +212,121 @@ class CancelScope:
         """A task that was adopted has ended."""
         if self._members is not None:
             self._members.pop(task, None)
+            if self._task is None and not self._members:
+                self._loop = None
 
-    def _start_timer(self) -> None:
-        if self._deadline != inf:
-            self._timer = self._loop.timers.add(self._deadline, self._fire, None)
+    def _leave(self) -> TaskHandle[Any]:
+        """The block is left. Whatever is wrong with that, the scope is none of its task any more.
 
-    def _stop_timer(self) -> None:
+        Returns:
+            The task.
+        """
+        task, loop = self._task, self._loop
+        if task is None or loop is None:
+            raise EventLoopError(f"{self!r} was left, and no task is in its block")
+        if task._scope is not self or loop.running_task is not task or here.loop is not loop:
+            raise self._misused(task, loop)
+        parent = self.parent
+        task._scope = parent
+        if parent is not None and parent._children is not None:
+            del parent._children[self]
         if self._timer is not None:
-            self._loop.timers.cancel(self._timer)
+            self._stop_timer(loop)
+        self._task = self._loop = None
+        if self.cancel_called or self._shield:
+            task._refresh()
+        return task
+
+    def _misuse(self) -> EventLoopError | None:
+        """What is wrong with leaving the block now; where something is, the scope is none of its task any more."""
+        task, loop = self._task, self._loop
+        if task is None or loop is None:
+            return None
+        if task._scope is not self or loop.running_task is not task or here.loop is not loop:
+            return self._misused(task, loop)
+        return None
+
+    def _misused(self, task: TaskHandle[Any], loop: EventLoop) -> EventLoopError:
+        if loop.running_task is not task or here.loop is not loop:
+            what = (
+                f"{self!r} was entered by {task!r} and left by another task; the task that has entered a scope leaves "
+                "it: do not yield inside of one in an asynchronous generator, or close that in the task that steps it"
+            )
+        else:
+            what = (
+                f"{self!r} was left while {task._scope!r}, which is inside of it, was not; the innermost is left "
+                "first: do not yield inside of a scope in an asynchronous generator, or close that in the same block"
+            )
+        loop.inbox.act(CancelScope._take_out, self)
+        return EventLoopError(what)
+
+    def _take_out(self) -> None:
+        """Out of the scopes of the task, wherever among them; those inside of it are now inside of its parent."""
+        task, loop, parent = self._task, self._loop, self.parent
+        if task is None or loop is None:
+            return
+        if task._scope is self:
+            task._scope = parent
+        if parent is not None and parent._children is not None:
+            del parent._children[self]
+        for child in [child for child in self._children or () if child._task is task]:
+            del cast("dict[CancelScope, None]", self._children)[child]
+            child.parent = parent
+            if parent is not None:
+                cast("dict[CancelScope, None]", parent._children)[child] = None
+        self._stop_timer(loop)
+        self._task = None
+        if not self._members:
+            self._loop = None
+        task._refresh()
+
+    def _without_own(self, error: BaseException) -> tuple[BaseException | None, TaskCancelled | None]:
+        """What is left of an error without what this scope has delivered.
+
+        Returns:
+            Besides it, a cancellation of the task itself that this scope has interrupted the handling of.
+        """
+        own: list[TaskCancelled] = []
+
+        def is_own(each: BaseException) -> bool:
+            if not isinstance(each, TaskCancelled) or each.scope is not self:
+                return False
+            own.append(each)
+            return True
+
+        rest: BaseException | None = error
+        if isinstance(error, BaseExceptionGroup):
+            rest = error.split(is_own)[1]
+        elif is_own(error):
+            rest = None
+        if not own:
+            return error, None
+        self.cancelled_caught = True
+        found = [each._take_interrupted(self) for each in own]
+        return rest, next((each for each in found if each is not None), None)
+
+    def _start_timer(self, loop: EventLoop) -> None:
+        if self._deadline != inf:
+            self._timer = loop.timers.add(self._deadline, self._fire, None)
+
+    def _stop_timer(self, loop: EventLoop) -> None:
+        if self._timer is not None:
+            loop.timers.cancel(self._timer)
             self._timer = None
 
     def _fire(self, _: None) -> None:
         self._timer = None
-        if self._loop.clock() < self._deadline:
-            self._start_timer()
+        loop = self._loop
+        if loop is not None and loop.clock() < self._deadline:
+            self._start_timer(loop)
         else:
             self.cancel()
 
     def __repr__(self) -> str:
-        state = "cancelled" if self.cancel_called else "active" if self._task is not None else "not entered"
+        state = "active" if self._task is not None else "left" if self._was_entered else "not entered"
+        cancelled = ", cancelled" if self.cancel_called else ""
         limit = "" if self._deadline == inf else f", deadline {self._deadline:g}"
-        return f"<{type(self).__name__} {state}{limit}{', shielded' if self._shield else ''}>"
+        return f"<{type(self).__name__} {state}{cancelled}{limit}{', shielded' if self._shield else ''}>"
 
 
 class _TimeLimit(CancelScope):
@@ -225,10 +336,27 @@ class _TimeLimit(CancelScope):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         swallowed = super().__exit__(kind, error, tb)
-        if swallowed:
-            limit = f"{self._seconds:g} s" if self._seconds is not None else "its time limit"
-            raise TimeoutError(f"the block took longer than {limit}") from error
-        return swallowed
+        if not swallowed:
+            return swallowed
+        limit = f"{self._seconds:g} s" if self._seconds is not None else "its time limit"
+        late = TimeoutError(f"the block took longer than {limit}")
+        try:
+            raise late.with_traceback(tb)  # where the task has waited
+        finally:
+            late.__context__ = _handled_before(error)
+            del late, error, tb  # the traceback has this frame
+
+
+def _handled_before(error: BaseException | None) -> BaseException | None:
+    """What was being handled when a cancellation came.
+
+    It stands in the place of the cancellation as the context of an error that comes of it: that one leads to its task,
+    which has the error, and none of the three would be freed with its last reference.
+    """
+    context = None if error is None else error.__context__
+    while isinstance(context, TaskCancelled):
+        context = context.__context__
+    return context
 
 
 def _within(scope: CancelScope, seconds: float | None) -> None:
@@ -298,13 +426,13 @@ def timeout_at(deadline: float) -> CancelScope:
 class TaskStatus(Generic[T]):
     """By which a task that was begun with :meth:`TaskGroup.start` says that it is ready."""
 
-    __slots__ = ("_event", "error", "is_ready", "value")
+    __slots__ = ("_event", "is_given_up", "is_ready", "value")
 
     def __init__(self) -> None:
         self._event = Event()
         self.is_ready = False
+        self.is_given_up = False  # whoever began the task was cancelled, and waits for its end
         self.value: T | None = None
-        self.error: BaseException | None = None
 
     def started(self, value: T | None = None) -> None:
         """Say that the task is ready; ``start`` returns this value.
@@ -318,9 +446,8 @@ class TaskStatus(Generic[T]):
         self.value = value
         self._event.set()
 
-    def fail(self, error: BaseException) -> None:
+    def end(self) -> None:
         """The task has ended before it was ready."""
-        self.error = error
         self._event.set()
 
     def settled(self) -> Awaitable[None]:
@@ -334,11 +461,15 @@ class TaskGroup:
     The block is left when all of them have ended. Where one fails, or the block does, the others are cancelled, and the
     errors are raised together as an ExceptionGroup. Where the block is cancelled, so are they.
 
+    What ends the run, such as KeyboardInterrupt, does not wait for them, nor does a coroutine that the loop closes
+    where it stands, which cannot wait any more: they are cancelled, and the loop ends them with all others.
+
     Attributes:
         cancel_scope: The scope that the block and its tasks are inside of.
 
     Raises:
         ExceptionGroup: The errors of the tasks, and of the block.
+        EventLoopError: The block is left by another task than entered it.
 
     Example:
         >>> from flowno import TaskGroup, run, sleep
@@ -353,12 +484,13 @@ class TaskGroup:
         [0, 2, 4]
     """
 
-    __slots__ = ("__weakref__", "_errors", "_is_open", "_tasks", "cancel_scope", "waiters")
+    __slots__ = ("__weakref__", "_errors", "_is_open", "_starting", "_tasks", "cancel_scope", "waiters")
 
     def __init__(self) -> None:
         self.cancel_scope = CancelScope()
         self._tasks: dict[TaskHandle[Any], None] = {}
-        self._errors: list[Exception] = []
+        self._starting: dict[Coroutine[Any, Any, Any], TaskStatus[Any]] = {}  # what start() waits for
+        self._errors: list[BaseException] = []
         self._is_open = False
         self.waiters: dict[TaskHandle[Any], None] = {}
 
@@ -375,8 +507,8 @@ class TaskGroup:
             EventLoopError: The block was left, or not entered yet.
         """
         raw_task = coroutine_of(coroutine, "TaskGroup.spawn()")
-        self._check_open(raw_task)
-        handle: TaskHandle[T] = yield GroupSpawnCommand(raw_task, self, checked_name(name))
+        self._check(raw_task, name)
+        handle: TaskHandle[T] = yield GroupSpawnCommand(raw_task, self, name)
         return handle
 
     def create_task(self, coroutine: Awaitable[T], *, name: str | None = None) -> TaskHandle[T]:
@@ -386,37 +518,76 @@ class TaskGroup:
             As :meth:`spawn`.
         """
         raw_task = coroutine_of(coroutine, "TaskGroup.create_task()")
-        self._check_open(raw_task)
+        self._check(raw_task, name)
         handle = required_event_loop("TaskGroup.create_task()").create_task(raw_task, name=name)
         self.adopt(handle)
         return handle
 
-    async def start(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    def start(
+        self, function: Callable[..., Awaitable[Any]], *args: Any, name: str | None = None
+    ) -> Coroutine[Any, Any, Any]:
         """Start a task in the group, and wait until it says that it is ready.
 
         Args:
             function: Called with ``args`` and ``task_status``, a :class:`TaskStatus` whose ``started(value)`` it calls.
             args: Its positional arguments.
+            name: What the task is called in messages; by default, as the function.
 
         Returns:
             The value that ``started`` was given.
 
         Raises:
             Exception: The task ended with this error before it was ready.
-            EventLoopError: It ended without an error, and was never ready.
+            EventLoopError: It ended without an error, and was never ready. Or the block was left, or not entered yet.
+            TypeError: ``function`` is none, or what it returns no coroutine.
+
+        Cancellation: the task is cancelled, and has ended before it goes on, unless it became ready all the same. An
+        error that the task ends with is then one of the group.
         """
+        if not callable(function):
+            close = getattr(function, "close", None)
+            if close is not None:
+                close()  # else Python adds to the error that it was never awaited
+            raise TypeError(
+                f"TaskGroup.start() takes a function, not {function!r}; pass the function and its arguments, "
+                "it is called with task_status"
+            )
+        return self._start(function, args, name)
+
+    async def _start(self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], name: str | None) -> Any:
         status: TaskStatus[Any] = TaskStatus()
-        handle = await self.spawn(_begun_by(function, args, status))
+        raw_task = coroutine_of(function(*args, task_status=status), "TaskGroup.start()")
+        self._starting[raw_task] = status
+        handle: TaskHandle[Any] | None = None
         try:
+            handle = await self.spawn(raw_task, name=name)
             await status.settled()
-        except BaseException:
-            handle.cancel()
+            if status.is_ready:
+                return status.value
+            if not handle.is_error:
+                how = "was cancelled" if handle.is_cancelled else "ended"
+                raise EventLoopError(f"{handle!r} {how} without calling task_status.started()")
+            if isinstance(handle._result[0], TaskCancelled):
+                raise EventLoopError(f"{handle!r} joined a task that was cancelled: {handle._failure()}")
+            return handle.result()
+        except TaskCancelled:
+            if handle is not None:
+                status.is_given_up = True
+                handle.cancel()
+                with CancelScope(shield=True):
+                    await status.settled()
             raise
-        if status.error is not None:
-            raise status.error
-        return status.value
+        except GeneratorExit:
+            if handle is not None:
+                handle.cancel()
+            raise
+        finally:
+            self._starting.pop(raw_task, None)
+            del handle, raw_task, status  # the traceback of an error would tie it to the task that has it
 
     async def __aenter__(self) -> Self:
+        if self.cancel_scope._was_entered:
+            raise EventLoopError(f"{self!r} was entered already; a group serves one block, once")
         self.cancel_scope.__enter__()
         self._is_open = True
         return self
@@ -424,31 +595,69 @@ class TaskGroup:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        scope = self.cancel_scope
-        cancelled = error if isinstance(error, TaskCancelled) else None
-        if error is not None:
-            if isinstance(error, Exception):
-                self._errors.insert(0, error)
+        scope, left_by = self.cancel_scope, error
+        errors: list[BaseException] = []
+        misuse = scope._misuse()
+        may_wait = (
+            not here.closing
+            and (error is None or isinstance(error, _WAITED_AFTER))
+            and (scope._loop is here.loop or not self._tasks)
+        )
+        if error is not None or misuse is not None or not may_wait:
             scope.cancel()
-        if error is None or cancelled is not None or isinstance(error, Exception):
-            try:
-                await _wait_for(self)
-            except TaskCancelled as late:
-                cancelled = late
-        self._is_open = False
-        errors, self._errors = self._errors, []
-        left_by = cancelled or error
         try:
-            if not errors:
-                kind = None if left_by is None else type(left_by)
-                return scope.__exit__(kind, left_by, tb) or _raise_late(cancelled, error)
-            foreign = cancelled is not None and cancelled.scope is None
-            scope.__exit__(None, None, None)
-            if foreign:
-                cast(TaskHandle[Any], scope._task)._request_cancellation()  # it is not lost behind the errors
-            raise ExceptionGroup("errors in a TaskGroup", errors) from None
+            try:
+                if may_wait and self._tasks:
+                    await _wait_for(self)
+                elif may_wait and error is None:
+                    await DONE
+            except BaseException as late:  # it is cancelled, or closed where it stands
+                scope.cancel()
+                left_by = late
+            self._is_open = False
+            if isinstance(left_by, Exception):
+                errors.append(left_by)
+            errors += self._errors
+            self._errors.clear()
+            if misuse is not None:
+                errors.append(misuse)
+            if errors and (left_by is None or isinstance(left_by, _WAITED_AFTER)):
+                self._raise_together(errors, left_by)
+            while errors:
+                logger.error("an error in a TaskGroup is lost behind %r", left_by, exc_info=errors.pop(0))
+            if misuse is None and scope.__exit__(None if left_by is None else type(left_by), left_by, tb):
+                return True
+            if left_by is not None and left_by is not error:
+                raise left_by
+            return False
         finally:
-            del cancelled, error, errors, left_by  # their tracebacks have this frame
+            errors.clear()
+            del error, left_by, misuse, tb  # their tracebacks have this frame
+
+    def _raise_together(self, errors: list[BaseException], left_by: BaseException | None) -> NoReturn:
+        """Raise the errors of the tasks, and of the block. A cancellation of this task is not lost behind them."""
+        scope = self.cancel_scope
+        rest = interrupted = None
+        if left_by is not None:
+            rest, interrupted = scope._without_own(left_by)
+        if scope._task is not None:  # else it was taken out
+            scope._leave()
+        if isinstance(rest, BaseExceptionGroup) and not isinstance(rest, Exception):
+            errors.insert(0, rest)
+        elif isinstance(rest, TaskCancelled):
+            if not rest._was_thrown_in:
+                errors.insert(0, EventLoopError(f"the block of the group joined a task that was cancelled: {rest}"))
+            elif rest.scope is None:
+                interrupted = rest
+        if interrupted is not None:
+            interrupted.by._request_cancellation()
+        together = BaseExceptionGroup("errors in a TaskGroup", errors)
+        try:
+            raise together from None
+        finally:
+            together.__context__ = _handled_before(left_by)
+            errors.clear()
+            del left_by, rest, interrupted, together  # the traceback has this frame
 
     @property
     def is_empty(self) -> bool:
@@ -463,36 +672,44 @@ class TaskGroup:
 
     def _child_ended(self, task: TaskHandle[Any]) -> None:
         del self._tasks[task]
-        self.cancel_scope.release(task)
-        if task._state == FAILED:
+        scope = self.cancel_scope
+        scope.release(task)
+        if not self._is_open:
+            return  # the block could not wait for it; its error is logged like any that nobody asks for
+        status = self._starting.pop(task.raw_task, None) if self._starting else None
+        if status is not None and not status.is_ready:
+            status.end()
+        if task._state == CANCELLED:
+            last = None if task._delivered is None else task._delivered()
+            if last is not None and last.scope is scope:
+                scope.cancelled_caught = True
+        elif task._state == FAILED and (status is None or status.is_ready or status.is_given_up):
             error = task._failure()
             if isinstance(error, Exception):
                 self._errors.append(error)
             elif isinstance(error, TaskCancelled):
                 self._errors.append(EventLoopError(f"a task of the group joined a task that was cancelled: {error}"))
-            self.cancel_scope.cancel()
+            scope.cancel()
         if not self._tasks:
             for waiter in list(self.waiters):
                 del self.waiters[waiter]
                 waiter.event_loop.resume(waiter)
 
-    def _check_open(self, raw_task: Any) -> None:
-        if not self._is_open:
+    def _check(self, raw_task: Coroutine[Any, Any, Any], name: str | None) -> None:
+        try:
+            checked_name(name)
+            if not self._is_open:
+                raise EventLoopError("a task can be started in a group only inside of its block")
+        except (EventLoopError, TypeError):
             raw_task.close()  # else Python adds to the error that it was never awaited
-            raise EventLoopError("a task can be started in a group only inside of its block")
+            raise
 
     def __repr__(self) -> str:
         return f"<TaskGroup of {len(self._tasks)} tasks, {self.cancel_scope!r}>"
 
 
-def _raise_late(cancelled: TaskCancelled | None, error: BaseException | None) -> bool:
-    """What is not the scope's own goes on: a cancellation that came while the block waited for its tasks."""
-    if cancelled is None or cancelled is error:
-        return False
-    try:
-        raise cancelled
-    finally:
-        del cancelled, error  # the traceback has this frame
+#: What may end the body of a group whose tasks are then waited for; anything else ends the run.
+_WAITED_AFTER = (Exception, BaseExceptionGroup, TaskCancelled, GeneratorExit)
 
 
 @coroutine
@@ -513,21 +730,3 @@ def _wait_for(group: TaskGroup) -> Generator[Command, Any, None]:
             raise cancelled
     finally:
         del cancelled
-
-
-async def _begun_by(function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], status: TaskStatus[Any]) -> Any:
-    """A task of :meth:`TaskGroup.start`: what goes wrong before it is ready is for whoever started it."""
-    try:
-        value = await function(*args, task_status=status)
-    except Exception as error:
-        if status.is_ready:
-            raise
-        status.fail(error)
-        return None
-    except BaseException as error:
-        if not status.is_ready:
-            status.fail(EventLoopError(f"the task was cancelled before it was ready: {error}"))
-        raise
-    if not status.is_ready:
-        status.fail(EventLoopError(f"{function!r} ended without calling task_status.started()"))
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextvars import copy_context
 from gc import get_referents
 from types import CoroutineType, GeneratorType, coroutine
@@ -85,11 +85,36 @@ class TaskCancelled(BaseException):
             ``cancel()``.
     """
 
+    _inside: CancelScope | None = None  # the innermost scope that the task was in when this was thrown in
+    _interrupts: Sequence[TaskCancelled] = ()  # those before it that were still alive then
+
     def __init__(self, by: TaskHandle[Any]) -> None:
         super().__init__(by)
         self.by = by
         self.scope: CancelScope | None = None
         self._was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
+
+    def _take_interrupted(self, scope: CancelScope) -> TaskCancelled | None:
+        """The last ``cancel()`` to have arrived inside of a scope, where this one came while it was being handled.
+
+        The context of the exception does not say: Python replaces it when the exception passes through a coroutine that
+        handles another. That there is one tells a cancellation that was being handled from one that was just kept.
+        """
+        interrupted = self._interrupts
+        error: BaseException | None = self
+        while isinstance(error, TaskCancelled):
+            error._interrupts = ()  # they get this one as their context when they are raised again
+            error = error.__context__
+        if not interrupted or self.__context__ is None:
+            return None
+        self.by._delivered = weakref.ref(interrupted[-1])  # its handling goes on
+        return next((each for each in reversed(interrupted) if each._arrived_in(scope)), None)
+
+    def _arrived_in(self, scope: CancelScope) -> bool:
+        inside = self._inside if self.scope is None else None
+        while inside is not None and inside is not scope:
+            inside = inside.parent
+        return inside is not None
 
     def __str__(self) -> str:
         return f"{self.by!r} was cancelled"
@@ -109,6 +134,7 @@ class TaskHandle(Generic[T_co]):
     __slots__ = (
         "__weakref__",
         # The rest is the loop's side of the task, for the modules beside this one.
+        "_arrived",  # weak references to the cancel()s that were thrown in inside of scopes
         "_callbacks",  # called with this handle when the task has ended, or None
         "_cancel_pending",  # a cancellation to deliver at the next wait: one was requested, or a scope is cancelled
         "_cancel_requested",  # cancel() was called, and not delivered yet
@@ -149,6 +175,7 @@ class TaskHandle(Generic[T_co]):
         self._cancel_pending = False
         self._cancel_requested = False
         self._delivered: weakref.ref[TaskCancelled] | None = None
+        self._arrived: Sequence[weakref.ref[TaskCancelled]] = ()
         self._unjoined: ErrorReport | None = None
 
     if TYPE_CHECKING:
@@ -334,10 +361,16 @@ class TaskHandle(Generic[T_co]):
         error._was_thrown_in = True
         if self._scope is not None:
             error.scope, _ = self._visible_cancellation()
+            error._inside = self._scope
+            if self._delivered is not None:
+                alive = {each: None for ref in (*self._arrived, self._delivered) if (each := ref()) is not None}
+                error._interrupts = list(alive)
+        self._delivered = weakref.ref(error)
         if error.scope is None:
             self._cancel_requested = False
             self._cancel_pending = False
-        self._delivered = weakref.ref(error)
+            if self._scope is not None:
+                self._arrived = [*(ref for ref in self._arrived if ref() is not None), self._delivered]
         self._wake(ready, error=error)
 
     def _readdress_cancellation(self) -> None:
@@ -587,12 +620,14 @@ def close_coroutine(task: TaskHandle[Any]) -> None:
     loop, outer_loop = task.event_loop, here.loop
     outer_task, loop.running_task = loop.running_task, task
     outer_left, loop.budget.left = loop.budget.left, OPERATIONS_PER_STEP
+    outer_closing, here.closing = here.closing, True
     set_running(loop)
     try:
         task.raw_task.close()
     except BaseException:
         logger.exception("%r raised when its coroutine was closed", task)
     finally:
+        here.closing = outer_closing
         set_running(outer_loop)
         loop.budget.left = outer_left
         loop.running_task = outer_task
