@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from .commands import Command, ShieldedThreadCommand, ShieldedThreadWaitCommand, ThreadCommand
 from .errors import EventLoopError
+from .limiters import CapacityLimiter
 from .running import fork_count, required_event_loop
-from .synchronization import CapacityLimiter
 from .tasks import TaskCancelled, TaskHandle, coroutine_of
 
 if TYPE_CHECKING:
