@@ -29,7 +29,7 @@ from .core.event_loop.errors import (
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.gathering import as_completed, gather
-from .core.event_loop.limiters import CapacityLimiter
+from .core.event_loop.limiters import CapacityLimiter, CapacityLimiterStatistics
 from .core.event_loop.primitives import (
     azip,
     connect,
@@ -83,6 +83,7 @@ __all__ = [
     "BusyResourceError",
     "CancelScope",
     "CapacityLimiter",
+    "CapacityLimiterStatistics",
     "ClosedResourceError",
     "Condition",
     "ConditionStatistics",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Generator, Hashable
 from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Command, LimiterAcquireCommand
 from .errors import BusyResourceError, NotOwnerError, WouldBlockError
@@ -21,7 +21,23 @@ if TYPE_CHECKING:
 
     from .tasks import Done, TaskHandle
 
-__all__ = ["CapacityLimiter"]
+__all__ = ["CapacityLimiter", "CapacityLimiterStatistics"]
+
+
+class CapacityLimiterStatistics(NamedTuple):
+    """What :meth:`CapacityLimiter.statistics` returns.
+
+    Attributes:
+        borrowed_tokens: How many tokens are borrowed.
+        total_tokens: How many may be borrowed at a time.
+        borrowers: Who has a token, in no particular order.
+        tasks_waiting: How many tasks wait for one.
+    """
+
+    borrowed_tokens: int
+    total_tokens: float
+    borrowers: list[Hashable]
+    tasks_waiting: int
 
 
 class CapacityLimiter:
@@ -165,6 +181,11 @@ class CapacityLimiter:
         self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
         self._give_back(borrower)
         return DONE
+
+    def statistics(self) -> CapacityLimiterStatistics:
+        """Who has the tokens and who waits for one, for debugging."""
+        borrowers = list(self._borrowers)
+        return CapacityLimiterStatistics(len(borrowers), self._total_tokens, borrowers, len(self.waiters))
 
     @property
     def _has_token(self) -> bool:
