@@ -20,6 +20,8 @@ from flowno import (
 )
 from tests.support.tasks import FOREVER
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def test_no_more_tokens_are_borrowed_than_there_are() -> None:
     most = 0
