@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from .commands import (
     Command,
@@ -202,7 +202,8 @@ class Lock:
     def __init__(self) -> None:
         self.owner: TaskHandle[Any] | None = None
         self.waiters: dict[TaskHandle[Any], None] = {}
-        self._conditions: WeakSet[Condition] | None = None  # those whose lock this is
+        # Those whose lock this is, in the order in which they were made: who waits there is told in this order.
+        self._conditions: WeakKeyDictionary[Condition, None] | None = None
         self._broken_by: str | None = None
 
     def is_locked(self) -> bool:
@@ -385,8 +386,8 @@ class Condition:
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock must be a flowno.Lock or None, not {lock!r}")
         if lock._conditions is None:
-            lock._conditions = WeakSet()
-        lock._conditions.add(self)
+            lock._conditions = WeakKeyDictionary()
+        lock._conditions[self] = None
         self.lock = lock
         self.waiters: dict[TaskHandle[Any], None] = {}
 
