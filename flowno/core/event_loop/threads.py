@@ -100,8 +100,10 @@ async def run_in_thread(
     from inspect import iscoroutinefunction  # which takes longer to import than all of the core
 
     threads = required_event_loop("run_in_thread()").threads
-    if iscoroutinefunction(function) or not callable(function):
-        raise TypeError(f"run_in_thread() takes an ordinary function, not {function!r}")
+    given: Any = function
+    # Of an object that is called like a function, what runs is the method of its class.
+    if not callable(given) or iscoroutinefunction(given) or iscoroutinefunction(type(given).__call__):
+        raise TypeError(f"function must be an ordinary function, not {function!r}")
     if limiter is None:
         limiter = threads.limiter
     elif not isinstance(limiter, CapacityLimiter):
