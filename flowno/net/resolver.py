@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from ..core.event_loop.running import required_event_loop
 from ..core.event_loop.tasks import completed
 from ..core.event_loop.threads import addresses_of, look_up
+from .arguments import check_host
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]
 
@@ -96,16 +97,6 @@ async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, s
     except _socket.gaierror as error:
         error.filename = sockaddr
         raise
-
-
-def check_host(host: object, argument: str = "host") -> None:
-    """See that this can be a name.
-
-    Raises:
-        TypeError: It is neither text nor None.
-    """
-    if host is not None and not isinstance(host, (str, bytes)):
-        raise TypeError(f"{argument} must be a str, bytes or None, not {host!r}")
 
 
 def _port_number(port: object) -> int | None:

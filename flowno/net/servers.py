@@ -33,9 +33,10 @@ from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds
 from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
-from .connections import HANDSHAKE_TIMEOUT, check_tls, check_tls_options, set_no_delay
-from .resolver import check_host, getaddrinfo
-from .streams import DEFAULT_LIMIT, Stream, check_limit
+from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
+from .connections import set_no_delay
+from .resolver import getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream
 
 if TYPE_CHECKING:
     import ssl

@@ -36,6 +36,7 @@ from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, Flo
 from ..core.event_loop.running import current_event_loop, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
+from .arguments import check_limit
 
 if TYPE_CHECKING:
     import ssl
@@ -937,18 +938,6 @@ class _PatternSearch:
 
     def _matches_nothing(self) -> ValueError:
         return ValueError(f"{self._pattern!r} matches where no byte is, which does not end a read; it is to take one")
-
-
-def check_limit(limit: int) -> None:
-    """See that this is a limit for a stream.
-
-    Raises:
-        TypeError, ValueError: It is not.
-    """
-    if not isinstance(limit, int):
-        raise TypeError(f"limit must be an int, not {limit!r}")
-    if limit <= 0:
-        raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
 
 
 def _room(buffer: Buffer) -> memoryview:
