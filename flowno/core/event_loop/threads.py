@@ -221,7 +221,7 @@ class ThreadJob:
 
     Attributes:
         task: The task that has asked for it; set when it begins.
-        call: The call of its thread that the task is to carry out, or does so now.
+        call: The last call that its thread has made into the loop; None once the task has carried it out.
         has_begun: Whether it was given to a thread.
         is_abandoned: Whether the task no longer waits for it.
         name: The function, for people.
@@ -268,6 +268,11 @@ class ThreadJob:
         self.is_abandoned = False
         self._value: Any = None
         self._error: BaseException | None = None
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether the thread waits for an answer of the loop, without which it does not go on."""
+        return self.call is not None and self.call.is_pending
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------
 
@@ -494,6 +499,7 @@ class Threads:
         return any(
             waiter is not None or (job.limiter is not None and job.limiter.waiters)
             for job, waiter in self._jobs.items()
+            if not job.waits_for_answer
         )
 
     def post_done(self, job: ThreadJob) -> None:
@@ -533,6 +539,8 @@ class Threads:
             self._jobs[job] = None
             job.visit(call, self._ready)
         else:
+            if job is not None:
+                job.call = call
             call.loop.start(TaskHandle(call.loop, call.made_by_itself(), call.context))
 
     def forget_call(self, call: ThreadCall) -> bool:
@@ -597,7 +605,7 @@ class Worker(OwnThread):
     def may_call_in(self) -> bool:
         """Whether it could make a call that makes a task ready: it is at a function of the program, and not waiting."""
         job = self.job
-        return job is not None and job.serves_calls and (job.call is None or not job.call.is_pending)
+        return job is not None and job.serves_calls and not job.waits_for_answer
 
     def take(self, job: ThreadJob | None) -> None:
         """Do a job, or end; for who has taken the thread out of those that rest."""
