@@ -1410,7 +1410,7 @@ async def condition_that_is_to_hold(books: Books, ground: Ground) -> None:
     items: list[int] = []
 
     def is_there() -> bool:
-        assert condition.lock.is_mine()
+        assert condition.lock._is_mine()
         return bool(items)
 
     async def produce() -> None:
@@ -1432,7 +1432,7 @@ async def condition_that_is_to_hold(books: Books, ground: Ground) -> None:
                     try:
                         await condition.wait_for(is_there)
                     finally:
-                        assert condition.lock.is_mine()
+                        assert condition.lock._is_mine()
                     books.find(items.pop())
     finally:
         books.find(*items)

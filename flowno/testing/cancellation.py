@@ -54,6 +54,11 @@ _FD_FOLDER = "/dev/fd" if sys.platform == "darwin" else "/proc/self/fd" if os.pa
 _FDS_PROBED = 1024
 
 
+#: The signals whose handlers are looked at: those that have a name. To ask for all 64 of Linux takes longer than most
+#: programs that are looked at.
+_SIGNALS = tuple(signal.Signals)
+
+
 class CancellationLeak(FlownoError, AssertionError):
     """A program that was cancelled has left something behind, or has not ended as a cancelled one does.
 
@@ -493,7 +498,7 @@ def _unclosed(problems: list[str]) -> Iterator[None]:
 
 
 def _signal_handlers() -> dict[int, object]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: signal.getsignal(number) for number in _SIGNALS}
 
 
 def _changed_handlers(before: dict[int, object]) -> list[str]:

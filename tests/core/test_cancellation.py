@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, SocketHandle, TaskCancelled, TaskHandle, current_event_loop, sleep, spawn
+from flowno import CancelScope, EventLoop, SocketHandle, TaskCancelled, TaskHandle, current_event_loop, sleep, spawn
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import LARGE, fill, listening, pair, receive
 from tests.support.tasks import FOREVER, value
@@ -640,3 +640,24 @@ def test_wherever_a_server_is_cancelled_no_connection_and_no_byte_is_lost(seed: 
 
     turns = [[0, 3], [1, 2], [2, 7, 1], [5, 0, 0, 1]][seed]
     assert flowno.run(root(turns)) > 2
+
+
+def test_two_cancellations_in_one_breath_are_one_inside_of_a_scope_too() -> None:
+    log: list[str] = []
+
+    async def child() -> None:
+        with CancelScope():
+            try:
+                await sleep(FOREVER)
+            finally:
+                await sleep(0)
+                log.append("cleaned up")
+
+    async def root() -> None:
+        task = await spawn(child())
+        task.cancel()
+        task.cancel()
+        assert await task.cancel() is None
+
+    flowno.run(root())
+    assert log == ["cleaned up"]

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import Event, EventLoop, Lock, TaskCancelled, TaskGroup, exit, sleep, spawn, timeout
+from flowno import (
+    CancelScope,
+    Event,
+    EventLoop,
+    Lock,
+    TaskCancelled,
+    TaskGroup,
+    exit,
+    run_in_thread,
+    sleep,
+    spawn,
+    timeout,
+)
 from tests.conftest import RunPython
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, value
@@ -248,6 +260,26 @@ def test_it_ends_the_wait_of_a_loop_that_sleeps() -> None:
     thread.join()
 
 
+@pytest.mark.parametrize("last", ["a thread", "a shield", "an answer that is there"])
+def test_a_root_that_has_no_wait_left_to_be_told_at_is_interrupted_all_the_same(last: str) -> None:
+    log: list[str] = []
+
+    async def root() -> None:
+        press()
+        if last == "a thread":
+            await run_in_thread(log.append, "done")
+        elif last == "a shield":
+            with CancelScope(shield=True):
+                await sleep(0)
+                log.append("done")
+        else:
+            log.append("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        flowno.run(root())
+    assert log == ["done"] or last == "a thread"  # which a cancellation that comes before it has begun spares
+
+
 # ----------------------------------------------------------------------------------------------------------- the second
 
 
@@ -292,6 +324,44 @@ def test_a_clean_up_that_never_ends_is_cut_short_by_the_second(caplog: pytest.Lo
 
     with pytest.raises(KeyboardInterrupt):
         flowno.run(root())
+
+
+def test_the_second_does_not_wait_for_a_thread_nor_for_a_clean_up(caplog: pytest.LogCaptureFixture) -> None:
+    begun, release = threading.Event(), threading.Event()
+    log: list[str] = []
+
+    def block() -> None:
+        begun.set()
+        release.wait(20)
+
+    async def other() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            await sleep(FOREVER)
+            log.append("never")
+
+    async def presses() -> None:
+        while not begun.is_set():
+            await sleep(0)
+        press()
+        await sleep(0)
+        press()
+
+    async def root() -> None:
+        await spawn(other())
+        await spawn(presses())
+        await run_in_thread(block)
+
+    with EventLoop() as loop:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(root(), join=True)
+        assert not release.is_set()
+        assert not loop.has_living_tasks()
+    release.set()
+    assert log == []
+    closed = [record.getMessage() for record in caplog.records]
+    assert any("other" in message and "was closed where it stood" in message for message in closed)
 
 
 # ------------------------------------------------------------------------------------------------------------- handlers

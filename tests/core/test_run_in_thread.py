@@ -15,6 +15,7 @@ import pytest
 
 import flowno
 from flowno import (
+    AsyncQueue,
     CapacityLimiter,
     EventLoop,
     EventLoopError,
@@ -811,3 +812,29 @@ def test_a_name_that_is_looked_up_counts() -> None:
         assert await flowno.getaddrinfo("localhost", 80)
 
     flowno.run(main())
+
+
+def test_an_interrupt_while_a_thread_is_started_leaves_nobody_who_is_woken_twice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    give = threads._Crew.give
+    log: list[object] = []
+
+    def interrupted(crew: threads._Crew, job: threads.ThreadJob) -> None:
+        give(crew, job)
+        raise KeyboardInterrupt
+
+    async def root() -> None:
+        queue: AsyncQueue[str] = AsyncQueue()
+        try:
+            await run_in_thread(str, "of the thread")
+        finally:
+            with move_on_after(0.05):
+                log.append(await queue.get())
+            log.append("cleaned up")
+
+    monkeypatch.setattr(threads._Crew, "give", interrupted)
+    with EventLoop() as loop, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(root(), join=True)
+    assert log == ["cleaned up"]
+    assert caplog.records == []

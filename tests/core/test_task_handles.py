@@ -215,6 +215,22 @@ def test_what_a_callback_raises_is_logged_and_ends_nothing(caplog: pytest.LogCap
     assert "ZeroDivisionError: of the callback" in caplog.text
 
 
+def test_a_callback_that_asks_a_cancelled_task_for_its_outcome_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def root() -> str:
+        task = await spawn(sleep(FOREVER))
+        task.add_done_callback(lambda done: done.result())
+        await task.cancel()
+        loop_of_this_thread().call_soon_threadsafe(task.exception)
+        await sleep(0)
+        await sleep(0)
+        return "went on"
+
+    assert flowno.run(root()) == "went on"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.ERROR]
+
+
 def test_a_callback_runs_in_a_copy_of_the_context_of_whoever_added_it() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     seen: list[str] = []

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import ClosedResourceError, EventLoop, EventLoopError, TaskCancelled, TaskHandle, sleep, spawn
+from flowno import ClosedResourceError, EventLoop, EventLoopError, Semaphore, TaskCancelled, TaskHandle, sleep, spawn
+from flowno.core.event_loop import synchronization
 from flowno.core.event_loop.inbox import Inbox
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import pair
@@ -580,3 +581,131 @@ def test_a_task_that_comes_too_late_for_the_end_is_closed_and_known_to_be() -> N
     assert len(handles) > 2
     assert all(handle.is_cancelled for handle in handles)
     assert not loop.has_living_tasks()
+
+
+# ------------------------------------------------------------------------------------------ a loop that begins, or ends
+
+
+def test_what_a_thread_asks_of_a_loop_that_rests_is_done_before_that_begins_to_run() -> None:
+    log: list[str] = []
+    inside = threading.Event()
+
+    def acts(_: None) -> None:
+        inside.set()
+        began.wait(0.05)  # which does not come: the loop waits for this
+        log.append("acted")
+
+    began = threading.Event()
+
+    async def root() -> None:
+        began.set()
+        log.append("ran")
+
+    with EventLoop() as loop:
+        thread = threading.Thread(target=loop.inbox.act, args=(acts, None))
+        thread.start()
+        inside.wait(20)
+        loop.run_until_complete(root(), join=True)
+        thread.join()
+    assert log == ["acted", "ran"]
+
+
+def test_a_task_from_another_thread_is_never_started_by_that_thread() -> None:
+    """It may see a loop that rests, and start the task in one that runs by then."""
+    with EventLoop() as loop:
+        handles: list[TaskHandle[None]] = []
+        thread = threading.Thread(target=lambda: handles.append(loop.create_task(asyncless())))
+        thread.start()
+        thread.join()
+        assert not loop.tasks
+        assert loop.has_living_tasks()
+        loop.run_until_complete(sleep(0))
+        assert handles[0].is_finished
+
+
+async def asyncless() -> None:
+    pass
+
+
+def test_what_was_posted_and_is_taken_back_while_the_calls_are_made_is_not_missed() -> None:
+    inbox = Inbox()
+    calls: list[str] = []
+    inbox.post(lambda _: calls.append(str(inbox.withdraw(calls.append, "taken back"))), None)
+    inbox.post(calls.append, "taken back")
+    inbox.run()
+    assert calls == ["True"]
+    assert not inbox.withdraw(calls.append, "taken back")
+
+
+# ------------------------------------------------------------------------------------------------------ signal handlers
+
+
+def test_a_cancellation_that_comes_as_a_task_goes_into_its_wait_is_not_lost() -> None:
+    class Loop(EventLoop):
+        """A signal handler runs while the loop carries out a command."""
+
+        def _sleep(self, task: TaskHandle[Any], command: Any) -> None:
+            if command.seconds == FOREVER:
+                task.cancel()
+            super()._sleep(task, command)
+
+    async def root() -> None:
+        waiting = await spawn(sleep(FOREVER))
+        with pytest.raises(TaskCancelled):
+            await waiting.join()
+
+    with Loop() as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_a_cancellation_that_comes_as_a_sleeper_is_woken_does_not_wake_it_twice() -> None:
+    steps: list[str] = []
+
+    class Loop(EventLoop):
+        def _wake_sleeper(self, argument: Any) -> None:
+            argument[0].cancel()
+            super()._wake_sleeper(argument)
+
+    async def sleeper() -> None:
+        await sleep(0.001)
+        steps.append("slept")
+        try:
+            await sleep(0)
+        except TaskCancelled:
+            steps.append("cancelled")
+            raise
+
+    async def root() -> None:
+        task = await spawn(sleeper())
+        with pytest.raises(TaskCancelled):
+            await task.join()
+
+    with Loop() as loop:
+        loop.run_until_complete(root(), join=True)
+    assert steps == ["slept", "cancelled"]
+
+
+def test_a_cancellation_that_comes_as_a_permit_is_handed_over_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = synchronization.take_first
+
+    def take_first(waiters: Any) -> Any:
+        task = original(waiters)
+        task.cancel()  # by a signal handler, just then
+        return task
+
+    async def worker(semaphore: Semaphore) -> str:
+        await semaphore.acquire()
+        return "has it"
+
+    async def root() -> None:
+        semaphore = Semaphore(0)
+        task = await spawn(worker(semaphore))
+        monkeypatch.setattr(synchronization, "take_first", take_first)
+        semaphore.release()
+        monkeypatch.undo()
+        assert await task.join() == "has it"
+        assert semaphore.value == 0
+
+    flowno.run(root())

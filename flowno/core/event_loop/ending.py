@@ -42,8 +42,11 @@ class Ending:
         self._loop = loop
         self._swallowed: dict[TaskHandle[Any], int] = {}
 
-    def run(self) -> BaseException | None:
+    def run(self, *, at_once: bool = False) -> BaseException | None:
         """Cancel every task and run them until they have ended. The run may have been broken off anywhere.
+
+        Args:
+            at_once: Whether to close them where they stand instead.
 
         Returns:
             The KeyboardInterrupt that cut this short, the tasks that were left being closed; or the error of the
@@ -61,7 +64,7 @@ class Ending:
             current._deliver_cancellation(loop.ready)  # it is in the middle of a command, exit() for one
         self._exchange_handlers()
         try:
-            for _ in range(ROUNDS):
+            for _ in range(0 if at_once else ROUNDS):
                 loop.inbox.run()
                 told = list(loop.tasks)
                 for task in told:

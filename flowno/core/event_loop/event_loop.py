@@ -89,8 +89,9 @@ __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Carries out a command for a task, or takes a task out of the wait that the command has put it into.
-Handler: TypeAlias = Callable[[TaskHandle[Any], Any], None]
+#: Carries out a command for a task; or takes a task out of the wait that the command has put it into, and says whether
+#: it was still there: a signal handler may cancel a task that is being woken just then.
+Handler: TypeAlias = Callable[[TaskHandle[Any], Any], Any]
 
 logger = logging.getLogger("flowno")
 
@@ -235,7 +236,7 @@ class EventLoop:
             self._check_open("start a task")
             task = TaskHandle(self, raw_task, copy_context())
             task._name = name
-            if self.inbox.thread_id is not None and self.inbox.is_at_hand:
+            if self.inbox.is_mine:
                 self.start(task)
             else:
                 self._post(self.start, task, "start a task")
@@ -337,7 +338,7 @@ class EventLoop:
                 if late is not None and command.exception is None:
                     raise late from None
             except BaseException:
-                self._cancel_all()
+                self._cancel_all(at_once=self._interrupts.was_repeated)
                 raise
             if join and command is None and task._unjoined is not None:
                 task._unjoined.is_known = True  # it is raised below
@@ -426,7 +427,7 @@ class EventLoop:
         if self._forks != fork_count():
             self._after_fork()
         self._open_waker()
-        self.inbox.thread_id = threading.get_ident()
+        self.inbox.begin()
         self.handlers, self._forgetters = self._tables()
         self._outer_hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
@@ -614,11 +615,11 @@ class EventLoop:
             self._open_waker()
         self.threads.after_fork()
 
-    def _cancel_all(self) -> BaseException | None:
+    def _cancel_all(self, *, at_once: bool = False) -> BaseException | None:
         """End every task; see :class:`Ending`."""
         self._ending = Ending(self)
         try:
-            return self._ending.run()
+            return self._ending.run(at_once=at_once)
         finally:
             self._ending = None
 
@@ -689,6 +690,9 @@ class EventLoop:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
         if task._state:
             return
+        error = task._error
+        if isinstance(error, TaskCancelled) and error._was_thrown_in and error.scope is None:
+            return  # it is about to be thrown in: two in one breath are one
         command = task._waiting
         if task._scope is not None or (command is not None and command.is_shielded):
             task._request_cancellation()
@@ -696,8 +700,20 @@ class EventLoop:
                 return
         if self.take_out_of_wait(task):
             task._deliver_cancellation(self.ready)
-        elif task._error is None or task._delivered is None or task._delivered() is not task._error:
-            task._request_cancellation()
+            return
+        task._request_cancellation()
+        self._look_again_at(task)
+
+    def _look_again_at(self, task: TaskHandle[Any]) -> None:
+        """A task that runs, cancelled by a signal handler, may be half-way into a wait, past the look at that."""
+        if task is self.running_task:
+            self.inbox.post(self._cancel_where_it_waits, task)
+
+    def _cancel_where_it_waits(self, task: TaskHandle[Any]) -> None:
+        """Deliver a cancellation that is due where the task waits, if it does."""
+        command = task._waiting
+        if task._cancel_pending and command is not None and not command.is_shielded and self.take_out_of_wait(task):
+            task._deliver_cancellation(self.ready)
 
     def cancel_inside(self, scope: CancelScope) -> None:
         """What cancels the tasks in a scope has changed: they are told where they wait."""
@@ -706,9 +722,9 @@ class EventLoop:
             command = task._waiting
             if command is None:
                 task._readdress_cancellation()
-            elif task._cancel_pending and not command.is_shielded:
-                self.take_out_of_wait(task)
-                task._deliver_cancellation(self.ready)
+                self._look_again_at(task)
+            else:
+                self._cancel_where_it_waits(task)
 
     def interrupt_after(self, seconds: float, error: BaseException) -> Timer:
         """Raise an error in the running task, if it waits, when some time has passed.
@@ -745,13 +761,15 @@ class EventLoop:
         """Leave nothing of a task's wait behind; the caller says how the task goes on.
 
         Returns:
-            Whether it was waiting.
+            Whether it was waiting, and nobody is about to wake it.
         """
-        command, task._waiting = task._waiting, None
+        command = task._waiting
         if command is None:
             return False
         forgetters = self._forgetters or self._tables()[1]  # the loop may be between two runs
-        forgetters[command.__class__](task, command)
+        if not forgetters[command.__class__](task, command):
+            return False
+        task._waiting = None
         return True
 
     def _generator_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -857,8 +875,10 @@ class EventLoop:
         task._value = slept if slept > seconds else seconds
         self.ready.append(task)
 
-    def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> None:
+    def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> bool:
+        is_pending = task._timer.fire is not None
         self.timers.cancel(task._timer)
+        return is_pending
 
     def _join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
         target = command.task_handle
@@ -874,10 +894,9 @@ class EventLoop:
         target._joiners[task] = None
         task._waiting = command
 
-    def _forget_join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
+    def _forget_join(self, task: TaskHandle[Any], command: JoinCommand) -> bool:
         joiners = command.task_handle._joiners
-        if joiners is not None:
-            joiners.pop(task, None)
+        return joiners is not None and joiners.pop(task, self) is None
 
     def _queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
         queue = command.queue
@@ -889,8 +908,8 @@ class EventLoop:
         task._waiting = command  # before it can be found there: a signal handler may set the event just then
         queue[task] = None
 
-    def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
-        del command.queue[task]
+    def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> bool:
+        return command.queue.pop(task, self) is None
 
     def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
         if command.lock._try_give_to(task):
@@ -1035,7 +1054,7 @@ def _call(argument: tuple[Context, Callable[..., object], tuple[Any, ...]]) -> N
     context, function, args = argument
     try:
         context.run(function, *args)
-    except Exception:
+    except (Exception, TaskCancelled):
         logger.exception("%r raised, which was called by call_soon_threadsafe()", function)
 
 

@@ -240,15 +240,22 @@ class FdTable:
             self._adopt(command, command.directions)
         self._ready.append(task)
 
-    def forget_reader(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
-        """A task that waited for readability was cancelled."""
-        _record_of(command).reader = None
-
-    def forget_writer(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
-        """A task that waited for writability was cancelled."""
+    def forget_reader(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> bool:
+        """A task that waited for readability is cancelled; False where it does not wait any more."""
         record = _record_of(command)
-        record.writer = None
-        self._set_armed(record, record.armed & ~EVENT_WRITE)
+        waits = record.reader is task
+        if waits:
+            record.reader = None
+        return waits
+
+    def forget_writer(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> bool:
+        """A task that waited for writability is cancelled; False where it does not wait any more."""
+        record = _record_of(command)
+        waits = record.writer is task
+        if waits:
+            record.writer = None
+            self._set_armed(record, record.armed & ~EVENT_WRITE)
+        return waits
 
     def verify(self, command: FdCommand) -> None:
         """See that what was waited for is still what it was: poll and select report a closed fd as a ready one."""

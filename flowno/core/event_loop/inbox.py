@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections import deque
-from threading import current_thread, get_ident, main_thread
+from threading import RLock, current_thread, get_ident, main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ class Inbox:
     sleeps and then looks whether there is something here.
     """
 
-    __slots__ = ("_outer_wakeup_fd", "_reader", "_writer", "items", "sleeping", "thread_id")
+    __slots__ = ("_outer_wakeup_fd", "_reader", "_rest", "_writer", "items", "sleeping", "thread_id")
 
     def __init__(self) -> None:
         self.items: deque[tuple[Callable[[Any], object], Any]] = deque()
         self.sleeping = False
         self.thread_id: int | None = None  # of the thread that runs the loop; None while it does not run
+        self._rest = RLock()  # held while somebody acts on the loop that rests; so it does not begin to run just then
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
         self._outer_wakeup_fd: int | None = None  # what Python had before it was lent ours; None while it is not
@@ -52,12 +53,27 @@ class Inbox:
         if self.sleeping:  # also in the loop's own thread: a signal handler runs there, and the wait then goes on
             self.wake()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the caller is in the thread that runs the loop, which does not sleep."""
+        return self.thread_id == get_ident() and not self.sleeping
+
     def act(self, call: Callable[[Any], object], argument: Any) -> None:
         """Call ``call(argument)`` now where the caller may act on the loop itself, else :meth:`post` it."""
-        if self.is_at_hand:
+        if self.is_mine:
             call(argument)
-        else:
-            self.post(call, argument)
+            return
+        if self.thread_id is None:
+            with self._rest:
+                if self.thread_id is None:
+                    call(argument)
+                    return
+        self.post(call, argument)
+
+    def begin(self) -> None:
+        """The loop runs from now on, in this thread."""
+        with self._rest:
+            self.thread_id = get_ident()
 
     def withdraw(self, call: Callable[[Any], object], argument: Any) -> bool:
         """Take back what was posted; False where the call was made, or is about to be."""
@@ -71,7 +87,10 @@ class Inbox:
         """Make the calls that have been posted."""
         items = self.items
         for _ in range(len(items)):
-            call, argument = items.popleft()
+            try:
+                call, argument = items.popleft()
+            except IndexError:
+                break  # somebody has taken his back
             call(argument)
 
     # --- the waker: a socketpair, because a Windows select takes nothing else -----------------------------------------

@@ -253,10 +253,10 @@ class SocketHandle:
         if self._record is _CLOSED:
             return
         record = self._shared_record()
-        if record.table is None or record.dead or record.table.inbox.is_at_hand:
+        if record.table is None or record.dead:
             self._close_now(record)
         else:
-            record.table.inbox.post(self._close_now, record)
+            record.table.inbox.act(self._close_now, record)
         self._record = _CLOSED
 
     def detach(self) -> int:

@@ -233,13 +233,24 @@ class Interrupts:
         goes_on: Whether the run does not end with the root.
     """
 
-    __slots__ = ("_came", "_goes_on", "_is_due", "_is_installed", "_loop", "_root", "_was_told", "_where")
+    __slots__ = (
+        "_came",
+        "_goes_on",
+        "_is_due",
+        "_is_installed",
+        "_loop",
+        "_root",
+        "_was_told",
+        "_where",
+        "was_repeated",
+    )
 
     def __init__(self, loop: EventLoop, root: TaskHandle[Any] | None, goes_on: bool) -> None:
         self._loop = loop
         self._root = root
         self._goes_on = goes_on
         self._came = False  # the first
+        self.was_repeated = False  # nobody wants to wait any more
         self._was_told = False  # the root
         self._is_due = False  # KeyboardInterrupt, as the root has ended because of it
         self._where: StackSummary | None = None  # the root was, when it was told
@@ -275,6 +286,7 @@ class Interrupts:
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         root = self._root
         if self._came or root is None or root.done() or self._loop.is_ending:
+            self.was_repeated = self._came
             signal.default_int_handler(number, frame)
         self._came = True
         self._loop.inbox.post(self._tell, root)
@@ -290,7 +302,8 @@ class Interrupts:
         self._loop.cancel_now(root)
 
     def _root_ended(self, root: TaskHandle[Any]) -> None:
-        self._is_due = root._state in (CANCELLED, FAILED)  # a root that returns a value has dealt with it
+        # A root that returns a value has dealt with it; unless it has not been told: there was no wait any more.
+        self._is_due = root._state in (CANCELLED, FAILED) or root._cancel_requested
         if self._is_due and self._goes_on:
             self._loop.inbox.post(self._end_run, None)
 

@@ -486,7 +486,7 @@ class _DoneCallback:
     def _call(self, task: TaskHandle[Any]) -> None:
         try:
             self._context.run(self.function, task)
-        except Exception:
+        except (Exception, TaskCancelled):
             logger.exception("a done callback of %r failed: %r", task, self.function)
 
 

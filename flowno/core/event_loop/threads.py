@@ -220,7 +220,7 @@ class ThreadJob:
         serves_calls: Whether the function is the program's, and may call into the loop.
 
     Attributes:
-        task: The task that has asked for it; set when it begins.
+        task: The task that has asked for it; set when it begins, and gone when that has the outcome.
         call: The last call that its thread has made into the loop; None once the task has carried it out.
         has_begun: Whether it was given to a thread.
         is_abandoned: Whether the task no longer waits for it.
@@ -304,11 +304,11 @@ class ThreadJob:
         self._error = EventLoopError("the worker thread did not come along when the process forked")
 
     def tell(self, ready: list[TaskHandle[Any]]) -> None:
-        """Give the outcome to the task, and keep none of it: a traceback may lead here."""
+        """Give the outcome to the task, and keep neither: the traceback of an error leads here."""
         value, self._value = self._value, None
         error, self._error = self._error, None
         self.task._wake(ready, value, error)
-        del error
+        del error, self.task
 
     def log_error(self) -> None:
         """Nobody waits for the outcome."""
@@ -486,12 +486,14 @@ class Threads:
             return
         task._waiting = command
 
-    def forget(self, task: TaskHandle[Any], command: ThreadCommand) -> None:
-        """Take a task out of its wait; the thread runs on."""
+    def forget(self, task: TaskHandle[Any], command: ThreadCommand) -> bool:
+        """Take a task out of its wait, False where it does not wait any more; the thread runs on."""
         job = command.job
-        if job is not None:
-            self._jobs[job] = None
-            job.is_abandoned = True
+        if job is None or self._jobs.get(job) is not task:
+            return False
+        self._jobs[job] = None
+        job.is_abandoned = True
+        return True
 
     @property
     def can_wake_a_task(self) -> bool:
@@ -515,6 +517,10 @@ class Threads:
         except Exception:  # the system has no more threads
             del self._jobs[job]
             job.has_begun = False
+            raise
+        except BaseException:  # an interrupt: the thread may have begun, or not
+            self._jobs[job] = None
+            job.is_abandoned = True
             raise
 
     def _done(self, job: ThreadJob) -> None:
