@@ -221,7 +221,7 @@ class ThreadJob:
 
     Attributes:
         task: The task that has asked for it; set when it begins, and gone when that has the outcome.
-        call: The last call that its thread has made into the loop; None once the task has carried it out.
+        call: The last call that its thread has made into the loop; None once it was answered.
         has_begun: Whether it was given to a thread.
         is_abandoned: Whether the task no longer waits for it.
         name: The function, for people.
@@ -272,7 +272,8 @@ class ThreadJob:
     @property
     def waits_for_answer(self) -> bool:
         """Whether the thread waits for an answer of the loop, without which it does not go on."""
-        return self.call is not None and self.call.is_pending
+        call = self.call
+        return call is not None and call.is_pending
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------
 
@@ -442,6 +443,8 @@ class ThreadCall:
     def _answer(self, value: Any, error: BaseException | None) -> None:
         """Let the thread go on. The first answer counts: a run that ends does not wait for that of the call."""
         if self.loop.threads.forget_call(self):
+            if self.job is not None:
+                self.job.call = None  # or the two would keep each other
             self._value = value
             self._error = None if error is None else error.with_traceback(_without_frames(error, 2))
             self._answered.release()
