@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import from_thread
 from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
+from .core.event_loop.barriers import Barrier, BarrierStatistics
 from .core.event_loop.errors import (
     BrokenBarrierError,
     BrokenResourceError,
@@ -28,6 +29,7 @@ from .core.event_loop.errors import (
 )
 from .core.event_loop.event_loop import EventLoop, current_event_loop, current_task, run
 from .core.event_loop.gathering import as_completed, gather
+from .core.event_loop.limiters import CapacityLimiter, CapacityLimiterStatistics
 from .core.event_loop.primitives import (
     azip,
     connect,
@@ -47,9 +49,6 @@ from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_
 from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.signals import open_signal_receiver
 from .core.event_loop.synchronization import (
-    Barrier,
-    BarrierStatistics,
-    CapacityLimiter,
     Condition,
     ConditionStatistics,
     CountdownLatch,
@@ -84,6 +83,7 @@ __all__ = [
     "BusyResourceError",
     "CancelScope",
     "CapacityLimiter",
+    "CapacityLimiterStatistics",
     "ClosedResourceError",
     "Condition",
     "ConditionStatistics",

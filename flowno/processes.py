@@ -253,7 +253,7 @@ async def open_process(
     Raises:
         OSError: It cannot be started; FileNotFoundError names the program, or the ``cwd``, that does not exist.
         TypeError: ``command`` is a string without ``shell=True``, or the reverse; or there is no such option.
-        ValueError: An option has a value that makes no sense.
+        ValueError: ``command`` is an empty sequence, or an option has a value that makes no sense.
 
     Cancellation: nothing was started. Once it is, the child is returned, and the cancellation arrives at the next wait.
 
@@ -399,6 +399,8 @@ def _check_command(command: object, options: dict[str, Any]) -> None:
         raise TypeError(f"command must be a sequence, [program, argument, ...], unless shell=True: {command!r}")
     if not is_string and options.get("shell"):
         raise TypeError(f"command must be a string with shell=True; the shell splits it: {command!r}")
+    if isinstance(command, Sequence) and not is_string and not command:
+        raise ValueError(f"command must begin with the program to start, and is {command!r}")
 
 
 # -------------------------------------------------------------------------------------------------- the end of a child

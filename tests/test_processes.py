@@ -327,6 +327,14 @@ def test_a_shell_needs_a_string() -> None:
     flowno.run(root())
 
 
+def test_a_command_has_a_program() -> None:
+    async def root() -> None:
+        with pytest.raises(ValueError, match=r"command must begin with the program to start, and is \[\]"):
+            await run_process([])
+
+    flowno.run(root())
+
+
 def test_a_shell() -> None:
     async def root() -> list[bytes]:
         return (await run_process("echo one && echo two", shell=True)).stdout.split()

@@ -20,8 +20,9 @@ from ..core.event_loop.synchronization import Event
 from ..core.event_loop.threads import run_in_thread
 from ..core.event_loop.timers import checked_seconds
 from .addresses import UnixPath, address_text, unix_path
-from .resolver import check_host, getaddrinfo
-from .streams import DEFAULT_LIMIT, Stream, check_limit
+from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
+from .resolver import getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream
 
 if TYPE_CHECKING:
     import ssl
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from .resolver import AddressInfo
 
 __all__ = ["open_connection", "open_unix_connection"]
-
-#: Seconds that a TLS handshake may take, unless told otherwise.
-HANDSHAKE_TIMEOUT = 30.0
 
 #: Seconds. Attempts never follow each other faster than this, RFC 8305 section 5, unless one has failed.
 SHORTEST_DELAY = 0.010
@@ -401,44 +399,6 @@ def _make_default_context() -> ssl.SSLContext:
 
 
 # -------------------------------------------------------------------------------------------------------- the arguments
-
-
-def check_tls(tls: object, *, server_side: bool, session: ssl.SSLSession | None = None) -> None:
-    """See that these are TLS settings for this side, and that the session is one of theirs.
-
-    Raises:
-        TypeError: They are no TLS settings, or it is no session.
-        ValueError: The session was made with other settings.
-        ssl.SSLError: They are for the other side only.
-    """
-    import ssl
-
-    if not isinstance(tls, ssl.SSLContext):
-        raise TypeError(f"tls must be an ssl.SSLContext, not {tls!r}")
-    if session is not None and not isinstance(session, ssl.SSLSession):
-        raise TypeError(f"session must be an ssl.SSLSession, not {session!r}")
-    tls.wrap_bio(
-        ssl.MemoryBIO(),
-        ssl.MemoryBIO(),
-        server_side=server_side,
-        server_hostname=None if server_side else "x",
-        session=session,
-    )
-
-
-def check_tls_options(tls: object, require_close_notify: bool, handshake_timeout: float) -> None:
-    """See that these are options for TLS, and not given without it.
-
-    Raises:
-        TypeError, ValueError: They are not.
-    """
-    if checked_seconds(handshake_timeout, "handshake_timeout") <= 0:
-        raise ValueError(f"handshake_timeout must be above 0 seconds, not {handshake_timeout!r}")
-    if not tls:
-        if handshake_timeout != HANDSHAKE_TIMEOUT:
-            raise ValueError("handshake_timeout needs tls: without it, there is no handshake")
-        if not require_close_notify:
-            raise ValueError("require_close_notify needs tls: without it, no end of a stream has a close_notify")
 
 
 def _check_local_address(local_address: object) -> None:

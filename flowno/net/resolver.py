@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from ..core.event_loop.running import required_event_loop
 from ..core.event_loop.tasks import completed
-from ..core.event_loop.threads import addresses_of, look_up
+from ..core.event_loop.threads import addresses_of, check_port, look_up
+from .arguments import check_host
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]
 
@@ -98,16 +99,6 @@ async def getnameinfo(sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, s
         raise
 
 
-def check_host(host: object, argument: str = "host") -> None:
-    """See that this can be a name.
-
-    Raises:
-        TypeError: It is neither text nor None.
-    """
-    if host is not None and not isinstance(host, (str, bytes)):
-        raise TypeError(f"{argument} must be a str, bytes or None, not {host!r}")
-
-
 def _port_number(port: object) -> int | None:
     """The port as a number, None where it is the name of a service."""
     if port is None:
@@ -119,8 +110,7 @@ def _port_number(port: object) -> int | None:
             return 0
         if not (port.isascii() and port.isdigit()):
             return None
-    if not 0 <= int(port) <= 65535:
-        raise ValueError(f"port must be 0 to 65535, not {port!r}")  # some resolvers would drop its upper bits
+    check_port(int(port), port)
     return int(port)
 
 

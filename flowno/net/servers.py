@@ -15,11 +15,11 @@ import socket as _socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from inspect import (
+    CO_ASYNC_GENERATOR,
+    CO_GENERATOR,
     CO_ITERABLE_COROUTINE,
-    isasyncgenfunction,
     isawaitable,
     iscoroutinefunction,
-    isgeneratorfunction,
     isroutine,
 )
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -33,9 +33,10 @@ from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds
 from .activation import activated_sockets
 from .addresses import UnixPath, address_text, unix_path
-from .connections import HANDSHAKE_TIMEOUT, check_tls, check_tls_options, set_no_delay
-from .resolver import check_host, getaddrinfo
-from .streams import DEFAULT_LIMIT, Stream, check_limit
+from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
+from .connections import set_no_delay
+from .resolver import getaddrinfo
+from .streams import DEFAULT_LIMIT, Stream
 
 if TYPE_CHECKING:
     import ssl
@@ -161,7 +162,13 @@ async def serve_tcp(
         b'HELLO\\n'
     """
     settings = _Settings(
-        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+        handler=handler,
+        tls=tls,
+        max_connections=max_connections,
+        limit=limit,
+        handshake_timeout=handshake_timeout,
+        require_close_notify=require_close_notify,
+        on_handshake_error=on_handshake_error,
     )
     settings.check()
     _check_backlog(backlog)
@@ -212,7 +219,13 @@ async def serve_unix(
     Cancellation: this does not wait.
     """
     settings = _Settings(
-        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+        handler=handler,
+        tls=tls,
+        max_connections=max_connections,
+        limit=limit,
+        handshake_timeout=handshake_timeout,
+        require_close_notify=require_close_notify,
+        on_handshake_error=on_handshake_error,
     )
     settings.check()
     _check_backlog(backlog)
@@ -257,7 +270,13 @@ async def serve_sockets(
     Cancellation: this does not wait.
     """
     settings = _Settings(
-        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+        handler=handler,
+        tls=tls,
+        max_connections=max_connections,
+        limit=limit,
+        handshake_timeout=handshake_timeout,
+        require_close_notify=require_close_notify,
+        on_handshake_error=on_handshake_error,
     )
     settings.check()
     required_event_loop("serve_sockets()")
@@ -302,7 +321,13 @@ async def serve_activated(
     Cancellation: this does not wait.
     """
     settings = _Settings(
-        handler, tls, max_connections, limit, handshake_timeout, require_close_notify, on_handshake_error
+        handler=handler,
+        tls=tls,
+        max_connections=max_connections,
+        limit=limit,
+        handshake_timeout=handshake_timeout,
+        require_close_notify=require_close_notify,
+        on_handshake_error=on_handshake_error,
     )
     settings.check()
     required_event_loop("serve_activated()")
@@ -364,8 +389,9 @@ def _gives_generator(handler: Any) -> bool:
         handler = handler.func
     if not isroutine(handler):
         handler = type(handler).__call__
-    is_coroutine = isgeneratorfunction(handler) and handler.__code__.co_flags & CO_ITERABLE_COROUTINE
-    return isasyncgenfunction(handler) or (isgeneratorfunction(handler) and not is_coroutine)
+    flags = getattr(getattr(handler, "__code__", None), "co_flags", 0)
+    # What types.coroutine() has marked can be awaited all the same.
+    return bool(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR)) and not flags & CO_ITERABLE_COROUTINE
 
 
 class Server:
@@ -668,11 +694,10 @@ class Server:
     def _remind_others(self) -> None:
         """Cancel those again that have swallowed it; the others clean up.
 
-        The exception itself tells which: Python keeps it alive for as long as it is being handled, and the end of a run
-        goes by that, too. A cancelled scope around the handlers would break off clean-ups at each of their waits.
+        A cancelled scope around the handlers would break off clean-ups at each of their waits.
         """
         for task in self._others():
-            if task._delivered is not None and task._delivered() is None:
+            if task._has_swallowed_cancellation:
                 task.cancel()
 
     def _name_others(self) -> None:

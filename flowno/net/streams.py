@@ -36,6 +36,7 @@ from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, Flo
 from ..core.event_loop.running import current_event_loop, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
+from .arguments import check_limit
 
 if TYPE_CHECKING:
     import ssl
@@ -54,7 +55,8 @@ DEFAULT_LIMIT = 65_536
 #: Bytes that one receive takes at most.
 _CHUNK = 65_536
 
-#: A pattern is looked for in everything again for so many pieces; then in the newest one and so many bytes before it.
+#: A pattern is looked for in everything for so many pieces, and then each time that there is more by one part in so
+#: many; in between, in the newest piece and so many bytes before it.
 _PIECES = 64
 _OVERLAP = 1024
 
@@ -293,7 +295,7 @@ class Stream:
         ``rb"\\r?\\n"`` finds the same ends however the data arrives; ``rb"\\s+"`` may end in the middle of white space
         that arrives in two pieces, and ``$``, ``\\b`` and look-ahead see an end where only the next piece is missing.
         What comes in more than 64 pieces is searched for matches of up to 1,024 bytes with each of them, and for longer
-        ones when the amount has doubled, at the limit and at the end of the stream.
+        ones each time that the amount has grown by a 64th, at the limit and at the end of the stream.
 
         Args:
             separator: The bytes that end what is read; or several of them in a tuple, of which that one counts that
@@ -893,8 +895,9 @@ class _PatternSearch:
 
     Nothing says where a match may begin that ends in what has just come, so each search looks through everything, up to
     the limit. A peer that sends byte by byte must not make that quadratic: after some pieces only what has come since
-    the last search is looked through, and a bit before it, and everything when that has doubled, or is all there will
-    be. The match counts for the limit, too, or the pieces would decide whether one that ends behind it is found.
+    the last search is looked through, and a bit before it, and everything when that has grown by a part of it, or is
+    all there will be. So the costs are linear, and pieces of a 64th of the limit never make a difference. The match
+    counts for the limit, too, or the pieces would decide whether one that ends behind it is found.
 
     Args:
         pattern: A compiled pattern of bytes.
@@ -920,7 +923,8 @@ class _PatternSearch:
         with memoryview(buffer) as whole, whole[start : start + self._limit] as view:
             size = len(view)
             begin = 0
-            if self._pieces >= _PIECES and self._searched < size < min(2 * self._looked_through, self._limit):
+            is_new = self._searched < size < self._limit
+            if is_new and self._pieces >= _PIECES and (size - self._looked_through) * _PIECES < size:
                 begin = max(self._searched - _OVERLAP, 0)
             else:
                 self._looked_through = size
@@ -937,18 +941,6 @@ class _PatternSearch:
 
     def _matches_nothing(self) -> ValueError:
         return ValueError(f"{self._pattern!r} matches where no byte is, which does not end a read; it is to take one")
-
-
-def check_limit(limit: int) -> None:
-    """See that this is a limit for a stream.
-
-    Raises:
-        TypeError, ValueError: It is not.
-    """
-    if not isinstance(limit, int):
-        raise TypeError(f"limit must be an int, not {limit!r}")
-    if limit <= 0:
-        raise ValueError(f"limit is a number of bytes above 0, not {limit!r}")
 
 
 def _room(buffer: Buffer) -> memoryview:

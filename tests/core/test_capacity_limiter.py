@@ -20,6 +20,8 @@ from flowno import (
 )
 from tests.support.tasks import FOREVER
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def test_no_more_tokens_are_borrowed_than_there_are() -> None:
     most = 0
@@ -273,6 +275,20 @@ def test_the_running_task_is_found_in_a_task_only(use: Callable[[CapacityLimiter
     flowno.run(main())
     assert len(refused) == 2
     assert limiter.borrowed_tokens == 0
+
+
+def test_the_statistics_say_who_has_a_token_and_how_many_wait() -> None:
+    async def main() -> None:
+        limiter = CapacityLimiter(1)
+        limiter.acquire_on_behalf_of_nowait("x")
+        waiter = await spawn(limiter.acquire())
+        assert limiter.statistics() == (1, 1, ["x"], 1)
+        assert limiter.statistics()._fields == ("borrowed_tokens", "total_tokens", "borrowers", "tasks_waiting")
+        limiter.release_on_behalf_of("x")
+        assert limiter.statistics().borrowers == [waiter]
+        assert limiter.statistics().tasks_waiting == 0
+
+    flowno.run(main())
 
 
 def test_the_repr_says_how_many_are_borrowed() -> None:

@@ -416,6 +416,31 @@ def test_what_can_be_no_name_is_a_value_error_that_names_it(host: Any) -> None:
     flowno.run(root())
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "é" * 70, "no..name", "no\0name", b"no\0name"])
+def test_bind_and_the_blocking_connect_refuse_in_the_same_way_what_can_be_no_name(host: Any) -> None:
+    with flowno.socket() as handle:
+        for operation in (handle.bind, handle.connect):
+            with pytest.raises(ValueError, match=re.escape(f"{host!r} cannot be the name of a host")) as caught:
+                operation((host, 80))
+            assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("port", [-1, 65536, 2**40])
+def test_a_number_that_is_no_port_is_a_value_error(host: str, port: int) -> None:
+    async def root() -> None:
+        with flowno.socket() as handle:
+            for operation in (handle.bind, handle.connect):
+                with pytest.raises(ValueError, match=f"port must be 0 to 65535, not {port}"):
+                    operation((host, port))
+            with pytest.raises(ValueError, match=f"port must be 0 to 65535, not {port}"):
+                await flowno.connect(handle, (host, port))
+        with flowno.socket(type=socket.SOCK_DGRAM) as handle, pytest.raises(ValueError, match=f"not {port}"):
+            await handle.sendto(b"", (host, port))
+
+    flowno.run(root())
+
+
 def test_a_refused_connection_names_the_host_that_was_asked_for() -> None:
     world = Resolver()
     world.go_on.set()

@@ -106,6 +106,42 @@ go_on.set()
     assert lines(run_python, program) == ["deadlock 2"]
 
 
+@pytest.mark.parametrize("abandon", ["abandon", ""])
+def test_a_thread_that_waits_for_what_waits_for_its_token_is_a_deadlock(abandon: str, run_python: RunPython) -> None:
+    program = """
+from flowno import from_thread, run_in_thread
+
+limiter = flowno.CapacityLimiter(1)
+at_work, go_on = flowno.Event(), threading.Event()
+
+async def inner():
+    await run_in_thread(print, "never", limiter=limiter)
+
+def work():
+    from_thread.run_sync(at_work.set)
+    go_on.wait()
+    from_thread.run(inner)
+
+async def root():
+    abandon = bool(sys.argv[1])
+    task = await spawn(run_in_thread(work, limiter=limiter, abandon_on_cancel=abandon))
+    await at_work.wait()
+    if abandon:
+        await task.cancel()
+    go_on.set()
+    await flowno.Event().wait()
+
+try:
+    flowno.run(root())
+except DeadlockError as error:
+    print(error)
+"""
+    *_, graph = lines(run_python, program, abandon)
+    assert graph.endswith(
+        "waits in LimiterAcquireCommand(<CapacityLimiter 1 of 1 borrowed, 1 waiting>, <ThreadJob print>)"
+    )
+
+
 def test_an_outstanding_thread_job_is_no_deadlock(run_python: RunPython) -> None:
     program = """
 from flowno.core.event_loop.commands import ThreadCommand

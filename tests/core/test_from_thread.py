@@ -17,6 +17,7 @@ from flowno import (
     EventLoop,
     EventLoopError,
     TaskCancelled,
+    current_default_thread_limiter,
     current_event_loop,
     current_task,
     from_thread,
@@ -530,6 +531,43 @@ def test_nothing_of_a_call_is_kept(end: str) -> None:
 
     async def main() -> None:
         seen = await run_in_thread(work)
+        await sleep(0)
+        assert seen() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        flowno.run(main())
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_kept_of_an_abandoned_thread_that_has_made_a_call() -> None:
+    class Thing:
+        pass
+
+    begun, abandoned = threading.Event(), threading.Event()
+    done = Event()
+
+    def work(thing: Thing) -> None:
+        begun.set()
+        assert abandoned.wait(NET)
+        from_thread.run(sleep, 0)
+        from_thread.run_sync(done.set)
+
+    async def main() -> None:
+        thing = Thing()
+        seen = weakref.ref(thing)
+        task = await spawn(run_in_thread(work, thing, abandon_on_cancel=True))
+        del thing
+        while not begun.is_set():
+            await sleep(0.001)
+        await task.cancel()
+        abandoned.set()
+        await done.wait()
+        with move_on_after(NET):
+            while current_default_thread_limiter().borrowed_tokens:
+                await sleep(0.001)
         await sleep(0)
         assert seen() is None
 

@@ -21,6 +21,7 @@ from flowno import (
     QueueFullError,
     TaskCancelled,
     TaskHandle,
+    WouldBlockError,
     move_on_after,
     sleep,
     spawn,
@@ -627,6 +628,17 @@ def test_get_nowait_and_put_nowait_do_not_wait() -> None:
     with pytest.raises(QueueFullError):
         queue.put_nowait(2)
     assert queue.get_nowait() == 1
+
+
+def test_an_empty_and_a_full_queue_are_errors_of_what_would_block_like_a_lock_that_another_has() -> None:
+    queue: AsyncQueue[int] = AsyncQueue(maxsize=1)
+    with pytest.raises(WouldBlockError) as empty:
+        queue.get_nowait()
+    queue.put_nowait(1)
+    with pytest.raises(WouldBlockError) as full:
+        queue.put_nowait(2)
+    assert (type(empty.value), type(full.value)) == (QueueEmptyError, QueueFullError)
+    assert isinstance(empty.value, LookupError)
 
 
 def test_join_waits_until_all_that_was_put_is_done() -> None:

@@ -150,15 +150,28 @@ def test_the_thread_has_a_copy_of_the_context_of_the_task() -> None:
     flowno.run(main())
 
 
+class Service:
+    """Is called like a coroutine function."""
+
+    async def __call__(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
-    "function", [None, "text", sleep(0), run_in_thread], ids=["None", "str", "coroutine", "coroutine function"]
+    "function",
+    [None, "text", sleep(0), run_in_thread, Service()],
+    ids=["None", "str", "coroutine", "coroutine function", "asynchronous object"],
 )
 def test_only_an_ordinary_function_is_taken(function: Any) -> None:
     async def main() -> None:
-        with pytest.raises(TypeError, match="takes an ordinary function"):
+        with pytest.raises(TypeError, match="function must be an ordinary function"):
             await run_in_thread(function)
 
     flowno.run(main())
+
+
+def test_a_class_is_called_whatever_its_objects_are() -> None:
+    assert isinstance(flowno.run(run_in_thread(Service)), Service)
 
 
 def test_a_limiter_is_a_capacity_limiter() -> None:

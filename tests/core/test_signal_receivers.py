@@ -10,6 +10,7 @@ import pytest
 
 import flowno
 from flowno import (
+    ClosedResourceError,
     Event,
     EventLoop,
     EventLoopError,
@@ -271,6 +272,28 @@ def test_what_nobody_may_handle_is_an_error_that_changes_nothing(number: str) ->
         with pytest.raises(OSError, match=f"{number} cannot be received"):
             receiver.__enter__()
         assert signal.getsignal(SIGUSR1) is catch
+
+    flowno.run(root())
+
+
+def test_leaving_it_is_an_error_of_those_who_still_wait_in_it() -> None:
+    async def root() -> None:
+        with open_signal_receiver(SIGUSR1) as signals:
+            waiters = [await spawn(take(signals)) for _ in range(2)]
+        for waiter in waiters:
+            with pytest.raises(ClosedResourceError, match="SIGUSR1> was left"):
+                await waiter.join()
+
+    flowno.run(root())
+
+
+def test_a_signal_that_comes_just_before_it_is_left_is_for_the_one_who_waits() -> None:
+    async def root() -> None:
+        with open_signal_receiver(SIGUSR1) as signals:
+            waiter = await spawn(take(signals))
+            signal.raise_signal(SIGUSR1)
+        assert await waiter.join() == SIGUSR1
+        assert caught == []
 
     flowno.run(root())
 

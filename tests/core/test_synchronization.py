@@ -632,6 +632,28 @@ def test_where_the_lock_breaks_those_who_wait_for_a_condition_are_told_too() -> 
     flowno.run(main())
 
 
+def test_those_who_wait_for_conditions_of_a_broken_lock_are_told_in_the_order_of_the_conditions() -> None:
+    async def main() -> None:
+        lock, told = Lock(), []
+        conditions = [Condition(lock) for _ in range(20)]
+
+        async def wait(number: int) -> None:
+            async with conditions[number]:
+                try:
+                    await conditions[number].wait()
+                finally:
+                    told.append(number)
+
+        waiters = [await spawn(wait(number)) for number in reversed(range(20))]
+        await (await spawn(lock.acquire())).join()
+        for waiter in waiters:
+            with pytest.raises(BrokenResourceError):
+                await waiter.join()
+        assert told == list(range(20))
+
+    flowno.run(main())
+
+
 def test_a_cancellation_is_not_replaced_by_the_error_of_a_broken_lock() -> None:
     async def main() -> None:
         condition, release = Condition(), Event()

@@ -449,11 +449,12 @@ def test_a_long_match_is_found_as_it_comes_or_where_it_comes_in_many_pieces_by_t
     flowno.run(root())
 
 
-def test_a_long_match_that_comes_in_many_pieces_is_found_at_the_limit() -> None:
+@pytest.mark.parametrize("limit", [2500, 65536], ids=["at the limit", "before it"])
+def test_a_long_match_that_comes_in_many_pieces_is_found_when_a_64th_more_has_come_and_at_the_limit(limit: int) -> None:
     async def root() -> None:
-        data = b"<" + b"x" * 2058 + b">"  # past the last time that the amount doubles, at 2,048
-        async with plain_streams(limit=2500) as (one, other):
-            sender = await spawn(send(one, *bytewise(data + bytes(440))))
+        data = b"<" + b"x" * 2480 + b">"
+        async with plain_streams(limit=limit) as (one, other):
+            sender = await spawn(send(one, *bytewise(data + bytes(min(limit, 2500 + 2500 // 64) - len(data)))))
             assert await other.readuntil(re.compile(rb"<[^<>]+>")) == data
             await sender.join()
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from .backend import FileObject
+    from .barriers import Barrier
     from .fd_table import FdRecord
+    from .limiters import CapacityLimiter
     from .queues import _Queue
     from .scopes import TaskGroup
     from .selectors import SocketHandle
     from .signals import SignalReceiver
-    from .synchronization import Barrier, CapacityLimiter, Condition, Event, Lock, Semaphore
+    from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
     from .threads import ThreadJob
 

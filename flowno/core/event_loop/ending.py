@@ -1,9 +1,8 @@
 """The end of a run that tasks are left over from: each is cancelled, and runs until it has ended.
 
 A task that comes to a wait while it handles its cancellation, in an ``except`` or a ``finally``, may wait. One that has
-swallowed it is cancelled again; after the third time its coroutine is closed. Whether a cancellation is still being
-handled is seen from the exception itself: Python keeps it alive for just as long. Tasks that a clean-up starts run
-until all those before them have ended, and are cancelled then.
+swallowed it is cancelled again; after the third time its coroutine is closed. Tasks that a clean-up starts run until
+all those before them have ended, and are cancelled then.
 """
 
 from __future__ import annotations
@@ -121,11 +120,10 @@ class Ending:
         """The handler of a wait, for the end of a run."""
 
         def handle(task: TaskHandle[Any], command: Any) -> None:
-            delivered = task._delivered
-            if delivered is None or delivered() is not None:
-                handler(task, command)  # not told yet; or the exception is alive, so it is still being handled
-            else:
+            if task._has_swallowed_cancellation:
                 self._cancel_again(task)
+            else:
+                handler(task, command)  # it was not told yet, or cleans up
 
         return handle
 

@@ -81,17 +81,17 @@ class QueueClosedError(FlownoError, RuntimeError):
     """A queue was closed: it takes no more items, and there are none left to get."""
 
 
-class QueueEmptyError(FlownoError, LookupError):
-    """There is no item to get without waiting."""
-
-
-class QueueFullError(FlownoError, RuntimeError):
-    """There is no room to put an item without waiting."""
-
-
 class SelectorUnavailableError(FlownoError, OSError):
     """A selector was asked for by a name that is known, but it cannot be had on this machine."""
 
 
 class WouldBlockError(FlownoError, RuntimeError):
-    """What was to be taken without waiting is not to be had at the moment."""
+    """What was to be done without waiting cannot be done at the moment."""
+
+
+class QueueEmptyError(WouldBlockError, LookupError):
+    """There is no item to get without waiting."""
+
+
+class QueueFullError(WouldBlockError):
+    """There is no room to put an item without waiting."""

@@ -182,7 +182,7 @@ async def connect(handle: SocketHandle, address: Address) -> None:
         BusyResourceError: Another task uses the handle.
         ClosedResourceError: The handle is closed.
         TypeError: ``handle`` is no handle, or ``address`` no address of its family.
-        ValueError: The host of the address can be no name.
+        ValueError: The host can be no name, or the port is not 0 to 65535.
 
     Cancellation: the handle is closed, as an attempt that is half done can be neither used nor repeated.
     """

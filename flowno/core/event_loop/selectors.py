@@ -59,7 +59,7 @@ from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .running import current_event_loop, current_world, required_event_loop
 from .tasks import completed
-from .threads import addresses_of
+from .threads import addresses_of, check_name, check_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -205,8 +205,10 @@ class SocketHandle:
 
         Raises:
             OSError: The address is taken, or not this machine's; it is named.
+            ValueError: The host can be no name, or the port is not 0 to 65535.
             ClosedResourceError: The handle is closed.
         """
+        self._check_address(address)
         is_tcp = self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM
         try:
             if is_tcp:
@@ -236,8 +238,10 @@ class SocketHandle:
         Raises:
             OSError: What the system says of the attempt, with the address.
             TimeoutError: It took longer than ``connect_timeout`` seconds.
+            ValueError: The host can be no name, or the port is not 0 to 65535.
             ClosedResourceError: The handle is closed.
         """
+        self._check_address(address)
         self._connect_blocking(address, self.connect_timeout)
 
     def close(self) -> None:
@@ -668,7 +672,7 @@ class SocketHandle:
         Raises:
             OSError: What the system says, with the address: it is too long for one datagram (EMSGSIZE), or nobody
                 takes it.
-            ValueError: The host of the address can be no name.
+            ValueError: The host can be no name, or the port is not 0 to 65535.
             BusyResourceError: Another task sends.
             ClosedResourceError: The handle is closed, or was closed meanwhile.
 
@@ -1147,16 +1151,31 @@ class SocketHandle:
 
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
-        family = self.socket.family
-        if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
+        if not self._has_host(address):
             return address
         host, port = address[:2]
+        if isinstance(port, int):
+            check_port(port)
         if _is_number(host):
             return address
-        query = (family, self.socket.type, self.socket.proto)
+        query = (self.socket.family, self.socket.type, self.socket.proto)
         found: Any = yield from addresses_of(host, port, *query).__await__()
         number = found[0][4]
         return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
+
+    def _check_address(self, address: Address) -> None:
+        """Refuse an address that no system takes, in the way in which :meth:`_resolve` does."""
+        if self._has_host(address):
+            host, port = address[:2]
+            if isinstance(port, int):
+                check_port(port)
+            if not _is_number(host):
+                check_name(host)
+
+    def _has_host(self, address: Address) -> bool:
+        """Whether an address has a host and a port."""
+        is_internet = self.socket.family in (_socket.AF_INET, _socket.AF_INET6)
+        return is_internet and isinstance(address, tuple) and len(address) >= 2
 
     def _is_connected(self) -> bool:
         """Whether there is a peer; without one, the readiness that was reported meant nothing."""

@@ -13,7 +13,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from .commands import Command, SignalWaitCommand
-from .errors import EventLoopError
+from .errors import ClosedResourceError, EventLoopError
 from .running import required_event_loop
 from .synchronization import take_first
 from .tasks import CANCELLED, FAILED, GIVE_WAY
@@ -45,6 +45,10 @@ def open_signal_receiver(*signals: int) -> SignalReceiver:
     Raises:
         TypeError: There are none, or one is no number.
         ValueError: There is no such signal.
+
+    Iterating raises:
+        ClosedResourceError: It was left while this task waited.
+        EventLoopError: It is not open, or this is another loop.
 
     Entering it raises:
         EventLoopError: That is not in the main thread, or not in a task, or it was entered before.
@@ -100,6 +104,10 @@ class SignalReceiver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._loop is not None and self._is_open:
             self._is_open = False
+            self.serve()  # what came just now is for those who wait; nothing more will
+            while self.waiters:
+                task = take_first(self.waiters)
+                task.event_loop.fail(task, ClosedResourceError(f"{self!r} was left while a task waited"))
             self._loop.signals.remove(self, self._pending)
 
     def __aiter__(self) -> Self:

@@ -7,24 +7,20 @@ task is cancelled in between: it has what it was given, and is cancelled at its 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Hashable
-from math import inf
+from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from .commands import (
-    BarrierWaitCommand,
     Command,
     ConditionWaitCommand,
     EventWaitCommand,
-    LimiterAcquireCommand,
     LockAcquireCommand,
     SemaphoreAcquireCommand,
     ShieldedLockAcquireCommand,
 )
 from .errors import (
-    BrokenBarrierError,
     BrokenResourceError,
     BusyResourceError,
     EventLoopError,
@@ -40,9 +36,6 @@ if TYPE_CHECKING:
     from .tasks import Done, TaskHandle
 
 __all__ = [
-    "Barrier",
-    "BarrierStatistics",
-    "CapacityLimiter",
     "Condition",
     "ConditionStatistics",
     "CountdownLatch",
@@ -209,7 +202,8 @@ class Lock:
     def __init__(self) -> None:
         self.owner: TaskHandle[Any] | None = None
         self.waiters: dict[TaskHandle[Any], None] = {}
-        self._conditions: WeakSet[Condition] | None = None  # those whose lock this is
+        # Those whose lock this is, in the order in which they were made: who waits there is told in this order.
+        self._conditions: WeakKeyDictionary[Condition, None] | None = None
         self._broken_by: str | None = None
 
     def is_locked(self) -> bool:
@@ -392,8 +386,8 @@ class Condition:
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock must be a flowno.Lock or None, not {lock!r}")
         if lock._conditions is None:
-            lock._conditions = WeakSet()
-        lock._conditions.add(self)
+            lock._conditions = WeakKeyDictionary()
+        lock._conditions[self] = None
         self.lock = lock
         self.waiters: dict[TaskHandle[Any], None] = {}
 
@@ -627,206 +621,6 @@ class Semaphore:
         return f"<Semaphore {self._value} free, {len(self.waiters)} waiting>"
 
 
-class CapacityLimiter:
-    """A number of tokens, of which each borrower has at most one; who finds none waits for one in turn.
-
-    Unlike a :class:`Semaphore` it knows who has its tokens, so that none is given back twice or by somebody else, and
-    how many there are can be changed at any time. An asynchronous context manager, in which the running task borrows.
-
-    A token stays borrowed until it is given back, also where the task that has borrowed it ends: what it stands for
-    may well go on, as a thread does. A limiter serves the tasks of one event loop.
-
-    Args:
-        total_tokens: How many may be borrowed at a time: an int from 1 on, or ``math.inf``.
-
-    Raises:
-        TypeError: ``total_tokens`` is no int, nor infinite.
-        ValueError: ``total_tokens`` is less than 1.
-
-    Example:
-        >>> from flowno import CapacityLimiter, run
-        >>> async def main():
-        ...     limiter = CapacityLimiter(2)
-        ...     async with limiter:
-        ...         print(limiter.borrowed_tokens, limiter.available_tokens)
-        >>> run(main())
-        1 1
-    """
-
-    __slots__ = ("__weakref__", "_borrowers", "_total_tokens", "waiters")
-
-    def __init__(self, total_tokens: float) -> None:
-        self._total_tokens = _checked_tokens(total_tokens)
-        self._borrowers: set[Hashable] = set()
-        self.waiters: dict[TaskHandle[Any], None] = {}
-
-    @property
-    def total_tokens(self) -> float:
-        """How many tokens may be borrowed at a time; may be changed at any time.
-
-        More tokens are handed to those who wait, at once. Fewer take none away from who has one.
-
-        Setting it raises:
-            TypeError: It is no int, nor infinite.
-            ValueError: It is less than 1.
-            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
-        """
-        return self._total_tokens
-
-    @total_tokens.setter
-    def total_tokens(self, total_tokens: float) -> None:
-        checked = _checked_tokens(total_tokens)
-        self._check_at_hand("a change of CapacityLimiter.total_tokens")
-        self._total_tokens = checked
-        self._hand_over(None)
-
-    @property
-    def borrowed_tokens(self) -> int:
-        """How many tokens are borrowed."""
-        return len(self._borrowers)
-
-    @property
-    def available_tokens(self) -> float:
-        """How many tokens there are to borrow; below 0 where ``total_tokens`` was made less than are borrowed."""
-        return self._total_tokens - len(self._borrowers)
-
-    @coroutine
-    def acquire(self) -> Generator[Command, Any, None]:
-        """Borrow a token for the running task; waits while there is none.
-
-        Raises:
-            BusyResourceError: The task has one already; waiting for itself it could wait for ever.
-            EventLoopError: This was awaited outside of a task.
-
-        Cancellation: the wait ends, and nothing is borrowed.
-        """
-        yield from self.acquire_on_behalf_of(running_task("CapacityLimiter.acquire()"))  # pyright: ignore[reportGeneralTypeIssues]
-
-    def acquire_nowait(self) -> None:
-        """Borrow a token for the running task, without waiting.
-
-        Raises:
-            WouldBlockError: There is none.
-            BusyResourceError: The task has one already.
-            EventLoopError: This was called outside of a task.
-        """
-        self.acquire_on_behalf_of_nowait(running_task("CapacityLimiter.acquire_nowait()"))
-
-    def release(self) -> Done:
-        """Give back the token of the running task: to the one that has waited longest, or to nobody. Acts at once.
-
-        Returns:
-            Something that may be awaited, and need not be.
-
-        Raises:
-            NotOwnerError: The task has none.
-            EventLoopError: This was called outside of a task.
-        """
-        return self.release_on_behalf_of(running_task("CapacityLimiter.release()"))
-
-    @coroutine
-    def acquire_on_behalf_of(self, borrower: Hashable) -> Generator[Command, Any, None]:
-        """As :meth:`acquire`, for a borrower of any kind.
-
-        Args:
-            borrower: Who is to have the token: any object that can be in a set.
-
-        Raises:
-            TypeError: ``borrower`` cannot be in a set; and as :meth:`acquire`.
-        """
-        budget = (here.loop or required_event_loop("CapacityLimiter.acquire_on_behalf_of()")).budget
-        if borrower in self._borrowers:
-            yield from completed(budget)
-            raise self._has_one_already(borrower)
-        if self._has_token and budget.left > 0:
-            budget.left -= 1
-            self._lend_to(borrower)
-        else:
-            yield LimiterAcquireCommand(self, borrower)
-
-    def acquire_on_behalf_of_nowait(self, borrower: Hashable) -> None:
-        """As :meth:`acquire_nowait`, for a borrower of any kind.
-
-        Raises:
-            TypeError: ``borrower`` cannot be in a set; and as :meth:`acquire_nowait`.
-        """
-        if borrower in self._borrowers:
-            raise self._has_one_already(borrower)
-        if not self._has_token:
-            raise WouldBlockError(f"{self!r} has no token for {borrower!r}; wait for one with acquire()")
-        self._lend_to(borrower)
-
-    def release_on_behalf_of(self, borrower: Hashable) -> Done:
-        """As :meth:`release`, for a borrower of any kind.
-
-        Raises:
-            NotOwnerError: ``borrower`` has no token.
-            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
-        """
-        if borrower not in self._borrowers:
-            raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
-        self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
-        self._give_back(borrower)
-        return DONE
-
-    @property
-    def _has_token(self) -> bool:
-        """Whether a token can be borrowed without waiting. Who waits comes first: nobody does while there is one."""
-        return len(self._borrowers) < self._total_tokens
-
-    def _lend_to(self, borrower: Hashable) -> None:
-        """Give a token to a borrower that has none; for the loop. There must be one."""
-        self._borrowers.add(borrower)
-
-    def _check_at_hand(self, operation: str) -> None:
-        if self.waiters:
-            check_at_hand(self.waiters, operation)
-
-    def _give_back(self, borrower: Hashable) -> None:
-        """Take back a token. Who waits for it is served by its own loop, where a thread of another one had it."""
-        self._borrowers.discard(borrower)
-        first = next(iter(self.waiters), None)
-        if first is not None:
-            first.event_loop.inbox.act(self._hand_over, None)
-
-    def _hand_over(self, _: None) -> None:
-        """Give the tokens that there are to those who have waited longest; they are lent before these run again."""
-        while self.waiters and self._has_token:
-            task = take_first(self.waiters)
-            command = task._waiting
-            if isinstance(command, LimiterAcquireCommand):
-                if command.borrower in self._borrowers:  # two tasks have waited for a token for the same borrower
-                    task.event_loop.fail(task, self._has_one_already(command.borrower))
-                else:
-                    self._lend_to(command.borrower)
-                    task.event_loop.resume(task)
-
-    def _has_one_already(self, borrower: Hashable) -> BusyResourceError:
-        return BusyResourceError(f"{borrower!r} has a token of {self!r} already; a borrower has one at most")
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        # A coroutine that is closed outside of its loop gives nothing back: it is not known there whose the token is.
-        loop = here.loop
-        if error is None or (loop is not None and loop.running_task in self._borrowers):
-            self.release()
-        return LEFT
-
-    def __repr__(self) -> str:
-        return f"<CapacityLimiter {len(self._borrowers)} of {self._total_tokens} borrowed, {len(self.waiters)} waiting>"
-
-
-def _checked_tokens(total_tokens: float) -> float:
-    if not isinstance(total_tokens, int) and total_tokens != inf:
-        raise TypeError(f"total_tokens must be an int or math.inf, not {total_tokens!r}")
-    if total_tokens < 1:
-        raise ValueError(f"total_tokens must be at least 1, and is {total_tokens!r}")
-    return total_tokens
-
-
 class CountdownLatch:
     """Lets tasks wait until something has happened a number of times.
 
@@ -892,167 +686,3 @@ class CountdownLatch:
 
     def __repr__(self) -> str:
         return f"<CountdownLatch at {self._count}, {len(self._event.waiters)} waiting>"
-
-
-class BarrierStatistics(NamedTuple):
-    """What :meth:`Barrier.statistics` returns.
-
-    Attributes:
-        tasks_waiting: How many tasks wait for the others.
-        parties: How many there must be.
-        broken: Whether it was aborted.
-    """
-
-    tasks_waiting: int
-    parties: int
-    broken: bool
-
-
-class Barrier:
-    """Where a number of tasks wait for each other: they go on together, as soon as the last has come.
-
-    It serves one round after the other. A round is over at the moment at which its last task comes: the others have
-    been let through by then, also where they have not run yet, and whoever comes next waits for the next round.
-
-    ``async with barrier as index`` waits at its beginning, and does nothing at its end.
-
-    Args:
-        parties: How many tasks go on together.
-
-    Raises:
-        TypeError: ``parties`` is no number of tasks.
-        ValueError: ``parties`` is less than 1.
-
-    Example:
-        >>> from flowno import Barrier, run, spawn
-        >>> async def work(name, barrier, log):
-        ...     log.append(f"{name} is ready")
-        ...     async with barrier:
-        ...         log.append(f"{name} goes on")
-        >>> async def main():
-        ...     barrier, log = Barrier(2), []
-        ...     for task in [await spawn(work(name, barrier, log)) for name in "ab"]:
-        ...         await task.join()
-        ...     return log
-        >>> run(main())
-        ['a is ready', 'b is ready', 'b goes on', 'a goes on']
-    """
-
-    __slots__ = ("__weakref__", "_broken", "_parties", "waiters")
-
-    def __init__(self, parties: int) -> None:
-        check_count("parties", parties, 1)
-        self._parties = parties
-        self._broken = False
-        self.waiters: dict[TaskHandle[Any], None] = {}
-
-    @property
-    def parties(self) -> int:
-        """How many tasks go on together."""
-        return self._parties
-
-    @property
-    def n_waiting(self) -> int:
-        """How many tasks have come, and wait for the others."""
-        return len(self.waiters)
-
-    @property
-    def broken(self) -> bool:
-        """Whether it was aborted, and not reset since."""
-        return self._broken
-
-    @coroutine
-    def wait(self) -> Generator[Command, Any, int]:
-        """Wait until as many tasks have come as the barrier is for.
-
-        Returns:
-            A number from 0 to ``parties - 1`` that no other task of the round gets, in the order in which they came.
-
-        Raises:
-            BrokenBarrierError: The barrier was aborted, before or meanwhile, or reset meanwhile.
-            EventLoopError: This was awaited outside of an event loop.
-
-        Cancellation: the task leaves, as if it had not come, and the others go on waiting for one more. Where it will
-        not come back, :meth:`abort` tells them. A task that was let through already has its number, and is cancelled at
-        its next wait.
-        """
-        budget = (here.loop or required_event_loop("Barrier.wait()")).budget
-        if budget.left > 0 and self._lacks_one:
-            budget.left -= 1
-            return self._let_through()
-        index: int = yield BarrierWaitCommand(self)
-        return index
-
-    def reset(self) -> Done:
-        """Empty the barrier, and make a broken one usable again. Who waits gets BrokenBarrierError. Acts at once.
-
-        Returns:
-            Something that may be awaited, and need not be.
-
-        Raises:
-            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
-        """
-        self._turn_away("reset")
-        self._broken = False
-        return DONE
-
-    def abort(self) -> Done:
-        """Break the barrier: who waits, and who comes before :meth:`reset`, gets BrokenBarrierError. Acts at once.
-
-        Returns:
-            Something that may be awaited, and need not be.
-
-        Raises:
-            EventLoopError: The tasks that wait are those of a loop that runs in another thread.
-        """
-        self._turn_away("abort")
-        self._broken = True
-        return DONE
-
-    def statistics(self) -> BarrierStatistics:
-        """Who waits, for debugging."""
-        return BarrierStatistics(len(self.waiters), self._parties, self._broken)
-
-    def _turn_away(self, operation: str) -> None:
-        waiters = self.waiters
-        if waiters:
-            check_at_hand(waiters, f"Barrier.{operation}()")
-        while waiters:
-            task = take_first(waiters)
-            task.event_loop.fail(task, BrokenBarrierError(f"{operation}() was called while wait() waited"))
-
-    # --- for the loop ------------------------------------------------------------------------------------------------
-
-    @property
-    def _lacks_one(self) -> bool:
-        """Whether the next task that comes is the last of its round."""
-        return len(self.waiters) + 1 == self._parties and not self._broken
-
-    def _let_through(self) -> int:
-        """The last task of a round has come: wake the others, each with its number.
-
-        Returns:
-            The number of the last.
-        """
-        waiters = self.waiters
-        if waiters:
-            check_at_hand(waiters, "Barrier.wait()")
-        for index in range(len(waiters)):
-            task = take_first(waiters)
-            task.event_loop.resume(task, index)
-        return self._parties - 1
-
-    def _check_usable(self) -> None:
-        """Refuse a task that comes to a broken barrier."""
-        if self._broken:
-            raise BrokenBarrierError("wait() at a barrier that was aborted; reset() makes it usable again")
-
-    async def __aenter__(self) -> int:
-        return await self.wait()
-
-    def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:
-        return LEFT
-
-    def __repr__(self) -> str:
-        state = "broken" if self._broken else f"{len(self.waiters)} waiting"
-        return f"<Barrier for {self._parties}, {state}>"

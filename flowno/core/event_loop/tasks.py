@@ -373,6 +373,14 @@ class TaskHandle(Generic[T_co]):
                 self._arrived = [*(ref for ref in self._arrived if ref() is not None), self._delivered]
         self._wake(ready, error=error)
 
+    @property
+    def _has_swallowed_cancellation(self) -> bool:
+        """Whether the task was cancelled and does not handle that any more: it neither cleans up nor lets it go on.
+
+        The exception itself tells: Python keeps it alive for just as long as it is being handled.
+        """
+        return self._delivered is not None and self._delivered() is None
+
     def _readdress_cancellation(self) -> None:
         """A scope further out was cancelled before the step that is to raise what an inner one has delivered."""
         error = self._error

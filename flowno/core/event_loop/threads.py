@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from .commands import Command, ShieldedThreadCommand, ShieldedThreadWaitCommand, ThreadCommand
 from .errors import EventLoopError
+from .limiters import CapacityLimiter
 from .running import fork_count, required_event_loop
-from .synchronization import CapacityLimiter
 from .tasks import TaskCancelled, TaskHandle, coroutine_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ __all__ = [
     "Threads",
     "Worker",
     "addresses_of",
+    "check_name",
+    "check_port",
     "current_default_thread_limiter",
     "current_job",
     "look_up",
@@ -100,8 +102,10 @@ async def run_in_thread(
     from inspect import iscoroutinefunction  # which takes longer to import than all of the core
 
     threads = required_event_loop("run_in_thread()").threads
-    if iscoroutinefunction(function) or not callable(function):
-        raise TypeError(f"run_in_thread() takes an ordinary function, not {function!r}")
+    given: Any = function
+    # Of an object that is called like a function, what runs is the method of its class.
+    if not callable(given) or iscoroutinefunction(given) or iscoroutinefunction(type(given).__call__):
+        raise TypeError(f"function must be an ordinary function, not {function!r}")
     if limiter is None:
         limiter = threads.limiter
     elif not isinstance(limiter, CapacityLimiter):
@@ -136,16 +140,43 @@ async def addresses_of(
 
     Cancellation: as of :func:`look_up`.
     """
-    if host and (0 in host if isinstance(host, bytes) else "\0" in host):
-        raise ValueError(f"{host!r} cannot be the name of a host: it has a zero byte")  # resolvers stop reading there
+    check_name(host)
     world = required_event_loop("a call to the resolver").world
     try:
         return await look_up(world.getaddrinfo, host, port, family, type, proto, flags)
     except _socket.gaierror as error:
         error.filename = (host, port)  # str() shows it behind the reason
         raise
-    except UnicodeError as error:  # the idna codec: a label is empty, or longer than 63 bytes, RFC 1035 section 2.3.4
+
+
+def check_name(host: str | bytes | None) -> None:
+    """Refuse what can be no name of a host.
+
+    Raises:
+        ValueError: It has a zero byte, where resolvers stop reading; or a label that is empty, or longer than 63 bytes,
+            RFC 1035 section 2.3.4.
+    """
+    if host and (0 in host if isinstance(host, bytes) else "\0" in host):
+        raise ValueError(f"{host!r} cannot be the name of a host: it has a zero byte")
+    try:
+        if isinstance(host, str):
+            host.encode("idna")  # as socket.getaddrinfo() does
+    except UnicodeError as error:
         raise ValueError(f"{host!r} cannot be the name of a host: {error}") from None
+
+
+def check_port(port: int, given: object = None) -> None:
+    """Refuse a number that is no port; some resolvers would drop its upper bits.
+
+    Args:
+        port: The number.
+        given: How it was given, where that was not as a number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be 0 to 65535, not {port if given is None else given!r}")
 
 
 def current_default_thread_limiter() -> CapacityLimiter:
@@ -190,7 +221,7 @@ class ThreadJob:
 
     Attributes:
         task: The task that has asked for it; set when it begins, and gone when that has the outcome.
-        call: The call of its thread that the task is to carry out, or does so now.
+        call: The last call that its thread has made into the loop; None once it was answered.
         has_begun: Whether it was given to a thread.
         is_abandoned: Whether the task no longer waits for it.
         name: The function, for people.
@@ -237,6 +268,12 @@ class ThreadJob:
         self.is_abandoned = False
         self._value: Any = None
         self._error: BaseException | None = None
+
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether the thread waits for an answer of the loop, without which it does not go on."""
+        call = self.call
+        return call is not None and call.is_pending
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------
 
@@ -406,6 +443,8 @@ class ThreadCall:
     def _answer(self, value: Any, error: BaseException | None) -> None:
         """Let the thread go on. The first answer counts: a run that ends does not wait for that of the call."""
         if self.loop.threads.forget_call(self):
+            if self.job is not None:
+                self.job.call = None  # or the two would keep each other
             self._value = value
             self._error = None if error is None else error.with_traceback(_without_frames(error, 2))
             self._answered.release()
@@ -465,6 +504,7 @@ class Threads:
         return any(
             waiter is not None or (job.limiter is not None and job.limiter.waiters)
             for job, waiter in self._jobs.items()
+            if not job.waits_for_answer
         )
 
     def post_done(self, job: ThreadJob) -> None:
@@ -508,6 +548,8 @@ class Threads:
             self._jobs[job] = None
             job.visit(call, self._ready)
         else:
+            if job is not None:
+                job.call = call
             call.loop.start(TaskHandle(call.loop, call.made_by_itself(), call.context))
 
     def forget_call(self, call: ThreadCall) -> bool:
@@ -572,7 +614,7 @@ class Worker(OwnThread):
     def may_call_in(self) -> bool:
         """Whether it could make a call that makes a task ready: it is at a function of the program, and not waiting."""
         job = self.job
-        return job is not None and job.serves_calls and (job.call is None or not job.call.is_pending)
+        return job is not None and job.serves_calls and not job.waits_for_answer
 
     def take(self, job: ThreadJob | None) -> None:
         """Do a job, or end; for who has taken the thread out of those that rest."""
