@@ -12,17 +12,23 @@ import pytest
 import flowno
 from flowno import (
     AsyncQueue,
+    Barrier,
     CancelScope,
+    CapacityLimiter,
     Condition,
     Event,
     EventLoop,
+    Lock,
     Semaphore,
     SocketHandle,
     TaskCancelled,
     TaskGroup,
     exit,
     gather,
+    getaddrinfo,
     move_on_after,
+    run_in_thread,
+    run_process,
     sleep,
     spawn,
     timeout,
@@ -374,6 +380,151 @@ def test_the_error_of_a_task_frees_what_the_task_had_when_it_is_dropped_though_t
             pass
         del task
         await sleep(0)
+        await sleep(0)
+        assert watch.alive() == []
+
+    flowno.run(root())
+
+
+# ----------------------------------------------------------------------------------------------- what failing tasks had
+
+
+def boom() -> None:
+    raise ValueError("boom")
+
+
+async def fails_at_once() -> None:
+    boom()
+
+
+async def sleeps_too_long() -> None:
+    async with timeout(0.001):
+        await sleep(3600)
+
+
+async def fails_in_a_group() -> None:
+    async with TaskGroup() as group:
+        await group.spawn(fails_at_once())
+
+
+async def joins_a_failure() -> None:
+    await (await spawn(fails_at_once())).join()
+
+
+async def joins_what_was_cancelled() -> None:
+    task = await spawn(sleep(3600))
+    task.cancel()
+    await task.join()
+
+
+async def fails_in_a_thread() -> None:
+    await run_in_thread(boom)
+
+
+async def is_not_the_owner() -> None:
+    Lock().release()
+
+
+async def acquires_twice() -> None:
+    lock = Lock()
+    async with lock:
+        await lock.acquire()
+
+
+async def acquires_twice_without_waiting() -> None:
+    lock = Lock()
+    async with lock:
+        lock.acquire_nowait()
+
+
+async def acquires_a_broken_lock() -> None:
+    lock = Lock()
+    await (await spawn(lock.acquire())).join()
+    await lock.acquire()
+
+
+async def waits_without_the_lock() -> None:
+    await Condition().wait()
+
+
+async def gives_back_what_it_has_not() -> None:
+    CapacityLimiter(1).release()
+
+
+async def borrows_twice() -> None:
+    limiter = CapacityLimiter(1)
+    async with limiter:
+        await limiter.acquire()
+
+
+async def gets_from_a_closed_queue() -> None:
+    queue: AsyncQueue[int] = AsyncQueue()
+    queue.close()
+    await queue.get()
+
+
+async def waits_at_a_broken_barrier() -> None:
+    barrier = Barrier(2)
+    barrier.abort()
+    await barrier.wait()
+
+
+async def receives_from_a_closed_handle() -> None:
+    one, other = flowno.socketpair()
+    with one, other:
+        pass
+    await one.recv(1)
+
+
+async def looks_up_what_is_not() -> None:
+    await getaddrinfo("", "no such service", flags=socket.AI_NUMERICSERV)
+
+
+async def runs_a_program_that_fails() -> None:
+    await run_process([sys.executable, "-I", "-S", "-c", "raise SystemExit(3)"])
+
+
+FAILURES = [
+    fails_at_once,
+    sleeps_too_long,
+    fails_in_a_group,
+    joins_a_failure,
+    joins_what_was_cancelled,
+    fails_in_a_thread,
+    is_not_the_owner,
+    acquires_twice,
+    acquires_twice_without_waiting,
+    acquires_a_broken_lock,
+    waits_without_the_lock,
+    gives_back_what_it_has_not,
+    borrows_twice,
+    gets_from_a_closed_queue,
+    waits_at_a_broken_barrier,
+    receives_from_a_closed_handle,
+    looks_up_what_is_not,
+    runs_a_program_that_fails,
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_a_task_had_that_failed_goes_when_nobody_asks_for_the_task_any_more(
+    failure: Callable[[], Awaitable[None]],
+) -> None:
+    """Such as its connection: the peer must see the end of it, and not only when a collector comes."""
+    watch = Watch()
+
+    async def handler() -> None:
+        had = watch(Watch())
+        await failure()
+        del had
+
+    async def root() -> None:
+        task = await spawn(handler())
+        ended = Event()
+        task.add_done_callback(lambda _: ended.set())
+        await ended.wait()
+        assert isinstance(task.exception(), (Exception, TaskCancelled))
+        del task
         await sleep(0)
         assert watch.alive() == []
 

@@ -150,7 +150,10 @@ class CapacityLimiter:
         budget = (here.loop or required_event_loop("CapacityLimiter.acquire_on_behalf_of()")).budget
         if borrower in self._borrowers:
             yield from completed(budget)
-            raise self._has_one_already(borrower)
+            try:
+                raise self._has_one_already(borrower)
+            finally:
+                del borrower  # the traceback would tie it to the task that fails with it, where it is that
         if self._has_token and budget.left > 0:
             budget.left -= 1
             self._lend_to(borrower)
@@ -177,7 +180,10 @@ class CapacityLimiter:
             EventLoopError: The tasks that wait are those of a loop that runs in another thread.
         """
         if borrower not in self._borrowers:
-            raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
+            try:
+                raise NotOwnerError(f"{borrower!r} cannot give back a token of {self!r}: it has none")
+            finally:
+                del borrower  # as above
         self._check_at_hand("CapacityLimiter.release_on_behalf_of()")
         self._give_back(borrower)
         return DONE

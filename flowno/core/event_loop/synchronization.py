@@ -228,6 +228,7 @@ class Lock:
             loop.budget.left -= 1
             self._give_to(task)
         else:
+            del task  # see _require_ownership()
             yield LockAcquireCommand(self)
 
     def acquire_nowait(self) -> None:
@@ -240,8 +241,11 @@ class Lock:
             EventLoopError: This was called outside of a task, or a task of another loop has the lock.
         """
         task = running_task("Lock.acquire_nowait()")
-        if not self._try_give_to(task):
-            raise WouldBlockError(f"acquire_nowait() on a lock that {self.owner!r} has")
+        try:
+            if not self._try_give_to(task):
+                raise WouldBlockError(f"acquire_nowait() on a lock that {self.owner!r} has")
+        finally:
+            del task  # see _require_ownership()
 
     def release(self) -> Done:
         """Give the lock to the task that has waited longest, or to nobody. Acts at once.
@@ -281,16 +285,19 @@ class Lock:
     def _try_give_to(self, task: TaskHandle[Any]) -> bool:
         """Make a task the owner, if the lock is free; False where it may wait for that. Raises as :meth:`acquire`."""
         owner = self.owner
-        if owner is None:
-            if self._broken_by is not None:
-                raise self._broken()
-            self._give_to(task)
-            return True
-        if owner is task:
-            raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
-        if owner.event_loop is not task.event_loop:
-            raise EventLoopError(f"{task!r} cannot acquire a lock that {owner!r} has, in {owner.event_loop!r}")
-        return False
+        try:
+            if owner is None:
+                if self._broken_by is not None:
+                    raise self._broken()
+                self._give_to(task)
+                return True
+            if owner is task:
+                raise BusyResourceError(f"{task!r} cannot acquire a lock that it has already")
+            if owner.event_loop is not task.event_loop:
+                raise EventLoopError(f"{task!r} cannot acquire a lock that {owner!r} has, in {owner.event_loop!r}")
+            return False
+        finally:
+            del task, owner  # see _require_ownership()
 
     def _break(self) -> None:
         """The owner has ended without releasing the lock. Who waits for a condition has lost, too, who could notify."""
@@ -315,10 +322,13 @@ class Lock:
     def _require_ownership(self, operation: str) -> TaskHandle[Any]:
         """The task that runs, which must have the lock."""
         task = running_task(operation)
-        if self.owner is not task:
-            has = "nobody has it" if self.owner is None else f"{self.owner!r} has it"
-            raise NotOwnerError(f"{operation} needs a lock that {task!r} does not have; {has}")
-        return task
+        try:
+            if self.owner is not task:
+                has = "nobody has it" if self.owner is None else f"{self.owner!r} has it"
+                raise NotOwnerError(f"{operation} needs a lock that {task!r} does not have; {has}")
+            return task
+        finally:
+            del task  # the traceback of an error would tie it to the task that fails with it, and to what that holds
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -421,6 +431,8 @@ class Condition:
                 except BrokenResourceError:
                     pass  # what is on its way goes first, a cancellation for one
             raise
+        finally:
+            del task  # see Lock._require_ownership()
 
     @coroutine
     def wait_for(self, predicate: Callable[[], T]) -> Generator[Command, Any, T]:
