@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -16,6 +17,16 @@ import pytest
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    """Have SIGINT mean something, also where the shell has started this in the background and ignores it, nohup(1).
+
+    What is ignored stays ignored in the programs that the tests start, and then nothing would interrupt them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # ------------------------------------------------------------------------------------------------------ the backends
 

@@ -1,6 +1,7 @@
 """The guards of conftest.py catch what they are there for."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,13 @@ def test_a_subprocess_sees_flowno_and_treats_warnings_as_errors(run_python: RunP
 def test_a_backend_comes_to_a_subprocess_through_the_environment(backend: str, run_python: RunPython) -> None:
     result = run_python("import os; print(os.environ['FLOWNO_SELECTOR'])")
     assert result.stdout.strip() == backend, result.stderr
+
+
+def test_ctrl_c_means_something_where_the_shell_has_started_the_tests_in_the_background(tmp_path: Path) -> None:
+    test = "import signal\ndef test():\n    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits what is ignored
+    try:
+        result = run_guarded(tmp_path, test)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
