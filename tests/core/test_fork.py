@@ -348,3 +348,29 @@ flowno.run(root())
     )
     result = run_python(program)
     assert (result.stdout.split(), result.stderr) == (["data"], "")
+
+
+def test_a_fork_while_another_thread_acts_on_a_loop_that_rests_does_not_stop_the_child(
+    backend: str, run_python: RunPython
+) -> None:
+    program = (
+        PRELUDE
+        + """
+import threading
+inside, release = threading.Event(), threading.Event()
+
+def act(_):
+    inside.set()
+    release.wait(15)
+
+with EventLoop() as loop:
+    thread = threading.Thread(target=loop.inbox.act, args=(act, None))
+    thread.start()
+    inside.wait()
+    print(in_child(lambda: loop.run_until_complete(sleep(0), join=True)))
+    release.set()
+    thread.join()
+"""
+    )
+    result = run_python(program, options=FORKING)
+    assert (result.stdout.split(), result.stderr) == (["0"], "")

@@ -496,3 +496,82 @@ flowno.run(main())
     assert "KeyboardInterrupt\n" in result.stderr
     assert "was cancelled by this where it was:\n" in result.stderr
     assert "in main\n" in result.stderr
+
+
+def test_one_that_comes_at_any_moment_of_a_run_leaves_nothing_half_way(run_python: RunPython) -> None:
+    """Also as the loop is entered and left: at each call and return within flowno, run after run."""
+    result = run_python(
+        """
+import os, signal, sys
+import flowno
+from flowno import EventLoop, sleep, spawn
+
+async def child(handle):
+    with handle:
+        await handle.recv(1)
+
+async def main():
+    one, other = flowno.socketpair()
+    with other:
+        await spawn(child(one))
+        await sleep(0.0001)
+        await other.sendAll(b"x")
+    return "value"
+
+def interrupt_at(moment):
+    def profile(frame, event, argument):
+        nonlocal moment
+        if "flowno" in frame.f_code.co_filename and event in ("call", "return", "c_return"):
+            moment -= 1
+            if not moment:
+                signal.raise_signal(signal.SIGINT)
+    return profile
+
+def state():
+    return (
+        flowno.current_event_loop(), len(os.listdir("/dev/fd")), signal.getsignal(signal.SIGINT),
+        signal.set_wakeup_fd(-1),
+    )
+
+before = state()
+moment = 0
+while True:
+    moment += 1
+    coroutine = main()
+    with EventLoop() as loop:
+        try:
+            sys.setprofile(interrupt_at(moment))
+            loop.run_until_complete(coroutine, join=True)
+        except KeyboardInterrupt:
+            pass
+        else:
+            sys.setprofile(None)
+            break  # it came after the run
+        finally:
+            sys.setprofile(None)
+            coroutine.close()
+        left = loop.inbox.thread_id, loop.has_living_tasks()
+        assert left == (None, False), (moment, left)
+        assert loop.run_until_complete(sleep(0), join=True) == 0.0
+    assert state() == before, (moment, state())
+print(moment)
+""",
+        options=(),  # what a finalizer says that it comes into is of no interest here
+        timeout=50,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 100
+
+
+def test_after_two_of_them_the_next_run_is_not_interrupted(caplog: pytest.LogCaptureFixture) -> None:
+    async def root() -> None:
+        press()
+        try:
+            await sleep(FOREVER)
+        finally:
+            press()
+
+    with EventLoop() as loop:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(root(), join=True)
+        assert loop.run_until_complete(value("again"), join=True) == "again"

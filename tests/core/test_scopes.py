@@ -1,6 +1,7 @@
 """Cancel scopes, time limits and task groups."""
 # ruff: noqa: PT012, PT017, SIM117 - what happens inside and between nested blocks is the subject here
 
+import copy
 import gc
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -1379,3 +1380,17 @@ def test_a_cancelled_scope_takes_tasks_out_of_any_wait(wait: Callable[[], Awaita
         assert scope.cancelled_caught
 
     flowno.run(main())
+
+
+def test_the_errors_of_a_group_can_be_shown_and_copied() -> None:
+    async def fails() -> None:
+        raise ValueError("text")
+
+    async def root() -> None:
+        async with TaskGroup() as group:
+            await group.spawn(fails())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        flowno.run(root())
+    assert repr(caught.value) == "ExceptionGroup('errors in a TaskGroup', [ValueError('text')])"
+    assert str(copy.copy(caught.value).exceptions) == "(ValueError('text'),)"

@@ -709,3 +709,26 @@ def test_a_cancellation_that_comes_as_a_permit_is_handed_over_does_not_lose_it(
         assert semaphore.value == 0
 
     flowno.run(root())
+
+
+def test_a_loop_gives_back_what_it_holds_whatever_posted_calls_raise(caplog: pytest.LogCaptureFixture) -> None:
+    def leave() -> None:
+        raise SystemExit(7)
+
+    async def root() -> None:
+        loop.call_soon_threadsafe(leave)
+        raise KeyboardInterrupt
+
+    selector = CountingSelector()
+    loop = EventLoop(selector)
+    with pytest.raises(KeyboardInterrupt):  # the first error counts
+        loop.run_until_complete(root(), join=True)
+    loop.call_soon_threadsafe(leave)
+    loop.call_soon_threadsafe(leave)
+    try:
+        loop.close()
+    except SystemExit:
+        pass
+    with EventLoop(selector) as other:  # nobody holds it any more
+        other.run_until_complete(sleep(0))
+    selector.close()

@@ -343,6 +343,8 @@ def test_a_peer_that_fails_in_the_middle_of_its_answer_has_not_ended_it(
                 await handle.recv_into(buffer)
             with pytest.raises(ssl.SSLError, match="alert"):
                 await flowno.Stream(handle).read()
+            with pytest.raises(ssl.SSLError, match="alert"):
+                await handle.unwrap()
 
     flowno.run(main())
 

@@ -65,7 +65,12 @@ class Ending:
         self._exchange_handlers()
         try:
             for _ in range(0 if at_once else ROUNDS):
-                loop.inbox.run()
+                try:
+                    loop.inbox.run()
+                except KeyboardInterrupt as interrupt:
+                    return interrupt
+                except BaseException:
+                    logger.exception("a call that was posted to %r ended with this while the run ended", loop)
                 told = list(loop.tasks)
                 for task in told:
                     if task._error is None:

@@ -326,19 +326,21 @@ class EventLoop:
         except BaseException:
             raw_task.close()  # else Python adds to the error that it was never awaited
             raise
+        interrupts = self._interrupts
         command: ExitCommand | None = None
         try:
-            self.start(task)
             try:
+                self.start(task)
+                interrupts.listen()
                 self.run_until(None if wait_for_spawned_tasks else task)
-                self._interrupts.check()
+                interrupts.check()
             except _Exit as ended:
                 command = ended.command
                 late = self._cancel_all()
                 if late is not None and command.exception is None:
                     raise late from None
             except BaseException:
-                self._cancel_all(at_once=self._interrupts.was_repeated)
+                self._cancel_all(at_once=interrupts.was_repeated)
                 raise
             if join and command is None and task._unjoined is not None:
                 task._unjoined.is_known = True  # it is raised below
@@ -346,6 +348,7 @@ class EventLoop:
             del task, raw_task, root  # the traceback has this frame, and the task has the error
             raise
         finally:
+            interrupts.is_listening = False  # no call: between this and what came before, nothing can come
             self._leave()
         if command is None:
             try:
@@ -373,23 +376,28 @@ class EventLoop:
         try:
             if self.tasks or self.inbox.items or self._generators:
                 self._enter()
+                interrupts = self._interrupts
                 try:
+                    interrupts.listen()
                     late = self._cancel_all()
                     for generator in list(self._generators):
                         self.run_until(self._close_generator(generator))
                 finally:
+                    interrupts.is_listening = False
                     self._leave()
                 if late is not None:
                     raise late
         finally:
             self._closed = True
-            while self.inbox.items:  # other threads have posted them since
-                self.inbox.run()
-            self.ready.clear()
-            for task in list(self.tasks):
-                close_coroutine(task)
-                self.end_task(task, CANCELLED, None)
-            self._release()
+            try:
+                while self.inbox.items:  # other threads have posted them since
+                    self.inbox.run()
+            finally:
+                self.ready.clear()
+                for task in list(self.tasks):
+                    close_coroutine(task)
+                    self.end_task(task, CANCELLED, None)
+                self._release()
 
     def __enter__(self) -> Self:
         self._check_open("enter it")
@@ -424,15 +432,20 @@ class EventLoop:
         running = current_event_loop()
         if running is not None:
             raise EventLoopError(f"{self!r} cannot run inside of {running!r}; await or spawn the coroutine instead")
-        if self._forks != fork_count():
-            self._after_fork()
-        self._open_waker()
-        self.inbox.begin()
-        self.handlers, self._forgetters = self._tables()
-        self._outer_hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
-        set_running(self)
-        self._interrupts = Interrupts(self, root, goes_on)
+        interrupts = Interrupts(self, root, goes_on)
+        try:
+            if self._forks != fork_count():
+                self._after_fork()
+            self._open_waker()
+            self.inbox.begin()
+            self.handlers, self._forgetters = self._tables()
+            self._outer_hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
+            set_running(self)
+            self._interrupts = interrupts
+        except BaseException:
+            interrupts.remove()
+            raise
 
     def _open_waker(self) -> None:
         try:
@@ -443,21 +456,23 @@ class EventLoop:
 
     def _leave(self) -> None:
         """Undo :meth:`_enter`; registrations that no task waits for go, too, so that the selector is left empty."""
-        set_running(None)
-        sys.set_asyncgen_hooks(*self._outer_hooks)
-        self.running_task = None
-        self.handlers = self._forgetters = _Table()
-        self.inbox.thread_id = None
-        self.fds.retire_idle()
-        self.fds.remove_waker()
-        self.inbox.close()
-        self.threads.leave()
-        if not self.tasks:  # nobody is left who could still join
-            for unjoined in list(self._unjoined):
-                unjoined.report()
         interrupts = self._interrupts
-        del self._interrupts
-        interrupts.remove()
+        try:
+            set_running(None)
+            sys.set_asyncgen_hooks(*self._outer_hooks)
+            self.running_task = None
+            self.handlers = self._forgetters = _Table()
+            self.inbox.thread_id = None
+            self.fds.retire_idle()
+            self.fds.remove_waker()
+            self.inbox.close()
+            self.threads.leave()
+            if not self.tasks:  # nobody is left who could still join
+                for unjoined in list(self._unjoined):
+                    unjoined.report()
+            del self._interrupts
+        finally:
+            interrupts.remove()
 
     def _release(self) -> None:
         """Give back the selector."""
@@ -599,6 +614,7 @@ class EventLoop:
     def _after_fork(self) -> None:
         """Make the loop of a forked child independent of its parent's."""
         self._forks = fork_count()
+        self.inbox.after_fork()
         selector = self.fds.selector
         after_fork = getattr(selector, "after_fork", None)
         if after_fork is None:

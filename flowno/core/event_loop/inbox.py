@@ -70,6 +70,10 @@ class Inbox:
                     return
         self.post(call, argument)
 
+    def after_fork(self) -> None:
+        """In the child of a fork: whoever acted on the loop, which rested, is not there any more."""
+        self._rest = RLock()
+
     def begin(self) -> None:
         """The loop runs from now on, in this thread."""
         with self._rest:

@@ -651,7 +651,7 @@ class TaskGroup:
                 interrupted = rest
         if interrupted is not None:
             interrupted.by._request_cancellation()
-        together = BaseExceptionGroup("errors in a TaskGroup", errors)
+        together = BaseExceptionGroup("errors in a TaskGroup", list(errors))
         try:
             raise together from None
         finally:

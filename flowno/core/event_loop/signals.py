@@ -225,12 +225,17 @@ class Interrupts:
     """What Ctrl-C does to one run of an event loop: the first cancels the root, a second raises KeyboardInterrupt.
 
     That is for runs in the main thread, where SIGINT has the handler that Python gives it. A program that has set
-    another one has it its way.
+    another one has it its way. What comes while the loop is being entered or left is noted, and raised when that is
+    done: else it could be left half-way.
 
     Args:
         loop: The loop.
         root: The task that is cancelled, None where there is none.
         goes_on: Whether the run does not end with the root.
+
+    Attributes:
+        is_listening: Whether the loop is neither being entered nor left.
+        was_repeated: Whether nobody wants to wait any more.
     """
 
     __slots__ = (
@@ -242,6 +247,7 @@ class Interrupts:
         "_root",
         "_was_told",
         "_where",
+        "is_listening",
         "was_repeated",
     )
 
@@ -249,8 +255,9 @@ class Interrupts:
         self._loop = loop
         self._root = root
         self._goes_on = goes_on
+        self.is_listening = False
+        self.was_repeated = False
         self._came = False  # the first
-        self.was_repeated = False  # nobody wants to wait any more
         self._was_told = False  # the root
         self._is_due = False  # KeyboardInterrupt, as the root has ended because of it
         self._where: StackSummary | None = None  # the root was, when it was told
@@ -260,6 +267,19 @@ class Interrupts:
         )
         if self._is_installed:
             signal.signal(signal.SIGINT, self._arrived)
+
+    def listen(self) -> None:
+        """To be called when the loop has been entered.
+
+        Raises:
+            KeyboardInterrupt: One has come since, and there is no root to tell.
+        """
+        self.is_listening = True
+        if self._came:
+            if self._root is None:
+                self._was_told = True
+                raise KeyboardInterrupt
+            self._loop.inbox.post(self._tell, self._root)
 
     def check(self) -> None:
         """To be called when the run has ended.
@@ -284,6 +304,9 @@ class Interrupts:
                 raise KeyboardInterrupt
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_listening:
+            self._came = True
+            return
         root = self._root
         if self._came or root is None or root.done() or self._loop.is_ending:
             self.was_repeated = self._came
@@ -308,7 +331,7 @@ class Interrupts:
             self._loop.inbox.post(self._end_run, None)
 
     def _end_run(self, _: None) -> None:
-        if not self._loop.is_ending:
+        if not self._loop.is_ending and self._root is not None:  # else its run is over
             raise self._interrupt()
 
     def _interrupt(self) -> KeyboardInterrupt:

@@ -412,6 +412,9 @@ class ThreadCall:
             value = await self._outcome()
         except GeneratorExit:  # the task is closed as it stands; the end of the run answers the thread
             raise
+        except KeyboardInterrupt:  # which does not wait for what the thread makes of it
+            self.refuse()
+            raise
         except BaseException as error:
             self._answer(None, error)
         else:

@@ -521,6 +521,9 @@ class TLSSocketHandle(SocketHandle):
                 except ssl.SSLWantReadError:
                     yield from self._await_answer()
                     continue
+                except ssl.SSLError:
+                    self._raise_again()
+                    raise
                 self.bytes_sent = sent
                 while not self._flush():
                     yield self._send_command
@@ -918,6 +921,7 @@ class TLSSocketHandle(SocketHandle):
                 f"unwrap on {self!r}: the peer has sent data that was not received yet; "
                 "receive it, until b'' says that it has ended TLS, too, and unwrap then",
             )
+        self._raise_again()
         try:
             cast(ssl.SSLObject, self._tls).unwrap()
         except ssl.SSLWantReadError:
