@@ -1,6 +1,7 @@
 """The guards of conftest.py catch what they are there for."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +14,14 @@ from tests.conftest import ROOT, RunPython
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no list of a process's open fds")
 
 
-def run_guarded(tmp_path: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """Runs one test under this project's configuration and conftest, away from its other tests."""
-    path = tmp_path / "test_guarded.py"
-    path.write_text(test)
+def run_guarded(tmp_path: Path, *tests: str) -> subprocess.CompletedProcess[str]:
+    """Runs tests, each in a file of its own, under this project's configuration and conftest, away from its others."""
+    for number, test in enumerate(tests):
+        (tmp_path / f"test_guarded_{number}.py").write_text(test)
     plugins = ["-p", "tests.conftest", "-p", "no:cacheprovider"]
     places = ["-c", "pyproject.toml", "--rootdir", str(tmp_path), "--confcutdir", str(tmp_path)]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, *places, str(path)],
+        [sys.executable, "-m", "pytest", *plugins, *places, str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])},
         stdin=subprocess.DEVNULL,
@@ -31,60 +32,59 @@ def run_guarded(tmp_path: Path, test: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("test", "complaint"),
-    [
-        pytest.param(
-            "import socket\nkept = []\ndef test():\n    kept.append(socket.socket())\n",
-            "opened and not closed: fd",
-            id="socket kept",
-        ),
-        pytest.param(
+#: What a test may leave behind, and what is said of it.
+LEAKS = [
+    (
+        "import socket\nkept = []\ndef test_keeps_a_socket():\n    kept.append(socket.socket())\n",
+        "opened and not closed: fd",
+    ),
+    (
+        (
             "import os, pytest\n@pytest.fixture(scope='module')\ndef pipe():\n    yield os.pipe()\n"
-            "def test(pipe):\n    os.close(pipe[0])\n",
-            "closed, though it was open before the test: fd",
-            id="foreign fd closed",
+            "def test_closes_what_was_open(pipe):\n    os.close(pipe[0])\n"
         ),
-        pytest.param(
-            "import socket\ndef test():\n    socket.socket()\n",
-            "ResourceWarning: unclosed <socket.socket",
-            id="socket dropped",
+        "closed, though it was open before the test: fd",
+    ),
+    (
+        "import socket\ndef test_drops_a_socket():\n    socket.socket()\n",
+        "ResourceWarning: unclosed <socket.socket",
+    ),
+    (
+        (
+            "class Broken:\n    def __del__(self):\n        raise ValueError\ndef test_has_a_finalizer_that_raises():\n"
+            "    Broken()\n"
         ),
-        pytest.param(
-            "class Broken:\n    def __del__(self):\n        raise ValueError\ndef test():\n    Broken()\n",
-            "PytestUnraisableExceptionWarning",
-            id="finalizer raises",
+        "PytestUnraisableExceptionWarning",
+    ),
+    (
+        (
+            "import threading\ndef test_has_a_failing_thread():\n    thread = threading.Thread(target=lambda: 1 / 0)\n"
+            "    thread.start()\n    thread.join()\n"
         ),
-        pytest.param(
-            "import threading\ndef test():\n    thread = threading.Thread(target=lambda: 1 / 0)\n"
-            "    thread.start()\n    thread.join()\n",
-            "PytestUnhandledThreadExceptionWarning",
-            id="thread raises",
+        "PytestUnhandledThreadExceptionWarning",
+    ),
+    (
+        (
+            "import threading\ndef test_leaves_a_thread():\n"
+            "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         ),
-        pytest.param(
-            "import threading\ndef test():\n    threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
-            "started and not ended: <Thread(",
-            id="thread left",
-        ),
-    ],
-)
-def test_a_leak_fails_the_test_and_is_named(tmp_path: Path, test: str, complaint: str) -> None:
-    result = run_guarded(tmp_path, test)
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert complaint in result.stdout
+        "started and not ended: <Thread(",
+    ),
+]
 
 
-def test_a_test_that_cleans_up_passes(tmp_path: Path) -> None:
-    test = "import socket\ndef test():\n    with socket.socket():\n        pass\n"
-    result = run_guarded(tmp_path, test)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_a_failed_test_is_not_accused_of_leaking_too(tmp_path: Path) -> None:
-    test = "import socket\nkept = []\ndef test():\n    kept.append(socket.socket())\n    assert kept == []\n"
-    result = run_guarded(tmp_path, test)
-    assert "1 failed" in result.stdout
-    assert "the test leaks" not in result.stdout
+def test_a_leak_fails_the_test_and_is_named(tmp_path: Path) -> None:
+    """In one run for all, as pytest takes longer to start than for any of them."""
+    clean = "import socket\ndef test_cleans_up():\n    with socket.socket():\n        pass\n"
+    failing = "import socket\nkept = []\ndef test_fails():\n    kept.append(socket.socket())\n    assert kept == []\n"
+    result = run_guarded(tmp_path, clean, failing, *(test for test, _ in LEAKS))
+    sections = re.split(r"^_+ (?:ERROR at teardown of )?(test_\w+) _+$", result.stdout, flags=re.MULTILINE)
+    said = dict(zip(sections[1::2], sections[2::2], strict=True))
+    assert "test_cleans_up" not in said
+    assert "the test leaks" not in said["test_fails"]  # its frames are alive, and it has failed anyway
+    for test, complaint in LEAKS:
+        name = re.findall(r"def (test_\w+)", test)[0]
+        assert complaint in said.get(name, ""), result.stdout + result.stderr
 
 
 def test_each_test_runs_without_the_garbage_collector_where_that_is_asked_for(
