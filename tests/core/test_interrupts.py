@@ -474,6 +474,28 @@ sys.exit(flowno.run(main()))
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_wakeup_fd_of_the_program_goes_along_with_a_fork(run_python: RunPython) -> None:
+    result = run_python(
+        """
+import os, signal, socket, sys
+import flowno
+
+flowno.run(flowno.sleep(0))
+one, other = socket.socketpair()
+with one, other:
+    one.setblocking(False)
+    signal.set_wakeup_fd(one.fileno())
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if signal.set_wakeup_fd(-1) == one.fileno() else 1)
+    signal.set_wakeup_fd(-1)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 # ------------------------------------------------------------------------------------------------------------ a program
 
 

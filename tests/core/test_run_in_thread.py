@@ -553,7 +553,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import flowno
 
-begun = threading.Event()
+begun, told = threading.Event(), threading.Event()
 
 def work():
     begun.set()
@@ -564,11 +564,14 @@ async def main():
     task = await flowno.spawn(flowno.run_in_thread(work))
     begun.wait(20)
     def interrupt():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        told.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
-    await task.join()
+    try:
+        await task.join()
+    finally:
+        told.set()
 
 try:
     flowno.run(main())

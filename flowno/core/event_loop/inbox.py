@@ -111,7 +111,8 @@ class Inbox:
         self._reader, self._writer = reader, writer
         end: object = writer  # of a simulated world it may be no socket at all
         if isinstance(end, socket.socket) and current_thread() is main_thread():
-            self._outer_wakeup_fd = _lend(writer.fileno())
+            _Lent.fd = writer.fileno()
+            self._outer_wakeup_fd = _lend(_Lent.fd)
         return reader.fileno()
 
     def wake(self) -> None:
@@ -142,9 +143,16 @@ class Inbox:
         if self._outer_wakeup_fd is not None and writer is not None:
             _take_back(writer.fileno(), self._outer_wakeup_fd)
             self._outer_wakeup_fd = None
+            _Lent.fd = -1
         for end in (reader, writer):
             if end is not None:
                 end.close()
+
+
+class _Lent:
+    """The fd that Python has of the loop that runs in the main thread; -1 while none does."""
+
+    fd = -1
 
 
 def _lend(fd: int) -> int:
@@ -163,7 +171,8 @@ def _take_back(fd: int, outer: int) -> None:
 
 def _forget_wakeup_fd() -> None:
     """In a forked child: what the parent's loop has lent would wake the parent. A loop that runs here lends its own."""
-    signal.set_wakeup_fd(-1)
+    if _Lent.fd >= 0:
+        _take_back(_Lent.fd, -1)
 
 
 if hasattr(os, "register_at_fork"):
