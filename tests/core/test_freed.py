@@ -484,7 +484,19 @@ async def runs_a_program_that_fails() -> None:
     await run_process([sys.executable, "-I", "-S", "-c", "raise SystemExit(3)"])
 
 
+async def cleans_up_in_vain() -> None:
+    loop, task = flowno.current_event_loop(), flowno.current_task()
+    assert loop is not None
+    assert task is not None
+    loop.cancel(task)
+    try:
+        await sleep(FOREVER)
+    finally:
+        raise ValueError("of the clean-up")
+
+
 FAILURES = [
+    cleans_up_in_vain,
     fails_at_once,
     sleeps_too_long,
     fails_in_a_group,

@@ -520,9 +520,11 @@ flowno.run(main())
     assert "in main\n" in result.stderr
 
 
-def test_one_that_comes_at_any_moment_of_a_run_leaves_nothing_half_way(run_python: RunPython) -> None:
-    """Also as the loop is entered and left: at each call and return within flowno, run after run."""
+@pytest.mark.parametrize("which", ["the first", "the second"])
+def test_one_that_comes_at_any_moment_of_a_run_leaves_nothing_half_way(which: str, run_python: RunPython) -> None:
+    """Also as the loop is entered and left: at each call and return within flowno, run after run of one loop."""
     result = run_python(
+        f"is_second = {which == 'the second'}"
         """
 import os, signal, sys
 import flowno
@@ -535,19 +537,24 @@ async def child(handle):
 async def main():
     one, other = flowno.socketpair()
     with other:
-        await spawn(child(one))
-        await sleep(0.0001)
-        await other.sendAll(b"x")
+        if is_second:
+            signal.raise_signal(signal.SIGINT)
+        try:
+            await spawn(child(one))
+            await sleep(0.0001)
+        finally:
+            await other.sendAll(b"x")
     return "value"
 
-def interrupt_at(moment):
-    def profile(frame, event, argument):
-        nonlocal moment
+class Interrupter:
+    def __init__(self, moment):
+        self.left = moment
+
+    def __call__(self, frame, event, argument):
         if "flowno" in frame.f_code.co_filename and event in ("call", "return", "c_return"):
-            moment -= 1
-            if not moment:
-                signal.raise_signal(signal.SIGINT)
-    return profile
+            self.left -= 1
+            if not self.left:
+                signal.getsignal(signal.SIGINT)(signal.SIGINT, frame)  # as if it came in that frame, and not in this
 
 def state():
     return (
@@ -555,27 +562,32 @@ def state():
         signal.set_wakeup_fd(-1),
     )
 
-before = state()
-moment = 0
-while True:
-    moment += 1
+def came(loop, moment):
+    interrupter = Interrupter(moment)
     coroutine = main()
-    with EventLoop() as loop:
-        try:
-            sys.setprofile(interrupt_at(moment))
-            loop.run_until_complete(coroutine, join=True)
-        except KeyboardInterrupt:
-            pass
-        else:
-            sys.setprofile(None)
-            break  # it came after the run
-        finally:
-            sys.setprofile(None)
-            coroutine.close()
-        left = loop.inbox.thread_id, loop.has_living_tasks()
-        assert left == (None, False), (moment, left)
+    try:
+        sys.setprofile(interrupter)
+        loop.run_until_complete(coroutine, join=True)
+    except KeyboardInterrupt:
+        pass
+    else:
+        assert interrupter.left > 0 and not is_second, moment
+    finally:
+        sys.setprofile(None)
+        coroutine.close()
+    return interrupter.left <= 0
+
+before = state()
+with EventLoop() as loop:
+    inside = state()
+    moment = 1
+    while came(loop, moment):
+        left = loop.inbox.thread_id, loop.has_living_tasks(), loop.fds.registered, len(loop.selector.get_map())
+        assert left == (None, False, 0, 0), (moment, left)
         assert loop.run_until_complete(sleep(0), join=True) == 0.0
-    assert state() == before, (moment, state())
+        assert state() == inside, (moment, state())
+        moment += 1
+assert state() == before, state()
 print(moment)
 """,
         options=(),  # what a finalizer says that it comes into is of no interest here

@@ -80,6 +80,30 @@ def test_join_of_a_cancelled_task_raises_task_cancelled_by_it() -> None:
     flowno.run(root())
 
 
+def test_the_cancellation_in_whose_handling_a_task_failed_knows_the_task_while_somebody_has_it() -> None:
+    async def cleans_up_in_vain() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            raise ValueError("of the clean-up")
+
+    async def root() -> TaskCancelled:
+        handle = await spawn(cleans_up_in_vain(), name="worker")
+        handle.cancel()
+        with pytest.raises(ValueError, match="of the clean-up") as caught:
+            await handle.join()
+        cancelled = caught.value.__context__
+        assert isinstance(cancelled, TaskCancelled)
+        assert cancelled.by is handle
+        return cancelled
+
+    cancelled = flowno.run(root())
+    gc.collect()
+    with pytest.raises(ReferenceError, match="nobody has its handle any more"):
+        _ = cancelled.by
+    assert "worker" in str(cancelled)
+
+
 def test_every_joiner_gets_the_outcome_and_they_go_on_in_order() -> None:
     order = []
 

@@ -55,6 +55,8 @@ class Ending:
         loop = self._loop
         selector = loop.fds.selector
         failure: Exception | None = None
+        task: TaskHandle[Any] | None
+        told: list[TaskHandle[Any]] = []
         current = loop.running_task
         if current is not None and not current._state and _has_run_out(current):
             loop.end_task(current, CANCELLED, None)  # an interrupt came just before the loop took note of its end
@@ -93,9 +95,9 @@ class Ending:
                         self._requeue()
             return failure
         finally:
-            for task in list(loop.tasks):
-                logger.error("%r was closed where it stood, as the end of the run was cut short", task)
-                self._abandon(task)
+            current = task = None
+            told.clear()  # the traceback of an interrupt has this frame, and a task may have ended with that
+            self._abandon_all()
             loop.ready.clear()
             loop.fds.selector = selector
 
@@ -140,6 +142,11 @@ class Ending:
             task._deliver_cancellation(self._loop.ready)
         else:
             logger.error("%r has swallowed its cancellation %d times; it is closed", task, swallowed)
+            self._abandon(task)
+
+    def _abandon_all(self) -> None:
+        for task in list(self._loop.tasks):
+            logger.error("%r was closed where it stood, as the end of the run was cut short", task)
             self._abandon(task)
 
     def _abandon(self, task: TaskHandle[Any]) -> None:

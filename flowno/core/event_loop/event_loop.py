@@ -73,6 +73,7 @@ from .tasks import (
     checked_name,
     close_coroutine,
     coroutine_of,
+    untie,
 )
 from .threads import Threads
 from .timers import Timer, Timers
@@ -686,10 +687,12 @@ class EventLoop:
 
     def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
         """A task has ended with an exception. False: it is no outcome of a task, and ends the run."""
-        if isinstance(error, TaskCancelled) and error._was_thrown_in and error.by is task:
+        if isinstance(error, TaskCancelled) and error._was_thrown_in and error._by is task:
             self.end_task(task, CANCELLED, None)
             return True
         traceback = _without_loop(error.__traceback__)
+        if error.__context__ is not None:
+            untie(error, task)
         is_outcome = _is_outcome(error)
         if is_outcome:
             task._state = FAILED  # so that its name says it

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupts", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
+#: The rooms whose records would be left half-way by an exception that comes from nowhere, and those of their functions
+#: that call the program's own code, where it is welcome.
+_BOOKKEEPING = frozenset(
+    f"{__package__}.{room}"
+    for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
+)
+_CALL_THE_PROGRAM = frozenset({"_call", "_throw", "close_coroutine", "end_task", "run_until"})
+
 
 def open_signal_receiver(*signals: int) -> SignalReceiver:
     """Receive signals as values: a context manager that gives an asynchronous iterator over the numbers of signals.
@@ -226,7 +234,9 @@ class Interrupts:
 
     That is for runs in the main thread, where SIGINT has the handler that Python gives it. A program that has set
     another one has it its way. What comes while the loop is being entered or left is noted, and raised when that is
-    done: else it could be left half-way.
+    done; what comes while the loop keeps its records, or in a finalizer, is raised with the loop's next look into its
+    inbox: else they would be left half-way, or nobody would hear of it. Where one is owed already and the next comes,
+    nothing is waited for any more.
 
     Args:
         loop: The loop.
@@ -243,6 +253,7 @@ class Interrupts:
         "_goes_on",
         "_is_due",
         "_is_installed",
+        "_is_owed",
         "_loop",
         "_root",
         "_was_told",
@@ -260,6 +271,7 @@ class Interrupts:
         self._came = False  # the first
         self._was_told = False  # the root
         self._is_due = False  # KeyboardInterrupt, as the root has ended because of it
+        self._is_owed = False  # KeyboardInterrupt, which came at no good moment
         self._where: StackSummary | None = None  # the root was, when it was told
         self._is_installed = (
             threading.current_thread() is threading.main_thread()
@@ -294,25 +306,44 @@ class Interrupts:
         """Put Python's handler back. To be called when the run is over and nothing is left of it.
 
         Raises:
-            KeyboardInterrupt: One came, and it was too late to tell the root.
+            KeyboardInterrupt: One came, and it was too late to tell the root, or to raise it during the run.
         """
         if self._is_installed:
             if signal.getsignal(signal.SIGINT) == self._arrived:  # else the program has set another one meanwhile
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._root = None
-            if self._came and not self._was_told:
+            root, self._root = self._root, None
+            for call, argument in ((self._tell, root), (self._pay, None)):  # what was not called yet, never need be
+                self._loop.inbox.withdraw(call, argument)
+            if self._is_owed or (self._came and not self._was_told):
                 raise KeyboardInterrupt
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self._is_due_now(frame):
+            del self, frame  # the traceback has this frame, and a task may end with the error
+            raise KeyboardInterrupt
+
+    def _is_due_now(self, frame: FrameType | None) -> bool:
+        """Take note of Ctrl-C; whether KeyboardInterrupt is to be raised where it came, in this frame."""
         if not self.is_listening:
             self._came = True
-            return
+            return False
         root = self._root
         if self._came or root is None or root.done() or self._loop.is_ending:
             self.was_repeated = self._came
-            signal.default_int_handler(number, frame)
+            if self._is_owed or not _is_no_moment(frame):
+                self._is_owed = False
+                return True
+            self._is_owed = True
+            self._loop.inbox.post(self._pay, None)
+            return False
         self._came = True
         self._loop.inbox.post(self._tell, root)
+        return False
+
+    def _pay(self, _: None) -> None:
+        if self._is_owed and self.is_listening:
+            self._is_owed = False
+            raise KeyboardInterrupt
 
     def _tell(self, root: TaskHandle[Any]) -> None:
         self._was_told = True
@@ -344,6 +375,16 @@ class Interrupts:
             if root._state == FAILED:
                 interrupt.__context__ = root.exception()
         return interrupt
+
+
+def _is_no_moment(frame: FrameType | None) -> bool:
+    """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
+    innermost = frame
+    while frame is not None and frame.f_globals.get("__name__") not in _BOOKKEEPING:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return frame is not None and (frame is innermost or frame.f_code.co_name not in _CALL_THE_PROGRAM)
 
 
 def is_ours(handler: object) -> bool:

@@ -80,7 +80,8 @@ class TaskCancelled(BaseException):
     either re-raise it or return a value, which the canceller then gets.
 
     Attributes:
-        by: The handle of the task that is, or was, cancelled.
+        by: The handle of the task that is, or was, cancelled. ReferenceError where nobody has that any more, of a task
+            that failed while it handled this: an error and its context keep no handle alive.
         scope: The :class:`~flowno.CancelScope` that cancelled, and swallows this when it is left; None after
             ``cancel()``.
     """
@@ -90,9 +91,16 @@ class TaskCancelled(BaseException):
 
     def __init__(self, by: TaskHandle[Any]) -> None:
         super().__init__(by)
-        self.by = by
+        self._by: TaskHandle[Any] | weakref.ref[TaskHandle[Any]] = by
         self.scope: CancelScope | None = None
         self._was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
+
+    @property
+    def by(self) -> TaskHandle[Any]:
+        by = self._by if isinstance(self._by, TaskHandle) else self._by()
+        if by is None:
+            raise ReferenceError("the task that this cancelled has failed, and nobody has its handle any more")
+        return by
 
     def _take_interrupted(self, scope: CancelScope) -> TaskCancelled | None:
         """The last ``cancel()`` to have arrived inside of a scope, where this one came while it was being handled.
@@ -116,8 +124,14 @@ class TaskCancelled(BaseException):
             inside = inside.parent
         return inside is not None
 
+    def _let_go(self) -> None:
+        """Keep the task alive no more."""
+        if isinstance(self._by, TaskHandle):
+            self.args = (repr(self._by),)
+            self._by = weakref.ref(self._by)
+
     def __str__(self) -> str:
-        return f"{self.by!r} was cancelled"
+        return f"{self.args[0]} was cancelled"
 
 
 class TaskHandle(Generic[T_co]):
@@ -384,7 +398,7 @@ class TaskHandle(Generic[T_co]):
     def _readdress_cancellation(self) -> None:
         """A scope further out was cancelled before the step that is to raise what an inner one has delivered."""
         error = self._error
-        if isinstance(error, TaskCancelled) and error.by is self and error.scope is not None:
+        if isinstance(error, TaskCancelled) and error._by is self and error.scope is not None:
             found, _ = self._visible_cancellation()
             error.scope = found or error.scope
 
@@ -460,6 +474,17 @@ class TaskHandle(Generic[T_co]):
             self._unjoined = None
         error, traceback = self._result
         return cast(BaseException, error.with_traceback(traceback))
+
+
+def untie(error: BaseException, task: TaskHandle[Any]) -> None:
+    """Undo the cycle of a task that has failed while it handled its cancellation: task, error, context, task."""
+    seen: set[int] = set()  # a program can tie contexts to a ring
+    context = error.__context__
+    while context is not None and id(context) not in seen:
+        seen.add(id(context))
+        if isinstance(context, TaskCancelled) and context._by is task:
+            context._let_go()
+        context = context.__context__
 
 
 class Cancellation(Generic[T_co]):
