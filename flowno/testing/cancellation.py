@@ -26,7 +26,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..core.event_loop.errors import FlownoError
-from ..core.event_loop.event_loop import EventLoop, run
+from ..core.event_loop.event_loop import EventLoop, entry_of, run
 from ..core.event_loop.primitives import sleep
 from ..core.event_loop.scopes import CancelScope, move_on_after
 from ..core.event_loop.synchronization import Event
@@ -425,12 +425,15 @@ class _Run:
             self._cancel()
             return
         handlers = self.loop.handlers
-        handler = handlers[command.__class__]
+        handler = entry_of(handlers, command.__class__)
 
         def carry_out(task: TaskHandle[Any], command: Command) -> None:
             handlers[command.__class__] = handler
             try:
-                handler(task, command)
+                if handler is None:
+                    self.loop.ready.append(task)
+                else:
+                    handler(task, command)
             finally:
                 if when is _When.WAITING or probe._waiting is None:
                     self._cancel()

@@ -214,7 +214,10 @@ def test_without_a_delay_an_address_is_tried_only_after_a_failure(delay: float |
             assert stream.get_extra_info("peername") == listener.getsockname()
         connecting = await spawn(open_connection("slow", 80, happy_eyeballs_delay=delay))
         before = len(world.sockets)
-        await sleep(0.02)
+        while len(world.sockets) == before:
+            await sleep(0)
+        for _ in range(20):
+            await sleep(0)
         assert len(world.sockets) == before + 1
         await connecting.cancel()
 

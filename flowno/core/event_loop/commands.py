@@ -37,6 +37,7 @@ __all__ = [
     "FdCommand",
     "FdReadableCommand",
     "FdWritableCommand",
+    "GiveWayCommand",
     "GroupSpawnCommand",
     "GroupWaitCommand",
     "JoinCommand",
@@ -48,9 +49,9 @@ __all__ = [
     "QueuePutCommand",
     "QueueingCommand",
     "SemaphoreAcquireCommand",
+    "ShieldedGiveWayCommand",
     "ShieldedGroupWaitCommand",
     "ShieldedLockAcquireCommand",
-    "ShieldedSleepCommand",
     "ShieldedThreadCommand",
     "ShieldedThreadWaitCommand",
     "SignalWaitCommand",
@@ -125,7 +126,7 @@ class CancelCommand(JoinCommand):
     __slots__ = ("requested",)
 
     def __init__(self, task_handle: TaskHandle[Any], requested: bool = False) -> None:
-        super().__init__(task_handle)
+        self.task_handle = task_handle
         self.requested = requested
 
 
@@ -145,7 +146,17 @@ class SleepCommand(Command):
         return f"SleepCommand({self.seconds!r})"
 
 
-class ShieldedSleepCommand(SleepCommand):
+class GiveWayCommand(SleepCommand):
+    """Let the other ready tasks run once. A wait.
+
+    Args:
+        seconds: 0.
+    """
+
+    __slots__ = ()
+
+
+class ShieldedGiveWayCommand(GiveWayCommand):
     """Let the other ready tasks run once, after an operation that has acted already: no wait.
 
     Args:
@@ -168,7 +179,7 @@ class QueueingCommand(Command):
     __slots__ = ("queue",)
 
     def __init__(self, queue: dict[TaskHandle[Any], None]) -> None:
-        self.queue = queue
+        self.queue = queue  # the subclasses set it themselves: a call less for each wait
 
 
 class EventWaitCommand(QueueingCommand):
@@ -181,7 +192,7 @@ class EventWaitCommand(QueueingCommand):
     __slots__ = ("event",)
 
     def __init__(self, event: Event) -> None:
-        super().__init__(event.waiters)
+        self.queue = event.waiters
         self.event = event
 
     def __repr__(self) -> str:
@@ -216,7 +227,7 @@ class LockAcquireCommand(QueueingCommand):
     __slots__ = ("lock",)
 
     def __init__(self, lock: Lock) -> None:
-        super().__init__(lock.waiters)
+        self.queue = lock.waiters
         self.lock = lock
 
     def __repr__(self) -> str:
@@ -260,7 +271,7 @@ class ConditionWaitCommand(QueueingCommand):
     __slots__ = ("condition",)
 
     def __init__(self, condition: Condition) -> None:
-        super().__init__(condition.waiters)
+        self.queue = condition.waiters
         self.condition = condition
 
     def __repr__(self) -> str:
@@ -297,7 +308,7 @@ class SemaphoreAcquireCommand(QueueingCommand):
     __slots__ = ("semaphore",)
 
     def __init__(self, semaphore: Semaphore) -> None:
-        super().__init__(semaphore.waiters)
+        self.queue = semaphore.waiters
         self.semaphore = semaphore
 
     def __repr__(self) -> str:
@@ -314,7 +325,7 @@ class BarrierWaitCommand(QueueingCommand):
     __slots__ = ("barrier",)
 
     def __init__(self, barrier: Barrier) -> None:
-        super().__init__(barrier.waiters)
+        self.queue = barrier.waiters
         self.barrier = barrier
 
     def __repr__(self) -> str:
@@ -332,7 +343,7 @@ class LimiterAcquireCommand(QueueingCommand):
     __slots__ = ("borrower", "limiter")
 
     def __init__(self, limiter: CapacityLimiter, borrower: Hashable) -> None:
-        super().__init__(limiter.waiters)
+        self.queue = limiter.waiters
         self.limiter = limiter
         self.borrower = borrower
 
@@ -350,7 +361,7 @@ class QueueGetCommand(QueueingCommand):
     __slots__ = ("source",)
 
     def __init__(self, source: _Queue[Any, Any]) -> None:
-        super().__init__(source.getters)
+        self.queue = source.getters
         self.source = source
 
     def __repr__(self) -> str:
@@ -367,7 +378,7 @@ class QueuePeekCommand(QueueingCommand):
     __slots__ = ("source",)
 
     def __init__(self, source: _Queue[Any, Any]) -> None:
-        super().__init__(source.peekers)
+        self.queue = source.peekers
         self.source = source
 
     def __repr__(self) -> str:
@@ -385,7 +396,7 @@ class QueuePutCommand(QueueingCommand):
     __slots__ = ("item", "target")
 
     def __init__(self, target: _Queue[Any, Any], item: Any) -> None:
-        super().__init__(target.putters)
+        self.queue = target.putters
         self.target = target
         self.item = item
 
@@ -403,7 +414,7 @@ class SignalWaitCommand(QueueingCommand):
     __slots__ = ("receiver",)
 
     def __init__(self, receiver: SignalReceiver) -> None:
-        super().__init__(receiver.waiters)
+        self.queue = receiver.waiters
         self.receiver = receiver
 
     def __repr__(self) -> str:
@@ -436,7 +447,7 @@ class GroupWaitCommand(QueueingCommand):
     __slots__ = ("group",)
 
     def __init__(self, group: TaskGroup) -> None:
-        super().__init__(group.waiters)
+        self.queue = group.waiters
         self.group = group
 
     def __repr__(self) -> str:

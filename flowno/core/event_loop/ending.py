@@ -123,12 +123,14 @@ class Ending:
         """exit() while the run ends already."""
         task._deliver_cancellation(self._loop.ready)
 
-    def _last_waits(self, handler: Handler) -> Handler:
+    def _last_waits(self, handler: Handler | None) -> Handler:
         """The handler of a wait, for the end of a run."""
 
         def handle(task: TaskHandle[Any], command: Any) -> None:
             if task._has_swallowed_cancellation:
                 self._cancel_again(task)
+            elif handler is None:
+                self._loop.ready.append(task)
             else:
                 handler(task, command)  # it was not told yet, or cleans up
 

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from math import inf
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 from .backend import Selector, SelectorChoice, World, open_selector, world_of
@@ -29,6 +30,7 @@ from .commands import (
     ExitCommand,
     FdReadableCommand,
     FdWritableCommand,
+    GiveWayCommand,
     GroupSpawnCommand,
     GroupWaitCommand,
     JoinCommand,
@@ -40,9 +42,9 @@ from .commands import (
     QueuePeekCommand,
     QueuePutCommand,
     SemaphoreAcquireCommand,
+    ShieldedGiveWayCommand,
     ShieldedGroupWaitCommand,
     ShieldedLockAcquireCommand,
-    ShieldedSleepCommand,
     ShieldedThreadCommand,
     ShieldedThreadWaitCommand,
     SleepCommand,
@@ -94,6 +96,9 @@ Ts = TypeVarTuple("Ts")
 #: it was still there: a signal handler may cancel a task that is being woken just then.
 Handler: TypeAlias = Callable[[TaskHandle[Any], Any], Any]
 
+#: What to do for a command, by its class; None is to make the task ready again, and no more.
+Table: TypeAlias = "dict[type[Command], Handler | None]"
+
 logger = logging.getLogger("flowno")
 
 #: Seconds. Longer waits are cut into pieces of this length, which every system's call can hold.
@@ -116,15 +121,13 @@ class _Exit(BaseException):
         self.command = command
 
 
-class _Table(dict[type[Command], Handler]):
-    """What to do for a command, by its class. A derived class is looked up once, and then stands here itself."""
-
-    def __missing__(self, command_class: type[Command]) -> Handler:
-        for base in command_class.__mro__:
-            if base in self:
-                self[command_class] = self[base]
-                return self[base]
-        return _refuse
+def entry_of(table: Table, command_class: type[Command]) -> Handler | None:
+    """What a table says of a class: as of what it is derived from, and then it stands there itself."""
+    for base in command_class.__mro__:
+        if base in table:
+            table[command_class] = table[base]
+            return table[base]
+    return _refuse
 
 
 def _refuse(task: TaskHandle[Any], yielded: object) -> None:
@@ -186,7 +189,8 @@ class EventLoop:
         self.signals = Signals(self.inbox)
         self.fds = FdTable(opened.selector, self.ready, self.budget, self.inbox)
         # Made for each run, and dropped with it: bound methods would tie the loop to itself.
-        self.handlers = self._forgetters = _Table()
+        self.handlers: Table = {}
+        self._forgetters: Table = {}
         try:
             self._world = world_of(opened.selector)
         except BaseException:
@@ -462,7 +466,7 @@ class EventLoop:
             set_running(None)
             sys.set_asyncgen_hooks(*self._outer_hooks)
             self.running_task = None
-            self.handlers = self._forgetters = _Table()
+            self.handlers, self._forgetters = {}, {}
             self.inbox.thread_id = None
             self.fds.retire_idle()
             self.fds.remove_waker()
@@ -501,8 +505,8 @@ class EventLoop:
                 self._wait()
             elif fds.registered:
                 fds.dispatch(self._select(0))
-            if deadlines:
-                timers.fire_due(self.clock())
+            if deadlines and deadlines[0][0] <= (now := self.clock()):
+                timers.fire_due(now)
             if posted:
                 inbox.run()
 
@@ -513,7 +517,9 @@ class EventLoop:
                 budget.left = OPERATIONS_PER_STEP
                 try:
                     if task._error is None:
-                        value, task._value = task._value, None
+                        value = task._value
+                        if value is not None:
+                            task._value = None
                         command = task._run(task._send, value)
                     else:
                         command = _throw(task)
@@ -528,8 +534,15 @@ class EventLoop:
                 try:
                     if task._cancel_pending and getattr(command, "is_wait", False):
                         task._deliver_cancellation(ready)
+                        continue
+                    try:
+                        handler = handlers[command.__class__]
+                    except KeyError:
+                        handler = entry_of(handlers, command.__class__)
+                    if handler is None:
+                        ready.append(task)
                     else:
-                        handlers[command.__class__](task, command)
+                        handler(task, command)
                 except Exception as error:
                     # Of an error of ours the place says nothing, and its frames lead back to this one, and the loop.
                     traceback = None if isinstance(error, FlownoError) else _without_loop(error.__traceback__)
@@ -710,7 +723,7 @@ class EventLoop:
         if task._state:
             return
         error = task._error
-        if isinstance(error, TaskCancelled) and error._was_thrown_in and error.scope is None:
+        if error is not None and isinstance(error, TaskCancelled) and error._was_thrown_in and error.scope is None:
             return  # it is about to be thrown in: two in one breath are one
         command = task._waiting
         if task._scope is not None or (command is not None and command.is_shielded):
@@ -786,7 +799,11 @@ class EventLoop:
         if command is None:
             return False
         forgetters = self._forgetters or self._tables()[1]  # the loop may be between two runs
-        if not forgetters[command.__class__](task, command):
+        try:
+            forget = forgetters[command.__class__]
+        except KeyError:
+            forget = entry_of(forgetters, command.__class__)
+        if not forget(task, command):  # type: ignore[misc]  # None is for what is no wait
             return False
         task._waiting = None
         return True
@@ -802,14 +819,15 @@ class EventLoop:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def _tables(self) -> tuple[_Table, _Table]:
+    def _tables(self) -> tuple[Table, Table]:
         """What carries out a command, and what takes a task out of the wait that a command has put it into."""
         fds = self.fds
-        handlers: dict[type[Command], Handler] = {
+        handlers: Table = {
             SpawnCommand: self._spawn,
             ExitCommand: self._exit,
             SleepCommand: self._sleep,
-            ShieldedSleepCommand: self._sleep,
+            GiveWayCommand: None,
+            ShieldedGiveWayCommand: None,
             JoinCommand: self._join,
             CancelCommand: self._cancel,
             GroupSpawnCommand: self._spawn_in_group,
@@ -840,7 +858,7 @@ class EventLoop:
             SocketSendCommand: fds.wait_writable,
             SocketConnectCommand: fds.wait_writable,
         }
-        forgetters: dict[type[Command], Handler] = {
+        forgetters: Table = {
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
             ThreadCommand: self.threads.forget,
@@ -852,10 +870,13 @@ class EventLoop:
             SocketSendCommand: fds.forget_writer,
             SocketConnectCommand: fds.forget_writer,
         }
-        return _Table(handlers), _Table(forgetters)
+        return handlers, forgetters
 
     def _spawn(self, task: TaskHandle[Any], command: SpawnCommand) -> None:
-        child = TaskHandle(self, coroutine_of(command.raw_task, "spawn()"), task._context.copy())
+        raw_task = command.raw_task
+        if raw_task.__class__ is not CoroutineType:
+            raw_task = coroutine_of(raw_task, "spawn()")
+        child = TaskHandle(self, raw_task, task._context.copy())
         child._name = command.name
         self.tasks[child] = None
         task._value = child
@@ -895,9 +916,7 @@ class EventLoop:
         self.ready.append(task)
 
     def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> bool:
-        is_pending = task._timer.fire is not None
-        self.timers.cancel(task._timer)
-        return is_pending
+        return self.timers.cancel(task._timer)
 
     def _join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
         target = command.task_handle
@@ -931,7 +950,12 @@ class EventLoop:
         return command.queue.pop(task, self) is None
 
     def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
-        if command.lock._try_give_to(task):
+        lock = command.lock
+        owner = lock.owner
+        if owner is not None and owner is not task and owner.event_loop is self:  # then who waits already is ours, too
+            task._waiting = command
+            lock.waiters[task] = None
+        elif lock._try_give_to(task):
             task._wake(self.ready)
         else:
             self._queue(task, command)
@@ -973,14 +997,16 @@ class EventLoop:
             self._queue(task, command)
 
     def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
-        if len(command.source):
-            task._wake(self.ready, command.source._give_out())
-        else:
-            command.source._check_open("get()")
-            self._queue(task, command)
+        source = command.source
+        if source._kept:
+            task._wake(self.ready, source._give_out())
+            return
+        if source._closed:
+            source._check_open("get()")
+        self._queue(task, command)
 
     def _peek(self, task: TaskHandle[Any], command: QueuePeekCommand) -> None:
-        if len(command.source):
+        if command.source._kept:
             task._wake(self.ready, command.source._first())
         else:
             command.source._check_open("peek()")
@@ -1044,7 +1070,7 @@ def _throw(task: TaskHandle[Any]) -> Any:
 
     Nor does this frame keep any, nor the task: from Python 3.12 on the traceback of what comes out leads here.
     """
-    error = cast(BaseException, task._error)
+    error: BaseException = task._error  # type: ignore[assignment]  # there is one, else it is no such step
     task._error = task._value = None
     run, throw = task._run, task.raw_task.throw
     try:

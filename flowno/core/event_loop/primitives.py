@@ -51,6 +51,8 @@ T = TypeVar("T")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 
+_FOR_EVER = SleepCommand(inf)
+
 
 @coroutine
 def spawn(coroutine: Awaitable[T], *, name: str | None = None) -> Generator[Command, Any, TaskHandle[T]]:
@@ -81,7 +83,9 @@ def spawn(coroutine: Awaitable[T], *, name: str | None = None) -> Generator[Comm
         >>> run(main())
         [0, 2, 4]
     """
-    handle: TaskHandle[T] = yield SpawnCommand(coroutine, checked_name(name))
+    if name is not None:
+        checked_name(name)
+    handle: TaskHandle[T] = yield SpawnCommand(coroutine, name)
     return handle
 
 
@@ -102,8 +106,8 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
     Cancellation: the wait ends at once, and no timer is left.
     """
     if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
-        nothing: float = yield GIVE_WAY
-        return nothing
+        yield GIVE_WAY
+        return 0.0
     slept: float = yield SleepCommand(checked_seconds(seconds, "seconds"))
     return slept
 
@@ -128,13 +132,14 @@ def sleep_until(deadline: float) -> Generator[Command, Any, float]:
     return slept
 
 
-async def sleep_forever() -> NoReturn:
+@coroutine
+def sleep_forever() -> Generator[Command, Any, NoReturn]:
     """Wait until the task is cancelled.
 
     Cancellation: what this is for.
     """
     while True:
-        await sleep(inf)
+        yield _FOR_EVER
 
 
 def current_time() -> float:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort_right
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Sized
 from itertools import chain
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .commands import Command, QueueGetCommand, QueuePeekCommand, QueuePutCommand
+from .commands import Command, EventWaitCommand, QueueGetCommand, QueuePeekCommand, QueuePutCommand
 from .errors import QueueClosedError, QueueEmptyError, QueueFullError
 from .running import here, required_event_loop
 from .synchronization import Event, check_at_hand, check_count, take_first
-from .tasks import DONE
+from .tasks import DONE, completed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,24 +51,25 @@ class _Queue(Generic[Put, Got]):
 
     Args:
         maxsize: How many items it holds at most; None sets no limit.
+        kept: What the items are kept in; true where there is one.
 
     Raises:
         TypeError: ``maxsize`` is no number of items.
         ValueError: ``maxsize`` is less than 1.
     """
 
-    def __init__(self, maxsize: int | None = None) -> None:
+    def __init__(self, maxsize: int | None, kept: Sized) -> None:
         if maxsize is not None:
             check_count("maxsize", maxsize, 1)
         self._maxsize = maxsize
+        self._kept = kept
         # Whoever waits for an item, or looks for one, found the queue empty; whoever waits for room found it full.
         self.getters: dict[TaskHandle[Any], None] = {}
         self.peekers: dict[TaskHandle[Any], None] = {}
         self.putters: dict[TaskHandle[Any], None] = {}
         self._closed = False
         self._unfinished = 0
-        self._all_done = Event()
-        self._all_done.set()
+        self._all_done: Event | None = None  # where somebody waits for that
 
     # --- how items are kept ------------------------------------------------------------------------------------------
 
@@ -76,8 +77,8 @@ class _Queue(Generic[Put, Got]):
         """How many items are in the queue."""
         raise NotImplementedError
 
-    def _add(self, item: Put) -> bool:
-        """Keep an item; False where it came to one that is there already. What raises has changed nothing."""
+    def _add(self, item: Put) -> bool | None:
+        """Keep an item; true where it came to one that is there already. What raises has changed nothing."""
         raise NotImplementedError
 
     def _first(self) -> Got:
@@ -123,7 +124,7 @@ class _Queue(Generic[Put, Got]):
         budget = (here.loop or required_event_loop("put()")).budget
         if budget.left > 0 and not self._closed:
             budget.left -= 1
-            if self._has_room(item):
+            if self._maxsize is None or self._has_room(item):
                 self._take_in(item)
                 return
         yield QueuePutCommand(self, item)
@@ -140,9 +141,9 @@ class _Queue(Generic[Put, Got]):
         at the next wait.
         """
         budget = (here.loop or required_event_loop("get()")).budget
-        if budget.left > 0 and len(self):
+        if self._kept and budget.left > 0:
             budget.left -= 1
-            return self._give_out()
+            return self._give_out() if self.putters else self._remove()
         item: Got = yield QueueGetCommand(self)
         return item
 
@@ -159,7 +160,7 @@ class _Queue(Generic[Put, Got]):
         Cancellation: the wait ends.
         """
         budget = (here.loop or required_event_loop("peek()")).budget
-        if budget.left > 0 and len(self):
+        if self._kept and budget.left > 0:
             budget.left -= 1
             return self._first()
         item: Got = yield QueuePeekCommand(self)
@@ -172,7 +173,7 @@ class _Queue(Generic[Put, Got]):
             QueueEmptyError: There is none.
             QueueClosedError: There is none, and there will be none.
         """
-        if len(self):
+        if self._kept:
             return self._give_out()
         self._check_open("get_nowait()")
         raise QueueEmptyError("get_nowait() on an empty queue")
@@ -217,16 +218,22 @@ class _Queue(Generic[Put, Got]):
         """
         if not self._unfinished:
             raise ValueError("task_done() was called more often than items were put")
-        if self._unfinished == 1:
+        if self._unfinished == 1 and self._all_done is not None:
             self._all_done.set()
+            self._all_done = None
         self._unfinished -= 1
 
-    def join(self) -> Awaitable[None]:
+    @coroutine
+    def join(self) -> Generator[Command, Any, None]:
         """Wait until every item that was put has been taken out and dealt with, by :meth:`task_done`.
 
         Cancellation: the wait ends.
         """
-        return self._all_done.wait()
+        if self._unfinished:
+            self._all_done = self._all_done or Event()
+            yield EventWaitCommand(self._all_done)
+        else:
+            yield from completed((here.loop or required_event_loop("join()")).budget)
 
     async def until_empty(self) -> AsyncIterator[Got]:
         """Step through the items that are in the queue, taking them out; then close it.
@@ -234,7 +241,7 @@ class _Queue(Generic[Put, Got]):
         Items that are put meanwhile are among them. Where the steps end before the queue is empty, it stays open.
         """
         await DONE  # of an empty queue it would never give way
-        while len(self):
+        while self._kept:
             yield await self.get()
         self.close()
 
@@ -266,22 +273,29 @@ class _Queue(Generic[Put, Got]):
 
     def _take_in(self, item: Put) -> bool:
         """Keep an item, and give it to whoever waits for one; False where it came to one that is there already."""
-        if self.getters:
-            check_at_hand(self.getters, "put()")
         if self.peekers:
             check_at_hand(self.peekers, "put()")
-        is_new = self._add(item)
-        if is_new:
-            if not self._unfinished:
-                self._all_done = Event()
-            self._unfinished += 1
-            while self.peekers:
-                task = take_first(self.peekers)
-                task.event_loop.resume(task, self._first())
-            if self.getters:
-                task = take_first(self.getters)
-                task.event_loop.resume(task, self._remove())
-        return is_new
+        for task in self.getters:  # the one that has waited longest
+            if task.event_loop is not here.loop:
+                check_at_hand(self.getters, "put()")
+            break
+        else:
+            task = None
+        if self._add(item):
+            return False
+        self._unfinished += 1
+        if self.peekers:
+            self._show()
+        if task is not None:
+            del self.getters[task]
+            task.event_loop.resume(task, self._remove())
+        return True
+
+    def _show(self) -> None:
+        """Answer those who wait to see an item."""
+        while self.peekers:
+            task = take_first(self.peekers)
+            task.event_loop.resume(task, self._first())
 
     def _give_out(self) -> Got:
         """Take the next item out, and let in who waits with another."""
@@ -348,8 +362,8 @@ class AsyncQueue(_Queue[T, T]):
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
-        super().__init__(maxsize)
         self._items: deque[T] = deque()
+        super().__init__(maxsize, self._items)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -368,9 +382,8 @@ class AsyncQueue(_Queue[T, T]):
         """
         self._put_nowait(item)
 
-    def _add(self, item: T) -> bool:
+    def _add(self, item: T) -> None:
         self._items.append(item)
-        return True
 
     def _first(self) -> T:
         return self._items[0]
@@ -424,12 +437,12 @@ class AsyncPriorityQueue(_Queue[T, T]):
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
-        super().__init__(maxsize)
-        # Sorted, in runs of limited length; only a run that is alone may be empty. A heap would be less code, but it
-        # compares also when it gives an item out, and then loses it where that raises; and it moves items before a put
-        # has made its last comparison. One sorted list would do up to some ten thousand items.
-        self._runs: list[list[Any]] = [[]]
+        # Sorted, in runs of limited length, of which none is empty. A heap would be less code, but it compares also
+        # when it gives an item out, and then loses it where that raises; and it moves items before a put has made its
+        # last comparison. One sorted list would do up to some ten thousand items.
+        self._runs: list[list[Any]] = []
         self._length = 0
+        super().__init__(maxsize, self._runs)
 
     def __len__(self) -> int:
         return self._length
@@ -449,17 +462,19 @@ class AsyncPriorityQueue(_Queue[T, T]):
         """
         self._put_nowait(item)
 
-    def _add(self, item: T) -> bool:
+    def _add(self, item: T) -> None:
         runs = self._runs
         key: Any = item  # whether it can be compared is seen when it is
-        index = bisect_right(runs, key, hi=len(runs) - 1, key=_last)
-        run = runs[index]
-        insort_right(run, key)
-        if len(run) > LONGEST_RUN:
-            runs.insert(index + 1, run[LONGEST_RUN // 2 :])
-            del run[LONGEST_RUN // 2 :]
+        if runs:
+            index = bisect_right(runs, key, hi=len(runs) - 1, key=_last)
+            run = runs[index]
+            insort_right(run, key)
+            if len(run) > LONGEST_RUN:
+                runs.insert(index + 1, run[LONGEST_RUN // 2 :])
+                del run[LONGEST_RUN // 2 :]
+        else:
+            runs.append([key])
         self._length += 1
-        return True
 
     def _first(self) -> T:
         item: T = self._runs[0][0]
@@ -468,7 +483,7 @@ class AsyncPriorityQueue(_Queue[T, T]):
     def _remove(self) -> T:
         run = self._runs[0]
         item: T = run.pop(0)
-        if not run and len(self._runs) > 1:
+        if not run:
             del self._runs[0]
         self._length -= 1
         return item
@@ -498,8 +513,8 @@ class AsyncSetQueue(_GatheringQueue[T, T]):
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
-        super().__init__(maxsize)
         self._items: dict[T, None] = {}
+        super().__init__(maxsize, self._items)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -539,9 +554,9 @@ class AsyncSetQueue(_GatheringQueue[T, T]):
 
     def _add(self, item: T) -> bool:
         if item in self._items:
-            return False
+            return True
         self._items[item] = None
-        return True
+        return False
 
     def _first(self) -> T:
         return next(iter(self._items))
@@ -569,8 +584,8 @@ class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
     """
 
     def __init__(self, maxsize: int | None = None) -> None:
-        super().__init__(maxsize)
         self._causes: dict[K, list[C]] = {}
+        super().__init__(maxsize, self._causes)
 
     def __len__(self) -> int:
         return len(self._causes)
@@ -604,9 +619,9 @@ class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
         key, cause = item
         if key in self._causes:
             self._causes[key].append(cause)
-            return False
+            return True
         self._causes[key] = [cause]
-        return True
+        return False
 
     def _first(self) -> tuple[K, list[C]]:
         key, causes = next(iter(self._causes.items()))

@@ -80,7 +80,7 @@ class CancelScope:
     )
 
     def __init__(self, *, deadline: float = inf, shield: bool = False) -> None:
-        self._deadline = checked_seconds(deadline, "deadline")
+        self._deadline = deadline if deadline is inf else checked_seconds(deadline, "deadline")
         self._seconds: float | None = None
         self._shield = shield
         self.cancel_called = False
@@ -138,18 +138,23 @@ class CancelScope:
             raise EventLoopError(f"{self!r} was entered already; a scope serves one block, once")
         self._loop = loop = here.loop or required_event_loop("a cancel scope")
         self._was_entered = True
-        self._task = task = cast(TaskHandle[Any], loop.running_task)
+        task: TaskHandle[Any] = loop.running_task  # type: ignore[assignment]  # a loop that runs has one
+        self._task = task
         self.parent = parent = task._scope
         task._scope = self
         if parent is not None:
             if parent._children is None:
                 parent._children = {}
             parent._children[self] = None
-        if self._seconds is not None or self._deadline != inf:
-            now = loop.clock()
-            if self._seconds is not None:
-                self._deadline = now + self._seconds
-            if self._deadline <= now:
+        seconds = self._seconds
+        if seconds is not None:
+            self._deadline = loop.clock() + seconds
+            if seconds <= 0:
+                self.cancel_called = True
+            else:
+                self._start_timer(loop)
+        elif self._deadline != inf:
+            if self._deadline <= loop.clock():
                 self.cancel_called = True
             else:
                 self._start_timer(loop)
@@ -231,7 +236,8 @@ class CancelScope:
         if parent is not None and parent._children is not None:
             del parent._children[self]
         if self._timer is not None:
-            self._stop_timer(loop)
+            loop.timers.cancel(self._timer)
+            self._timer = None
         self._task = self._loop = None
         if self.cancel_called or self._shield:
             task._refresh()
@@ -307,14 +313,14 @@ class CancelScope:
 
     def _start_timer(self, loop: EventLoop) -> None:
         if self._deadline != inf:
-            self._timer = loop.timers.add(self._deadline, self._fire, None)
+            self._timer = loop.timers.add(self._deadline, CancelScope._fire, self)
 
     def _stop_timer(self, loop: EventLoop) -> None:
         if self._timer is not None:
             loop.timers.cancel(self._timer)
             self._timer = None
 
-    def _fire(self, _: None) -> None:
+    def _fire(self) -> None:
         self._timer = None
         loop = self._loop
         if loop is not None and loop.clock() < self._deadline:
@@ -335,6 +341,9 @@ class _TimeLimit(CancelScope):
     __slots__ = ()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
+        if error is None:
+            self._leave()
+            return False
         swallowed = super().__exit__(kind, error, tb)
         if not swallowed:
             return swallowed
@@ -359,11 +368,6 @@ def _handled_before(error: BaseException | None) -> BaseException | None:
     return context
 
 
-def _within(scope: CancelScope, seconds: float | None) -> None:
-    if seconds is not None:
-        scope._seconds = checked_seconds(seconds, "seconds")
-
-
 def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
     """A block that is cancelled after some time, and then left without an error; ``cancelled_caught`` says so.
 
@@ -385,7 +389,8 @@ def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope
         True
     """
     scope = CancelScope(shield=shield)
-    _within(scope, seconds)
+    if seconds is not None:
+        scope._seconds = checked_seconds(seconds, "seconds")
     return scope
 
 
@@ -414,7 +419,8 @@ def timeout(seconds: float | None) -> CancelScope:
         TimeoutError: the block took longer than 0.001 s
     """
     scope = _TimeLimit()
-    _within(scope, seconds)
+    if seconds is not None:
+        scope._seconds = checked_seconds(seconds, "seconds")
     return scope
 
 

@@ -257,15 +257,17 @@ class Lock:
             NotOwnerError: This task does not have it.
             EventLoopError: This was called outside of a task.
         """
-        owner = self._require_ownership("Lock.release()")
-        locks = owner._locks
-        if locks is not None:
-            del locks[self]
+        loop, owner = here.loop, self.owner
+        if loop is None or owner is None or owner is not loop.running_task:
+            owner = self._require_ownership("Lock.release()")
+        if owner._locks is not None:
+            del owner._locks[self]
         self.owner = None
-        if self.waiters:
-            task = take_first(self.waiters)
+        for task in self.waiters:
+            del self.waiters[task]
             self._give_to(task)
             task.event_loop.resume(task)
+            break
         return DONE
 
     def statistics(self) -> LockStatistics:
@@ -330,8 +332,17 @@ class Lock:
         finally:
             del task  # the traceback of an error would tie it to the task that fails with it, and to what that holds
 
-    async def __aenter__(self) -> Self:
-        await self.acquire()
+    @coroutine
+    def __aenter__(self) -> Generator[Command, Any, Self]:
+        # As acquire(), in a frame of its own: one layer less for each wait.
+        loop = here.loop or required_event_loop("async with Lock()")
+        task = loop.running_task
+        if self.owner is None and self._broken_by is None and loop.budget.left > 0 and task is not None:
+            loop.budget.left -= 1
+            self._give_to(task)
+        else:
+            del task  # see _require_ownership()
+            yield LockAcquireCommand(self)
         return self
 
     def __aexit__(self, kind: object, error: object, tb: object) -> Awaitable[None]:

@@ -11,7 +11,7 @@ from gc import get_referents
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from .commands import CancelCommand, Command, JoinCommand, ShieldedSleepCommand, SleepCommand
+from .commands import CancelCommand, Command, GiveWayCommand, JoinCommand, ShieldedGiveWayCommand
 from .errors import EventLoopError
 from .running import here, set_running
 
@@ -40,8 +40,8 @@ OPERATIONS_PER_STEP = 64
 ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
 
 #: What an operation yields that has done enough without suspending its task.
-GIVE_WAY = SleepCommand(0)
-GIVE_WAY_SHIELDED = ShieldedSleepCommand(0)
+GIVE_WAY = GiveWayCommand(0)
+GIVE_WAY_SHIELDED = ShieldedGiveWayCommand(0)
 
 #: Of a generator function that ``types.coroutine`` has made a coroutine function. The name is that of :mod:`inspect`,
 #: which takes longer to import than all of the core.
@@ -86,14 +86,14 @@ class TaskCancelled(BaseException):
             ``cancel()``.
     """
 
+    scope: CancelScope | None = None
+    _was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
     _inside: CancelScope | None = None  # the innermost scope that the task was in when this was thrown in
     _interrupts: Sequence[TaskCancelled] = ()  # those before it that were still alive then
 
     def __init__(self, by: TaskHandle[Any]) -> None:
-        super().__init__(by)
+        # That this is the only one of the arguments, BaseException.__new__() has noted already.
         self._by: TaskHandle[Any] | weakref.ref[TaskHandle[Any]] = by
-        self.scope: CancelScope | None = None
-        self._was_thrown_in = False  # into ``by``, by the loop; not raised by a join of it
 
     @property
     def by(self) -> TaskHandle[Any]:
@@ -332,6 +332,9 @@ class TaskHandle(Generic[T_co]):
             budget.left -= 1
         else:
             yield JoinCommand(self)
+        if self._state == RETURNED:
+            value: T_co = self._result
+            return value
         try:
             return self._outcome()
         finally:
@@ -349,7 +352,11 @@ class TaskHandle(Generic[T_co]):
             ``finally``), or None where the cancellation went through. It raises the error of a task that ended with
             one.
         """
-        self.event_loop.request_cancel(self)
+        loop = self.event_loop
+        if loop is here.loop and not loop.inbox.sleeping:
+            loop.cancel_now(self)
+        else:
+            loop.request_cancel(self)
         return Cancellation(self)
 
     def __repr__(self) -> str:
@@ -385,7 +392,9 @@ class TaskHandle(Generic[T_co]):
             self._cancel_pending = False
             if self._scope is not None:
                 self._arrived = [*(ref for ref in self._arrived if ref() is not None), self._delivered]
-        self._wake(ready, error=error)
+        self._waiting = self._value = None
+        self._error = error
+        ready.append(self)
 
     @property
     def _has_swallowed_cancellation(self) -> bool:
@@ -575,7 +584,7 @@ class Left(Done):
     __slots__ = ()
 
     def __await__(self) -> Generator[Command, Any, None]:
-        yield from ()
+        return cast("Generator[Command, Any, None]", iter(()))
 
 
 DONE = Done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,28 +16,23 @@ __all__ = ["Timer", "Timers", "checked_seconds"]
 _SWEEP_FROM = 1000
 
 
-class Timer:
-    """One deadline: ``fire(argument)`` is called when it has come, unless it was cancelled before."""
-
-    __slots__ = ("argument", "fire")
-
-    def __init__(self, fire: Callable[[Any], object], argument: Any) -> None:
-        self.fire: Callable[[Any], object] | None = fire
-        self.argument = argument
+#: One deadline, as :meth:`Timers.add` makes it: when it comes, a number that breaks ties, what to call, and with what.
+#: What to call is None once it has fired or was cancelled. A list, as it stands in the heap by itself then.
+Timer: TypeAlias = "list[Any]"
 
 
 class Timers:
     """Deadlines in the order in which they come; equal ones fire in the order in which they were set.
 
-    Cancelling costs no heap operation: the entry stays until its time or the next sweep.
+    Cancelling costs no heap operation: the entry stays until its time or the next sweep, unless it is the last.
     """
 
     __slots__ = ("_cancelled", "_sequence", "heap", "now")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Timer]] = []  # this list for good: the loop looks into it
+        self.heap: list[Timer] = []  # this list for good: the loop looks into it
         self.now = 0.0  # when fire_due was called last, so that what it calls need not ask again
-        self._sequence = 0  # breaks ties, so that timers are never compared
+        self._sequence = 0  # breaks ties, so that what is called is never compared
         self._cancelled = 0
 
     def __len__(self) -> int:
@@ -45,26 +40,31 @@ class Timers:
 
     def add(self, deadline: float, fire: Callable[[Any], object], argument: Any) -> Timer:
         """Call ``fire(argument)`` once the loop's clock has reached ``deadline`` (seconds)."""
-        timer = Timer(fire, argument)
         self._sequence = sequence = self._sequence + 1
-        heappush(self.heap, (deadline, sequence, timer))
+        timer = [deadline, sequence, fire, argument]
+        heappush(self.heap, timer)
         return timer
 
-    def cancel(self, timer: Timer) -> None:
-        """Take back a timer that has not fired; one that has is left alone."""
-        if timer.fire is None:
-            return
-        timer.fire = timer.argument = None
+    def cancel(self, timer: Timer) -> bool:
+        """Take back a timer; False where it has fired already, or was cancelled."""
+        if timer[2] is None:
+            return False
+        timer[2] = timer[3] = None
+        heap = self.heap
+        if heap[-1] is timer:  # as one often is whose time is far, and which is not needed for long
+            heap.pop()
+            return True
         self._cancelled += 1
-        if self._cancelled > _SWEEP_FROM and self._cancelled * 2 > len(self.heap):
-            self.heap[:] = [entry for entry in self.heap if entry[2].fire is not None]
-            heapify(self.heap)
+        if self._cancelled > _SWEEP_FROM and self._cancelled * 2 > len(heap):
+            heap[:] = [entry for entry in heap if entry[2] is not None]
+            heapify(heap)
             self._cancelled = 0
+        return True
 
     def next_deadline(self) -> float | None:
         """When the next timer is due, or None where there is none."""
         heap = self.heap
-        while heap and heap[0][2].fire is None:
+        while heap and heap[0][2] is None:
             heappop(heap)
             self._cancelled -= 1
         return heap[0][0] if heap else None
@@ -74,13 +74,12 @@ class Timers:
         self.now = now
         heap = self.heap
         while heap and heap[0][0] <= now:
-            timer = heappop(heap)[2]
-            fire = timer.fire
+            timer = heappop(heap)
+            fire, argument = timer[2], timer[3]
             if fire is None:
                 self._cancelled -= 1
             else:
-                argument = timer.argument
-                timer.fire = timer.argument = None
+                timer[2] = timer[3] = None
                 fire(argument)
 
 
@@ -91,6 +90,8 @@ def checked_seconds(value: float, argument: str) -> float:
         TypeError: It is no number.
         ValueError: It is NaN, which would be before, after and at the time of every other timer.
     """
+    if value.__class__ is float and value == value:  # the usual one; the rest is for any number
+        return value
     if not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be a number, not {value!r}")
     if value != value:

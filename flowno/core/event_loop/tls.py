@@ -764,7 +764,7 @@ class TLSSocketHandle(SocketHandle):
             while True:
                 done = step()
                 while not self._flush():
-                    if timer.fire is None:  # it found this task awake, and could not interrupt it
+                    if timer[2] is None:  # it found this task awake, and could not interrupt it
                         raise expired
                     yield self._send_command
                 if done:
@@ -772,7 +772,7 @@ class TLSSocketHandle(SocketHandle):
                 wait = self._drained or loop.budget.left <= 0
                 while True:
                     if wait:
-                        if timer.fire is None:
+                        if timer[2] is None:
                             raise expired
                         yield self._recv_command
                     loop.budget.left -= 1
