@@ -488,7 +488,7 @@ def test_a_cancellation_is_not_lost_where_its_clean_up_is_interrupted_again_and_
     log: list[str] = []
 
     async def work() -> None:
-        with move_on_after(0.01):
+        with move_on_after(0.1):
             try:
                 await sleep(FOREVER)
             finally:

@@ -662,9 +662,9 @@ def test_a_cancellation_that_comes_as_a_sleeper_is_woken_does_not_wake_it_twice(
     steps: list[str] = []
 
     class Loop(EventLoop):
-        def _wake_sleeper(self, argument: Any) -> None:
-            argument[0].cancel()
-            super()._wake_sleeper(argument)
+        def _wake_sleeper(self, task: TaskHandle[Any]) -> None:
+            task.cancel()
+            super()._wake_sleeper(task)
 
     async def sleeper() -> None:
         await sleep(0.001)

@@ -120,14 +120,9 @@ class CancelCommand(JoinCommand):
 
     Args:
         task_handle: The task to cancel.
-        requested: True where the task was told already, and it is only to be waited for.
     """
 
-    __slots__ = ("requested",)
-
-    def __init__(self, task_handle: TaskHandle[Any], requested: bool = False) -> None:
-        self.task_handle = task_handle
-        self.requested = requested
+    __slots__ = ()
 
 
 class SleepCommand(Command):

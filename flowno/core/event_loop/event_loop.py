@@ -69,6 +69,7 @@ from .tasks import (
     OPERATIONS_PER_STEP,
     RETURNED,
     Budget,
+    Cancellation,
     ErrorReport,
     TaskCancelled,
     TaskHandle,
@@ -185,6 +186,7 @@ class EventLoop:
         self.tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
+        self.endless: dict[TaskHandle[Any], None] = {}  # those that sleep until they are cancelled
         self.inbox = Inbox()
         self.signals = Signals(self.inbox)
         self.fds = FdTable(opened.selector, self.ready, self.budget, self.inbox)
@@ -497,20 +499,23 @@ class EventLoop:
         task: TaskHandle[Any] | None
         batch: list[TaskHandle[Any]] | None
         command: Any
+        thrown: BaseException | None = None
         while tasks or posted:
             if until is not None and until._state:
                 break
 
             if not ready:
+                self.running_task = task = batch = None  # what has ended is not kept
                 self._wait()
             elif fds.registered:
                 fds.dispatch(self._select(0))
             if deadlines and deadlines[0][0] <= (now := self.clock()):
                 timers.fire_due(now)
             if posted:
+                self.running_task = None
                 inbox.run()
 
-            batch = ready[:]
+            batch = [*ready]  # quicker than a slice
             ready.clear()
             for task in batch:
                 self.running_task = task
@@ -522,11 +527,15 @@ class EventLoop:
                             task._value = None
                         command = task._run(task._send, value)
                     else:
-                        command = _throw(task)
+                        thrown, task._error, task._value = task._error, None, None
+                        command = task._run(task.raw_task.throw, thrown)
+                        thrown = None
                 except StopIteration as stop:
+                    thrown = None
                     self.end_task(task, RETURNED, stop.value)
                     continue
                 except BaseException as error:
+                    thrown = None  # this frame keeps nothing of what was thrown in or came out
                     if self._fail(task, error):
                         continue
                     del task, batch, until  # the traceback has this frame, and the task has the error
@@ -548,8 +557,9 @@ class EventLoop:
                     traceback = None if isinstance(error, FlownoError) else _without_loop(error.__traceback__)
                     task._wake(ready, error=error.with_traceback(traceback))
                     traceback = None
-            self.running_task = task = batch = value = command = None  # what has ended is not kept
+            value = command = None
             budget.left = 0  # outside of a step nothing completes at once: see SocketCheckCommand
+        self.running_task = task = batch = None
         until = None  # since Python 3.13 the traceback of a task's error leads to this frame
 
     def _wait(self) -> None:
@@ -602,7 +612,7 @@ class EventLoop:
         """Whether nothing in this loop can ever make a task ready again."""
         if self.inbox.items or self.fds.has_waiters or self.threads.can_wake_a_task or self.signals.has_waiters:
             return False
-        return deadline is None or (self._ending is not None and deadline == inf)  # to sleep for ever is no clean-up
+        return deadline is None and (not self.endless or self._ending is not None)  # to sleep for ever is no clean-up
 
     def _select(self, timeout: float | None) -> list[tuple[SelectorKey, int]]:
         """Ask the selector. One that refuses because of a dead fd is asked again without it."""
@@ -696,7 +706,8 @@ class EventLoop:
         if joiners is not None:
             task._joiners = None
             for joiner in joiners:
-                joiner._wake(self.ready)
+                joiner._waiting = None
+                self.ready.append(joiner)
 
     def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
         """A task has ended with an exception. False: it is no outcome of a task, and ends the run."""
@@ -830,6 +841,7 @@ class EventLoop:
             ShieldedGiveWayCommand: None,
             JoinCommand: self._join,
             CancelCommand: self._cancel,
+            Cancellation: self._join,
             GroupSpawnCommand: self._spawn_in_group,
             GroupWaitCommand: self._wait_for_group,
             ShieldedGroupWaitCommand: self._wait_for_group,
@@ -903,19 +915,23 @@ class EventLoop:
             return
         if seconds != seconds:
             raise ValueError("seconds must be a number, not NaN")
-        start = self.clock()
-        task._timer = self.timers.add(start + seconds, self._wake_sleeper, (task, start, seconds))
+        if seconds == inf:
+            task._waiting = command
+            self.endless[task] = None
+            return
+        task._timer = self.timers.add(self.clock() + seconds, self._wake_sleeper, task)
         task._waiting = command
 
-    def _wake_sleeper(self, argument: tuple[TaskHandle[Any], float, float]) -> None:
-        task, start, seconds = argument
-        # Not below what was asked for, as the rounding of start + seconds can make it look.
-        slept = self.timers.now - start
+    def _wake_sleeper(self, task: TaskHandle[Any]) -> None:
+        # Counted from the deadline: not below what was asked for, as the rounding of a sum can make it look.
+        late = self.timers.now - task._timer[0]
+        task._value = task._waiting.seconds + late  # type: ignore[union-attr]  # it waits in a SleepCommand
         task._waiting = None
-        task._value = slept if slept > seconds else seconds
         self.ready.append(task)
 
     def _forget_sleep(self, task: TaskHandle[Any], command: SleepCommand) -> bool:
+        if command.seconds == inf:
+            return self.endless.pop(task, self) is None
         return self.timers.cancel(task._timer)
 
     def _join(self, task: TaskHandle[Any], command: JoinCommand) -> None:
@@ -997,13 +1013,16 @@ class EventLoop:
             self._queue(task, command)
 
     def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
-        source = command.source
+        source, queue = command.source, command.queue
         if source._kept:
             task._wake(self.ready, source._give_out())
-            return
-        if source._closed:
+        elif source._closed:
             source._check_open("get()")
-        self._queue(task, command)
+        elif queue:
+            self._queue(task, command)
+        else:  # the usual case, without a call
+            task._waiting = command
+            queue[task] = None
 
     def _peek(self, task: TaskHandle[Any], command: QueuePeekCommand) -> None:
         if command.source._kept:
@@ -1031,8 +1050,7 @@ class EventLoop:
         task._wake(self.ready)
 
     def _cancel(self, task: TaskHandle[Any], command: CancelCommand) -> None:
-        if not command.requested:
-            self.request_cancel(command.task_handle)
+        self.request_cancel(command.task_handle)
         self._join(task, command)
 
 
@@ -1063,21 +1081,6 @@ def run(main: Awaitable[T], selector: SelectorChoice | None = None) -> T:
         raise
     with loop:
         return cast(T, loop.run_until_complete(raw_task, join=True, wait_for_spawned_tasks=False))
-
-
-def _throw(task: TaskHandle[Any]) -> Any:
-    """A step that raises; a function of its own, so that the loop keeps no reference to what was raised.
-
-    Nor does this frame keep any, nor the task: from Python 3.12 on the traceback of what comes out leads here.
-    """
-    error: BaseException = task._error  # type: ignore[assignment]  # there is one, else it is no such step
-    task._error = task._value = None
-    run, throw = task._run, task.raw_task.throw
-    try:
-        del task
-        return run(throw, error)
-    finally:
-        del run, throw, error
 
 
 def _without_loop(traceback: TracebackType | None) -> TracebackType | None:

@@ -105,10 +105,12 @@ def sleep(seconds: float) -> Generator[Command, Any, float]:
 
     Cancellation: the wait ends at once, and no timer is left.
     """
-    if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
-        yield GIVE_WAY
-        return 0.0
-    slept: float = yield SleepCommand(checked_seconds(seconds, "seconds"))
+    if seconds.__class__ is not float:
+        if seconds.__class__ is int and seconds <= 0:  # the usual way to give way; the rest is for any number
+            yield GIVE_WAY
+            return 0.0
+        seconds = checked_seconds(seconds, "seconds")
+    slept: float = yield SleepCommand(seconds)
     return slept
 
 

@@ -81,6 +81,10 @@ class _Queue(Generic[Put, Got]):
         """Keep an item; true where it came to one that is there already. What raises has changed nothing."""
         raise NotImplementedError
 
+    def _pass(self, item: Put) -> Any:
+        """What comes out when an item goes through an empty queue. Raises what :meth:`_add` does."""
+        return item
+
     def _first(self) -> Got:
         """The item that is next, which stays; for the loop, too."""
         raise NotImplementedError
@@ -140,9 +144,9 @@ class _Queue(Generic[Put, Got]):
         Cancellation: no item is taken. One that was given to the task already is returned, and the cancellation comes
         at the next wait.
         """
-        budget = (here.loop or required_event_loop("get()")).budget
-        if self._kept and budget.left > 0:
-            budget.left -= 1
+        loop = here.loop or required_event_loop("get()")
+        if self._kept and loop.budget.left > 0:
+            loop.budget.left -= 1
             return self._give_out() if self.putters else self._remove()
         item: Got = yield QueueGetCommand(self)
         return item
@@ -272,30 +276,32 @@ class _Queue(Generic[Put, Got]):
         return self._maxsize is None or (len(self) < self._maxsize and not self.putters) or self._joins(item)
 
     def _take_in(self, item: Put) -> bool:
-        """Keep an item, and give it to whoever waits for one; False where it came to one that is there already."""
+        """Keep an item, or give it to whoever waits for one; False where it came to one that is there already."""
         if self.peekers:
             check_at_hand(self.peekers, "put()")
         for task in self.getters:  # the one that has waited longest
-            if task.event_loop is not here.loop:
+            loop = task.event_loop
+            if loop is not here.loop:
                 check_at_hand(self.getters, "put()")
+            passed = self._pass(item)
+            if self.peekers:
+                self._show(item)
+            del self.getters[task]
+            loop.resume(task, passed)
             break
         else:
-            task = None
-        if self._add(item):
-            return False
+            if self._add(item):
+                return False
+            if self.peekers:
+                self._show(item)
         self._unfinished += 1
-        if self.peekers:
-            self._show()
-        if task is not None:
-            del self.getters[task]
-            task.event_loop.resume(task, self._remove())
         return True
 
-    def _show(self) -> None:
+    def _show(self, item: Put) -> None:
         """Answer those who wait to see an item."""
         while self.peekers:
             task = take_first(self.peekers)
-            task.event_loop.resume(task, self._first())
+            task.event_loop.resume(task, self._pass(item))
 
     def _give_out(self) -> Got:
         """Take the next item out, and let in who waits with another."""
@@ -552,6 +558,10 @@ class AsyncSetQueue(_GatheringQueue[T, T]):
     def _joins(self, item: T) -> bool:
         return item in self._items
 
+    def _pass(self, item: T) -> T:
+        hash(item)
+        return item
+
     def _add(self, item: T) -> bool:
         if item in self._items:
             return True
@@ -614,6 +624,11 @@ class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
     def _joins(self, item: tuple[K, C]) -> bool:
         key, _ = item
         return key in self._causes
+
+    def _pass(self, item: tuple[K, C]) -> tuple[K, list[C]]:
+        key, cause = item
+        hash(key)
+        return key, [cause]
 
     def _add(self, item: tuple[K, C]) -> bool:
         key, cause = item

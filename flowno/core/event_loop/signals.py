@@ -36,7 +36,7 @@ _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_CALL_THE_PROGRAM = frozenset({"_call", "_throw", "close_coroutine", "end_task", "run_until"})
+_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "end_task", "run_until"})
 
 
 def open_signal_receiver(*signals: int) -> SignalReceiver:

@@ -380,18 +380,18 @@ class TaskHandle(Generic[T_co]):
         """
         error = TaskCancelled(self)
         error._was_thrown_in = True
+        delivered = weakref.ref(error)
         if self._scope is not None:
             error.scope, _ = self._visible_cancellation()
             error._inside = self._scope
             if self._delivered is not None:
                 alive = {each: None for ref in (*self._arrived, self._delivered) if (each := ref()) is not None}
                 error._interrupts = list(alive)
-        self._delivered = weakref.ref(error)
+            if error.scope is None:
+                self._arrived = [*(ref for ref in self._arrived if ref() is not None), delivered]
         if error.scope is None:
-            self._cancel_requested = False
-            self._cancel_pending = False
-            if self._scope is not None:
-                self._arrived = [*(ref for ref in self._arrived if ref() is not None), self._delivered]
+            self._cancel_requested = self._cancel_pending = False
+        self._delivered = delivered
         self._waiting = self._value = None
         self._error = error
         ready.append(self)
@@ -469,13 +469,6 @@ class TaskHandle(Generic[T_co]):
         finally:
             del self
 
-    def _outcome_of_cancel(self) -> T_co | None:
-        """As :meth:`_outcome`, but None for a task that was cancelled."""
-        try:
-            return None if self._state == CANCELLED else self._outcome()
-        finally:
-            del self
-
     def _failure(self) -> BaseException:
         """The error of a failed task. Every joiner raises the same object, from the traceback that the task left."""
         if self._unjoined is not None:
@@ -496,22 +489,24 @@ def untie(error: BaseException, task: TaskHandle[Any]) -> None:
         context = context.__context__
 
 
-class Cancellation(Generic[T_co]):
-    """What :meth:`TaskHandle.cancel` returns: await it to see the cancelled task to its end."""
+class Cancellation(CancelCommand, Generic[T_co]):
+    """What :meth:`TaskHandle.cancel` returns: await it to see the cancelled task to its end.
 
-    __slots__ = ("_handle",)
+    It is the command itself, of which the loop knows that the task was told already.
+    """
 
-    def __init__(self, handle: TaskHandle[T_co]) -> None:
-        self._handle = handle
+    __slots__ = ()
 
     def __await__(self) -> Generator[Command, Any, T_co | None]:
-        handle = self._handle
+        handle: TaskHandle[T_co] = self.task_handle
         if handle._state:
             yield from completed(handle.event_loop.budget)
         else:
-            yield CancelCommand(handle, requested=True)
+            yield self
+        if handle._state == CANCELLED:
+            return None
         try:
-            return handle._outcome_of_cancel()
+            return handle._outcome()
         finally:
             del self, handle
 
