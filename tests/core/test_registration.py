@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flowno import EventLoop, SocketHandle, run, sleep, spawn
+from flowno import AsyncQueue, EventLoop, Lock, SocketHandle, TaskGroup, run, sleep, sleep_forever, spawn, timeout
 from flowno.core.event_loop.backend import BUILT_IN
 from tests.examples.programs import environment, require
 from tests.support.counting_selector import CountingSelector
@@ -42,6 +42,10 @@ class CountedSocket(socket.socket):
     def send(self, *args: object) -> int:
         self.calls["send"] += 1
         return super().send(*args)  # type: ignore[arg-type]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.calls["accept"] += 1
+        return super().accept()
 
 
 @contextmanager
@@ -201,6 +205,76 @@ def test_the_system_is_asked_for_nothing_else(backend: str, tmp_path: Path) -> N
     for call in MEMORY:
         del difference[call]
     assert difference == {"wait": 20, "recvfrom": 2 * 20 * 8, "sendto": 2 * 20 * 8}
+
+
+async def deal_with_each_other() -> None:
+    """What tasks do without any socket, each of them some times."""
+    lock, queue = Lock(), AsyncQueue[int](maxsize=1)
+
+    async def work() -> None:
+        for number in range(5):
+            async with lock, timeout(60):
+                await queue.put(number)
+                await sleep(0)
+                await queue.get()
+
+    async with TaskGroup() as group:
+        for _ in range(3):
+            await group.spawn(work())
+        sleeper = await group.spawn(sleep_forever())
+        await (await spawn(work())).join()
+        await sleeper.cancel()
+
+
+def test_tasks_that_deal_with_each_other_ask_nothing() -> None:
+    async def root() -> None:
+        before = counting.calls.copy()
+        await deal_with_each_other()
+        assert counting.calls == before
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_with_a_socket_registered_each_turn_asks_once_and_does_not_wait() -> None:
+    async def root() -> None:
+        with pair() as (one, _):
+            reader = await spawn(one.recv(9))
+            await sleep(0)
+            before, asked = counting.calls.copy(), len(counting.timeouts)
+            for _ in range(100):
+                await sleep(0)
+            assert counting.calls - before == {"select": 100}
+            assert set(counting.timeouts[asked:]) == {0}
+            await reader.cancel()
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere connect() may return before accept() finds anybody")
+def test_connections_that_have_come_together_are_accepted_after_one_wait() -> None:
+    async def root() -> None:
+        with CountedSocket() as listener, SocketHandle(listener) as server, ExitStack() as stack:
+            listener.calls = Counter()
+            server.bind(("127.0.0.1", 0))
+            server.listen(20)
+            acceptor = await spawn(accept(server, 20))
+            assert listener.calls == {"accept": 1}  # nobody was there
+            before = counting.calls.copy()
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(server.getsockname()))
+            assert await acceptor.join() - before == {"select": 1}
+            assert listener.calls == {"accept": 21}
+
+    async def accept(server: SocketHandle, number: int) -> Counter[str]:
+        for _ in range(number):
+            handle, _ = await server.accept()
+            handle.close()
+        return counting.calls.copy()
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
 
 
 def test_a_message_that_fills_the_buffer_of_the_receiver_is_followed_without_waiting() -> None:
