@@ -88,6 +88,17 @@ def test_one_call_to_wait(counted: Any, pair: Pair) -> None:
     assert counts.total() == 3
 
 
+def test_all_that_are_ready_come_with_one_call(counted: Any, make_pair: MakePair) -> None:
+    selector, counts = counted
+    pairs = [make_pair() for _ in range(80)]
+    for ours, theirs in pairs:
+        selector.register(ours, EVENT_READ)
+        theirs.send(b"x")
+    counts.clear()
+    assert ready_fds(selector.select()) == {ours.fileno(): EVENT_READ for ours, _ in pairs}
+    assert counts.total() == 1
+
+
 @pytest.mark.only("epoll")
 def test_a_number_that_was_in_doubt_costs_no_more_after_a_rebuild(counted: Any, make_pair: MakePair) -> None:
     selector, counts = counted

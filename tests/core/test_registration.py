@@ -1,18 +1,27 @@
 """What the selector is asked: as little as possible, and the interest that it holds is the one that somebody has."""
 
+import os
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import pytest
 
-from flowno import EventLoop, SocketHandle, run, sleep, spawn
+from flowno import AsyncQueue, EventLoop, Lock, SocketHandle, TaskGroup, run, sleep, sleep_forever, spawn, timeout
+from flowno.core.event_loop.backend import BUILT_IN
+from tests.examples.programs import environment, require
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import fill, pair, receive
+from tests.support.peers import Client, TLSClient, answer_by_handle, answer_by_tls, answer_lines
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -33,6 +42,10 @@ class CountedSocket(socket.socket):
     def send(self, *args: object) -> int:
         self.calls["send"] += 1
         return super().send(*args)  # type: ignore[arg-type]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.calls["accept"] += 1
+        return super().accept()
 
 
 @contextmanager
@@ -73,6 +86,195 @@ def test_a_steady_exchange_costs_one_wait_one_receive_and_one_send() -> None:
     assert cost["register"] == cost["modify"] == cost["unregister"] == 0
     assert cost["recv"] == cost["send"] == messages
     assert messages - 1 <= cost["select"] <= messages + 2
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server of one connection, and a client for the other end of it."""
+
+    serve: Callable[[socket.socket], Coroutine[Any, Any, None]]
+    ask: Callable[[socket.socket, bytes, int], Client]
+
+
+@pytest.fixture(params=["handles", "lines", "tls"])
+def service(request: pytest.FixtureRequest) -> Service:
+    if request.param == "handles":
+        return Service(answer_by_handle, Client)
+    if request.param == "lines":
+        return Service(answer_lines, Client)
+    server_context: ssl.SSLContext = request.getfixturevalue("server_context")
+    client_context: ssl.SSLContext = request.getfixturevalue("client_context")
+    return Service(
+        lambda sock: answer_by_tls(sock, server_context),
+        lambda sock, question, rounds: TLSClient(sock, question, rounds, client_context),
+    )
+
+
+CONNECTIONS = 50
+
+
+def cost_of(rounds: int, service: Service) -> Counter[str]:
+    """What the selector and the sockets of a server are asked from beginning to end, all clients asking at once."""
+    calls: Counter[str] = Counter()
+
+    def accepted(sock: socket.socket) -> socket.socket:
+        counted = CountedSocket(fileno=sock.detach())
+        counted.calls = calls
+        return counted
+
+    async def serve(ours: list[socket.socket]) -> None:
+        for sock in ours:
+            await spawn(service.serve(sock))
+
+    def act() -> None:
+        for client in clients:
+            client.act()
+
+    pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
+    clients = [service.ask(theirs, b"question\n", rounds) for _, theirs in pairs]
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        counting.before_select = act
+        loop.run_until_complete(serve([accepted(ours) for ours, _ in pairs]))
+    return counting.calls + calls
+
+
+@pytest.mark.skipif(os.name == "nt", reason="socket pairs of Windows are TCP connections: answers take a while")
+def test_connections_that_are_ready_together_share_a_wait_and_cost_one_receive_and_one_send_each(
+    service: Service,
+) -> None:
+    few, many = cost_of(5, service), cost_of(25, service)
+    assert many - few == {"select": 20, "recv": 20 * CONNECTIONS, "send": 20 * CONNECTIONS}
+
+
+#: A server of eight connections, the half of which are read by lines, and its clients, which make system calls, too: a
+#: receive and a send for each question.
+PROGRAM = """
+import socket
+import sys
+
+import flowno_backends
+from flowno import EventLoop, spawn
+from tests.support.peers import Client, answer_by_handle, answer_lines, before_each_wait
+
+async def main():
+    for (ours, _), serve in zip(pairs, 4 * [answer_by_handle, answer_lines], strict=True):
+        await spawn(serve(ours))
+
+pairs = [socket.socketpair() for _ in range(8)]
+clients = [Client(theirs, b"question\\n", int(sys.argv[2])) for _, theirs in pairs]
+with before_each_wait(getattr(flowno_backends, sys.argv[1]), clients) as selector, EventLoop(selector) as loop:
+    loop.run_until_complete(main())
+"""
+
+#: What waits, by the names that the system calls have on one processor or another.
+WAITS = {"epoll_pwait", "epoll_wait", "poll", "ppoll", "pselect6", "select"}
+
+#: What Python does for its memory.
+MEMORY = {"brk", "madvise", "mmap", "mremap", "munmap"}
+
+
+def system_calls(rounds: int, backend: str, folder: Path) -> Counter[str]:
+    """The system calls of the whole program, those included that start Python."""
+    table = folder / f"{rounds}.txt"
+    selector_class = BUILT_IN[backend].rpartition(":")[2]
+    result = subprocess.run(
+        [require("strace"), "-f", "-c", "-o", str(table), sys.executable, "-c", PROGRAM, selector_class, str(rounds)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode and "ptrace" in result.stderr.lower():
+        pytest.skip(f"nothing may be traced here: {result.stderr.strip()}")
+    assert (result.returncode, result.stderr) == (0, "")
+    calls: Counter[str] = Counter()
+    for line in table.read_text(encoding="utf-8").splitlines():
+        columns = line.split()  # % time, seconds, usecs/call, calls, maybe errors, and the name
+        if len(columns) >= 5 and columns[3].isdigit() and columns[-1] != "total":
+            calls["wait" if columns[-1] in WAITS else columns[-1]] += int(columns[3])
+    return calls
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="strace is a program of Linux")
+def test_the_system_is_asked_for_nothing_else(backend: str, tmp_path: Path) -> None:
+    if backend not in BUILT_IN:
+        pytest.skip(f"{backend} makes other system calls than the one that it stands for")
+    few, many = system_calls(10, backend, tmp_path), system_calls(30, backend, tmp_path)
+    difference = many - few
+    for call in MEMORY:
+        del difference[call]
+    assert difference == {"wait": 20, "recvfrom": 2 * 20 * 8, "sendto": 2 * 20 * 8}
+
+
+async def deal_with_each_other() -> None:
+    """What tasks do without any socket, each of them some times."""
+    lock, queue = Lock(), AsyncQueue[int](maxsize=1)
+
+    async def work() -> None:
+        for number in range(5):
+            async with lock, timeout(60):
+                await queue.put(number)
+                await sleep(0)
+                await queue.get()
+
+    async with TaskGroup() as group:
+        for _ in range(3):
+            await group.spawn(work())
+        sleeper = await group.spawn(sleep_forever())
+        await (await spawn(work())).join()
+        await sleeper.cancel()
+
+
+def test_tasks_that_deal_with_each_other_ask_nothing() -> None:
+    async def root() -> None:
+        before = counting.calls.copy()
+        await deal_with_each_other()
+        assert counting.calls == before
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+def test_with_a_socket_registered_each_turn_asks_once_and_does_not_wait() -> None:
+    async def root() -> None:
+        with pair() as (one, _):
+            reader = await spawn(one.recv(9))
+            await sleep(0)
+            before, asked = counting.calls.copy(), len(counting.timeouts)
+            for _ in range(100):
+                await sleep(0)
+            assert counting.calls - before == {"select": 100}
+            assert set(counting.timeouts[asked:]) == {0}
+            await reader.cancel()
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere connect() may return before accept() finds anybody")
+def test_connections_that_have_come_together_are_accepted_after_one_wait() -> None:
+    async def root() -> None:
+        with CountedSocket() as listener, SocketHandle(listener) as server, ExitStack() as stack:
+            listener.calls = Counter()
+            server.bind(("127.0.0.1", 0))
+            server.listen(20)
+            acceptor = await spawn(accept(server, 20))
+            assert listener.calls == {"accept": 1}  # nobody was there
+            before = counting.calls.copy()
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(server.getsockname()))
+            assert await acceptor.join() - before == {"select": 1}
+            assert listener.calls == {"accept": 21}
+
+    async def accept(server: SocketHandle, number: int) -> Counter[str]:
+        for _ in range(number):
+            handle, _ = await server.accept()
+            handle.close()
+        return counting.calls.copy()
+
+    with CountingSelector() as counting, EventLoop(counting) as loop:
+        loop.run_until_complete(root(), join=True)
 
 
 def test_a_message_that_fills_the_buffer_of_the_receiver_is_followed_without_waiting() -> None:

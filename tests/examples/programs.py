@@ -1,4 +1,4 @@
-"""The programs of ``docs/examples`` in processes of their own, and the programs of others that they talk to.
+"""The programs of ``docs/examples`` in processes of their own, and the programs of others that the tests use.
 
 ``python -m tests.examples.programs`` says which of the others this machine lacks, so that their tests were skipped.
 """
@@ -23,7 +23,13 @@ EXAMPLES = ROOT / "docs" / "examples"
 PATIENCE = 20.0  # seconds
 
 #: The programs of others, each with the package that Debian has it in.
-PACKAGES = {"curl": "curl", "openssl": "openssl", "redis-server": "redis-server", "wrk": "wrk"}
+PACKAGES = {
+    "curl": "curl",
+    "openssl": "openssl",
+    "redis-server": "redis-server",
+    "strace": "strace",
+    "wrk": "wrk",
+}
 
 #: Set, it makes a program that is missing a failure: where they were installed, no test may be skipped for want of one.
 REQUIRED = "FLOWNO_REQUIRE_PROGRAMS"

@@ -65,7 +65,7 @@ def test_every_program_is_in_the_gallery(path: os.PathLike[str]) -> None:
 @pytest.mark.parametrize(
     "name",
     ["http_server", "http_client", "tls_echo_server", "tls_echo_client", "redis_client", "dns_exchange",
-     "chat_server", "port_forwarder"],
+     "chat_server", "port_forwarder", "process_per_core"],
 )  # fmt: skip
 def test_every_program_says_how_to_use_it(name: str) -> None:
     result = subprocess.run(
@@ -77,7 +77,7 @@ def test_every_program_says_how_to_use_it(name: str) -> None:
 
 
 #: The servers, each with what it is told besides where to listen.
-SERVERS = {
+SERVERS: dict[str, tuple[str, ...] | None] = {
     "chat_server": (),
     "http_server": (),
     "port_forwarder": ("--to-port", "1"),
@@ -85,6 +85,8 @@ SERVERS = {
     "dns_exchange": ("serve",),
     "echo_server": None,  # it takes a port and nothing else
 }
+if hasattr(socket, "SO_REUSEPORT"):
+    SERVERS["process_per_core"] = ()
 
 
 def start_at(port: int, name: str, certificates: Certificates) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,1 @@
+"""What flowno costs, beside other frameworks and beside what it cost before."""
