@@ -303,7 +303,9 @@ class SocketHandle:
     def _close_now(self, record: FdRecord) -> None:
         self._say_goodbye()
         if record.table is not None and not record.dead:
-            record.table.retire(record, f"{self!r} was closed")
+            # Only who waits reads the reason; the repr of a handle asks the system for two addresses.
+            is_awaited = record.reader is not None or record.writer is not None
+            record.table.retire(record, f"{self!r} was closed" if is_awaited else "")
         self.socket.close()
 
     def _say_goodbye(self) -> None:
