@@ -1,0 +1,1 @@
+"""Comparisons of flowno with its peers, run side by side: ``python -m tests.benchmarks``."""
