@@ -1,6 +1,7 @@
 """The operations of a scheduler in asyncio. ``loop`` is "uvloop" or None, for asyncio's own event loop."""
 
 import asyncio
+from collections.abc import Callable
 
 from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
 
@@ -75,6 +76,17 @@ async def spawn_cancel(count: int) -> None:
             pass
 
 
+async def hold_tasks(count: int, look: Callable[[], None]) -> None:
+    look()
+    event = asyncio.Event()
+    tasks = [asyncio.create_task(wait_for(event)) for _ in range(count)]
+    await asyncio.sleep(0)
+    look()
+    event.set()
+    for task in tasks:
+        await task
+
+
 async def nothing() -> None:
     pass
 
@@ -102,3 +114,7 @@ async def sleep_often(count: int, seconds: float) -> None:
 
 async def wait_forever() -> None:
     await asyncio.get_running_loop().create_future()
+
+
+async def wait_for(event: asyncio.Event) -> None:
+    await event.wait()

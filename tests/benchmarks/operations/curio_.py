@@ -1,5 +1,7 @@
 """The operations of a scheduler in curio, which has one loop."""
 
+from collections.abc import Callable
+
 import curio
 
 from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
@@ -65,6 +67,17 @@ async def spawn_cancel(count: int) -> None:
         await task.cancel()
 
 
+async def hold_tasks(count: int, look: Callable[[], None]) -> None:
+    look()
+    event = curio.Event()
+    tasks = [await curio.spawn(wait_for, event) for _ in range(count)]
+    await curio.sleep(0)
+    look()
+    await event.set()
+    for task in tasks:
+        await task.join()
+
+
 async def nothing() -> None:
     pass
 
@@ -92,3 +105,7 @@ async def sleep_often(count: int, seconds: float) -> None:
 
 async def wait_forever() -> None:
     await curio.Event().wait()
+
+
+async def wait_for(event: curio.Event) -> None:
+    await event.wait()

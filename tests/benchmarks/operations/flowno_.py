@@ -1,6 +1,8 @@
 """The operations of a scheduler in flowno. ``loop`` is the selector."""
 
-from flowno import AsyncQueue, Lock, TaskGroup, run as run_flowno, sleep, sleep_forever, spawn, timeout
+from collections.abc import Callable
+
+from flowno import AsyncQueue, Event, Lock, TaskGroup, run as run_flowno, sleep, sleep_forever, spawn, timeout
 
 from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
 
@@ -62,6 +64,16 @@ async def spawn_cancel(count: int) -> None:
         await task.cancel()
 
 
+async def hold_tasks(count: int, look: Callable[[], None]) -> None:
+    look()
+    event = Event()
+    tasks = [await spawn(wait_for(event)) for _ in range(count)]
+    look()
+    event.set()
+    for task in tasks:
+        await task.join()
+
+
 async def nothing() -> None:
     pass
 
@@ -85,3 +97,7 @@ async def contend(count: int, contended: Lock) -> None:
 async def sleep_often(count: int, seconds: float) -> None:
     for _ in range(count):
         await sleep(seconds)
+
+
+async def wait_for(event: Event) -> None:
+    await event.wait()

@@ -76,6 +76,16 @@ def spawn_cancel(count: int) -> None:
         task.kill()
 
 
+def hold_tasks(count: int, look: Callable[[], None]) -> None:
+    look()
+    event = Event()
+    tasks = [gevent.spawn(wait_for, event) for _ in range(count)]
+    gevent.sleep(0)
+    look()
+    event.set()
+    gevent.joinall(tasks, raise_error=True)
+
+
 def nothing() -> None:
     pass
 
@@ -103,3 +113,7 @@ def sleep_often(count: int, seconds: float) -> None:
 
 def wait_forever() -> None:
     Event().wait()
+
+
+def wait_for(event: Event) -> None:
+    event.wait()

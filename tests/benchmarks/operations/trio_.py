@@ -3,6 +3,7 @@
 Its tasks cannot be joined one by one; their nursery is left when they have ended.
 """
 
+from collections.abc import Callable
 from math import inf
 
 import trio
@@ -71,6 +72,17 @@ async def spawn_cancel(count: int) -> None:
             nursery.cancel_scope.cancel()
 
 
+async def hold_tasks(count: int, look: Callable[[], None]) -> None:
+    look()
+    event = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(wait_for, event)
+        await trio.lowlevel.checkpoint()
+        look()
+        event.set()
+
+
 async def nothing() -> None:
     pass
 
@@ -94,3 +106,7 @@ async def contend(count: int, contended: trio.Lock) -> None:
 async def sleep_often(count: int, seconds: float) -> None:
     for _ in range(count):
         await trio.sleep(seconds)
+
+
+async def wait_for(event: trio.Event) -> None:
+    await event.wait()
