@@ -9,11 +9,13 @@ once they are. Both go on until their input ends.
 """
 
 import argparse
+import os
 import selectors
 import socket
 import sys
+import threading
 
-__all__ = ["SIZE", "receive"]
+__all__ = ["SIZE", "connect", "end_with_input", "receive"]
 
 #: Bytes of a request, and of its answer.
 SIZE = 1024
@@ -52,8 +54,8 @@ def idle(port: int) -> None:
 
 def busy(port: int, count: int) -> None:
     request = bytes(SIZE)
+    end_with_input()
     with selectors.DefaultSelector() as selector:
-        selector.register(sys.stdin, selectors.EVENT_READ)
         missing: dict[socket.socket, int] = {}
         for _ in range(count):
             client = connect(port)
@@ -65,15 +67,24 @@ def busy(port: int, count: int) -> None:
         while True:
             for key, _ in selector.select():
                 client = key.fileobj
-                if client is sys.stdin:
-                    return
                 data = client.recv(SIZE)
                 if not data:
                     raise EOFError("the server has ended the connection")
                 missing[client] -= len(data)
                 if not missing[client]:
                     missing[client] = SIZE
-                    client.sendall(request)
+                    client.send(request)
+
+
+def end_with_input() -> None:
+    """End this process when its input ends, so that it does not outlive the one that has started it."""
+
+    def wait_for_end() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """How long one client waits for its answers while others keep the server's event loop busy.
 
-    python -m tests.benchmarks.latency SERVER COUNT [--busy CONNECTIONS]
+    python -m tests.benchmarks.latency SERVER [--loop LOOP] [--busy CONNECTIONS] COUNT
 
-asks an echo server COUNT times by one connection, one request after another, and prints
-``{"p50": seconds, "p99": seconds, "p99.9": seconds, "count": COUNT, "busy": CONNECTIONS}``. The server has a processor
-for itself where there are two; the busy clients are a process, and this, which asks and measures, is another.
+asks the echo server of a module of ``servers`` COUNT times by one connection, one request after another, and prints
+``{"p50": seconds, "p99": seconds, "p99.9": seconds, "utilisation": of the server, "count": COUNT, "busy": CONNECTIONS}``.
+The server has a processor for itself where there are two; the busy clients are one process, and this, which asks and
+measures, another. Where the utilisation is below 1, the server was faster than its clients, and idle in between.
 """
 
 import argparse
@@ -17,30 +18,36 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from .clients import SIZE, connect, receive
-from .echoes import SERVERS
+from tests.benchmarks.clients import SIZE, connect, receive
 
-__all__ = ["latencies", "percentile"]
+__all__ = ["measure", "percentile"]
 
 BUSY = 100
 
+PERCENT = (50, 99, 99.9)
 
-def latencies(server: str, count: int, busy: int = BUSY) -> list[float]:
-    """The seconds that each of so many requests took, in ascending order."""
+
+def measure(server: str, loop: str, count: int, busy: int) -> dict[str, float]:
+    """Ask a server so often beside so many busy clients."""
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    with running("tests.benchmarks.echoes", server) as echo:
+    with running("tests.benchmarks.servers", server, "echo", "--loop", loop) as echo:
         pin(echo.pid, processors[:1])
-        port = int(read_line(echo))
+        port = json.loads(answer(echo))["port"]
         with running("tests.benchmarks.clients", str(port), "busy", str(busy)) as clients:
             pin(clients.pid, processors[1:])
             pin(0, processors[1:])
             try:
-                read_line(clients)
+                answer(clients)
                 with connect(port) as client:
                     ask(client, 1 + count // 10)
-                    return sorted(ask(client, count))
+                    begun = usage(echo)
+                    seconds = sorted(ask(client, count))
+                    ended = usage(echo)
             finally:
                 pin(0, processors)
+    figures = {f"p{percent:g}": percentile(seconds, percent) for percent in PERCENT}
+    utilisation = (ended["cpu"] - begun["cpu"]) / (ended["time"] - begun["time"])
+    return {**figures, "utilisation": utilisation, "count": count, "busy": busy}
 
 
 def ask(client: socket.socket, count: int) -> list[float]:
@@ -62,18 +69,24 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
 
 
 def pin(pid: int, processors: list[int]) -> None:
-    """Have a process, 0 is this one, run on these processors only; on any where the system cannot, or there are none."""
+    """Have a process, 0 is this one, run on these processors only, where there are any and the system can."""
     if processors and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, processors)
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
+def usage(server: subprocess.Popen[str]) -> dict[str, float]:
+    """The CPU seconds that a server has used so far, and when that was."""
+    print(file=server.stdin, flush=True)
+    figures: dict[str, float] = json.loads(answer(server))
+    return figures
+
+
+def answer(process: subprocess.Popen[str]) -> str:
     """What a program says next.
 
     Raises:
         RuntimeError: It has ended; what was wrong it has printed.
     """
-    assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
@@ -93,13 +106,12 @@ def running(module: str, *args: str) -> Iterator[subprocess.Popen[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.latency", description=__doc__)
-    parser.add_argument("server", choices=SERVERS)
-    parser.add_argument("count", type=int)
+    parser.add_argument("server", help="a module of servers")
+    parser.add_argument("--loop", default="", help="the event loop, or the selector, of the framework")
     parser.add_argument("--busy", type=int, default=BUSY, metavar="CONNECTIONS")
+    parser.add_argument("count", type=int)
     options = parser.parse_args()
-    seconds = latencies(options.server, options.count, options.busy)
-    figures = {f"p{percent:g}": percentile(seconds, percent) for percent in (50, 99, 99.9)}
-    print(json.dumps({**figures, "count": options.count, "busy": options.busy}))
+    print(json.dumps(measure(options.server, options.loop, options.count, options.busy)))
 
 
 if __name__ == "__main__":

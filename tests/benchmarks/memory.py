@@ -1,14 +1,14 @@
 """How much memory an idle connection takes, or a task that waits.
 
-    python -m tests.benchmarks.memory SERVER idle COUNT
-    python -m tests.benchmarks.memory FRAMEWORK task COUNT
+    python -m tests.benchmarks.memory SERVER [--loop LOOP] idle COUNT
+    python -m tests.benchmarks.memory FRAMEWORK [--loop LOOP] task COUNT
 
 print ``{"bytes": ..., "traced": ..., "count": COUNT}``. ``bytes`` is by how much an item makes the process larger
 (resident memory), ``traced`` what Python's allocators have given out for it (:mod:`tracemalloc`), measured on as many
 again. Memory of the kernel is in neither, and C code may allocate what tracemalloc does not see.
 
-A connection is that of an echo server, accepted from a client in another process, has been used for one message, and
-waits for the next. A task waits for an event that all of them wait for.
+A connection is one of the echo server of a module of ``servers``: accepted from a client in another process, used for
+one message, and now waiting for the next. A task waits for an event that all of them wait for.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ import traceback
 import tracemalloc
 from collections.abc import Callable
 
-from . import echoes, operations
+from tests.benchmarks.operations import FRAMEWORKS
 
 __all__ = ["resident_memory"]
 
@@ -57,16 +58,18 @@ def collected(memory: Callable[[], int]) -> int:
 # ----------------------------------------------------------------------------------------------------- idle connections
 
 
-def measure_connections(server: str, count: int) -> None:
+def measure_connections(server: str, loop: str, count: int) -> None:
     """Serve in this thread for ever; another one has the clients connect, prints the figures and ends the process."""
-    listener = echoes.listening()
+    module = importlib.import_module(f"tests.benchmarks.servers.{server}")
     allow_open_files(2 * count + 2 * FIRST_ITEMS)
-    port = listener.getsockname()[1]
-    threading.Thread(target=print_and_exit, args=(lambda: connections_figures(port, count),)).start()
-    echoes.SERVERS[server](listener)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        threading.Thread(target=print_and_exit, args=(lambda: connection_figures(port, count),)).start()
+        module.serve(listener, module.echo, None, loop)
 
 
-def connections_figures(port: int, count: int) -> dict[str, float]:
+def connection_figures(port: int, count: int) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.clients", str(port), "idle"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
 
@@ -107,12 +110,12 @@ def allow_open_files(number: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
-# ----------------------------------------------------------------------------------------------------------------- tasks
+# ---------------------------------------------------------------------------------------------------------------- tasks
 
 
-def measure_tasks(framework: str, loop: str | None, count: int) -> None:
+def measure_tasks(framework: str, loop: str, count: int) -> None:
     """Print the figures of a framework's tasks."""
-    module = importlib.import_module(f".{operations.FRAMEWORKS[framework]}", operations.__name__)
+    module = importlib.import_module(f"tests.benchmarks.operations.{FRAMEWORKS[framework]}")
 
     def growth(memory: Callable[[], int]) -> float:
         seen: list[int] = []
@@ -126,18 +129,13 @@ def measure_tasks(framework: str, loop: str | None, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory", description=__doc__)
-    parser.add_argument("subject", choices=[*echoes.SERVERS, *operations.FRAMEWORKS], metavar="SERVER|FRAMEWORK")
-    parser.add_argument("--loop", help="of the framework whose tasks are measured")
+    parser.add_argument("subject", help="for idle, a module of servers; for task, a framework of operations")
+    parser.add_argument("--loop", default="", help="the event loop, or the selector, of the framework")
     parser.add_argument("kind", choices=("idle", "task"))
     parser.add_argument("count", type=int)
     options = parser.parse_args()
-    known = echoes.SERVERS if options.kind == "idle" else operations.FRAMEWORKS
-    if options.subject not in known:
-        parser.error(f"{options.kind}: one of {', '.join(known)}, not {options.subject}")
-    if options.kind == "idle":
-        measure_connections(options.subject, options.count)
-    else:
-        measure_tasks(options.subject, options.loop, options.count)
+    measure = measure_connections if options.kind == "idle" else measure_tasks
+    measure(options.subject, options.loop, options.count)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,17 @@ import argparse
 import importlib
 import json
 
-from . import FRAMEWORKS, OPERATIONS
+from tests.benchmarks.operations import FRAMEWORKS, OPERATIONS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.operations", description=__doc__)
     parser.add_argument("framework", choices=FRAMEWORKS)
-    parser.add_argument("--loop", help="for flowno the selector; for asyncio, uvloop")
+    parser.add_argument("--loop", default="", help="for flowno the selector; for asyncio, uvloop")
     parser.add_argument("operation", choices=OPERATIONS)
     parser.add_argument("count", type=int)
     options = parser.parse_args()
-    module = importlib.import_module(f".{FRAMEWORKS[options.framework]}", __package__)
+    module = importlib.import_module(f"tests.benchmarks.operations.{FRAMEWORKS[options.framework]}")
     seconds = module.run(getattr(module, options.operation), options.count, options.loop)
     print(json.dumps({"seconds": seconds, "count": options.count}))
 

@@ -1,18 +1,27 @@
-"""The operations of a scheduler in asyncio. ``loop`` is "uvloop" or None, for asyncio's own event loop."""
+"""The operations of a scheduler in asyncio. ``loop`` is "uvloop" or "", for asyncio's own event loop."""
 
 import asyncio
 from collections.abc import Callable
 
-from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
+from tests.benchmarks.operations.measuring import (
+    CONTENDERS,
+    LONG,
+    SLEEPERS,
+    SWITCHERS,
+    Operation,
+    cpu_seconds,
+    seconds_to_sleep,
+    shares,
+)
 
 
-def run(operation: Operation, count: int, loop: str | None) -> float:
+def run(operation: Operation, count: int, loop: str) -> float:
     factory = None
     if loop == "uvloop":
         import uvloop
 
         factory = uvloop.new_event_loop
-    elif loop is not None:
+    elif loop:
         raise ValueError(f"asyncio runs by its own loop or by uvloop, not by {loop!r}")
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(cpu_seconds(operation, count))

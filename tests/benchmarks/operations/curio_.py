@@ -4,11 +4,20 @@ from collections.abc import Callable
 
 import curio
 
-from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
+from tests.benchmarks.operations.measuring import (
+    CONTENDERS,
+    LONG,
+    SLEEPERS,
+    SWITCHERS,
+    Operation,
+    cpu_seconds,
+    seconds_to_sleep,
+    shares,
+)
 
 
-def run(operation: Operation, count: int, loop: str | None) -> float:
-    if loop is not None:
+def run(operation: Operation, count: int, loop: str) -> float:
+    if loop:
         raise ValueError(f"curio has one loop, and no {loop!r}")
     return curio.run(cpu_seconds, operation, count)
 

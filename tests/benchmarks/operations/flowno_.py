@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 
-from flowno import AsyncQueue, Event, Lock, TaskGroup, run as run_flowno, sleep, sleep_forever, spawn, timeout
+from flowno import AsyncQueue, Event, Lock, TaskGroup, sleep, sleep_forever, spawn, timeout
+from flowno import run as run_flowno
+from tests.benchmarks.operations.measuring import (
+    CONTENDERS,
+    LONG,
+    SLEEPERS,
+    SWITCHERS,
+    Operation,
+    cpu_seconds,
+    seconds_to_sleep,
+    shares,
+)
 
-from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
 
-
-def run(operation: Operation, count: int, loop: str | None) -> float:
-    return run_flowno(cpu_seconds(operation, count), loop)
+def run(operation: Operation, count: int, loop: str) -> float:
+    return run_flowno(cpu_seconds(operation, count), loop or None)
 
 
 async def spawn_join(count: int) -> None:

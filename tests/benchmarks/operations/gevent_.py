@@ -9,11 +9,19 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from gevent.queue import SimpleQueue
 
-from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, seconds_to_sleep, shares, warm_up
+from tests.benchmarks.operations.measuring import (
+    CONTENDERS,
+    LONG,
+    SLEEPERS,
+    SWITCHERS,
+    seconds_to_sleep,
+    shares,
+    warm_up,
+)
 
 
-def run(operation: Callable[[int], None], count: int, loop: str | None) -> float:
-    if loop is not None:
+def run(operation: Callable[[int], None], count: int, loop: str) -> float:
+    if loop:
         raise ValueError(f"gevent takes its loop from GEVENT_LOOP, not {loop!r}")
     operation(warm_up(count))
     gc.collect()

@@ -8,11 +8,20 @@ from math import inf
 
 import trio
 
-from .measuring import CONTENDERS, LONG, SLEEPERS, SWITCHERS, Operation, cpu_seconds, seconds_to_sleep, shares
+from tests.benchmarks.operations.measuring import (
+    CONTENDERS,
+    LONG,
+    SLEEPERS,
+    SWITCHERS,
+    Operation,
+    cpu_seconds,
+    seconds_to_sleep,
+    shares,
+)
 
 
-def run(operation: Operation, count: int, loop: str | None) -> float:
-    if loop is not None:
+def run(operation: Operation, count: int, loop: str) -> float:
+    if loop:
         raise ValueError(f"trio has one loop, and no {loop!r}")
     return trio.run(cpu_seconds, operation, count)
 
