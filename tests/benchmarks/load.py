@@ -143,7 +143,7 @@ def _message(size: int, lines: int) -> bytes:
 def _check_echo(connection: socket.socket, message: bytes) -> None:
     """One message, and the answer to it. After that the server has accepted the connection, and waits."""
     position = 0
-    answer = b""
+    answer = bytearray()
     while len(answer) < len(message):
         if position < len(message):
             position += connection.send(message[position : position + LONGEST_BLOCKING])
