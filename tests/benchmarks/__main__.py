@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--contenders", default="", metavar="KEYS", help="some only, as in flowno,uvloop,bare")
     parser.add_argument("--list", action="store_true", help="print the keys of cases and contenders, and stop")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"how often; {ROUNDS} by default")
-    parser.add_argument("--quick", action="store_true", help="measure a fifth as long, and three times: for a first look")
+    parser.add_argument("--quick", action="store_true", help="measure a fifth as long, three times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all the figures")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing; read such a file")
     parser.add_argument("--format", choices=report.FORMATS, default="text", help="of the tables")

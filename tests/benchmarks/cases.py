@@ -169,10 +169,7 @@ CASES = (
     _network("sink-10", "One way, 64 KiB at a time", "sink", 10, "--size", "65536", unit="64 KiB"),
     _beside_idle(0),
     _beside_idle(_IDLE),
-    *(
-        Case(key, title, "operation", "operations", key, _FRAMEWORKS, count=count)
-        for key, title, count in _OPERATIONS
-    ),
+    *(Case(key, title, "operation", "operations", key, _FRAMEWORKS, count=count) for key, title, count in _OPERATIONS),
     Case(
         key="memory-idle",
         title="Memory of an idle connection",

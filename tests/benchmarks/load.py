@@ -270,9 +270,9 @@ def _churn(server: Server, message: bytes, connections: int, seconds: float) -> 
                 connection.close()
                 count += 1
             if not is_over:
-                waiting[index] = connection = socket.socket()
-                connection.connect(server.address)
-                connection.send(message)
+                waiting[index] = new = socket.socket()
+                new.connect(server.address)
+                new.send(message)
     return count
 
 

@@ -49,7 +49,7 @@ def _whole(number: float) -> str:
 
 
 def _busy(share: float) -> str:
-    return f"{share:.0%}" if share >= BUSY_ENOUGH else f"{share:.0%}, waited for the client"
+    return f"{share:.0%}" if share >= BUSY_ENOUGH else f"{share:.0%} (not kept busy)"
 
 
 PROGRAMS = {

@@ -4,6 +4,7 @@ A ratio is taken inside of each round, and a table has the median of these; in b
 the quartiles.
 """
 
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Results:
         return Spread.of(ratios) if ratios else None
 
 
-# ------------------------------------------------------------------------------------------------------------ the tables
+# ----------------------------------------------------------------------------------------------------------- the tables
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def as_text(self) -> str:
-        """For a terminal: the first column to the left, the others to the right."""
+        """For a terminal: numbers to the right, the words of the first and the last column to the left."""
         all_rows = [self.heading, *self.rows]
-        widths = [max(len(row[column]) for row in all_rows) for column in range(len(self.heading))]
+        widths = [max(map(len, column)) for column in zip(*all_rows, strict=True)]
+        sides = ["<", *(">" for _ in widths[2:]), "<"]
 
         def line(row: Sequence[str]) -> str:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
             return "  ".join(cells).rstrip()
 
         rule = "-" * len(line(["-" * width for width in widths]))
@@ -105,7 +107,8 @@ class Table:
         """For the documentation."""
         lines = [f".. list-table:: {self.title}", "   :header-rows: 1", ""]
         for row in [self.heading, *self.rows]:
-            lines += [f"   {'* -' if not index else '  -'} {cell}".rstrip() for index, cell in enumerate(row)]
+            cells = [re.sub(r"([\\*_`|])", r"\\\1", cell) for cell in row]  # which mean something there
+            lines += [f"   {'  -' if index else '* -'} {cell}".rstrip() for index, cell in enumerate(cells)]
         return "\n".join([*lines, ""])
 
 
@@ -135,7 +138,7 @@ def case_table(results: Results, case: Case) -> Table:
         f"{program.cost.heading} per {case.unit}",
         "spread",
         *(column.heading for column in program.others),
-        f"{contender(case.base).label} is",
+        f"times that of {contender(case.base).label}",
     )
     rows = []
     for one in results.contenders(case):
@@ -152,7 +155,7 @@ def case_table(results: Results, case: Case) -> Table:
 
 
 def _ratio(spread: Spread | None) -> str:
-    return "not measured" if spread is None else f"{spread.median:.2f} × ({spread.low:.2f} - {spread.high:.2f})"
+    return "not measured" if spread is None else f"{spread.median:.2f} ({spread.low:.2f} - {spread.high:.2f})"
 
 
 def targets_table(results: Results) -> Table:
@@ -169,7 +172,7 @@ def targets_table(results: Results) -> Table:
             against += f", {target.against_case}"
         goal = "" if target.goal is None else f"{target.goal:.2f}"
         rows.append((target.case, against, _ratio(spread), f"{target.at_least:.2f}", goal, verdict(target, spread)))
-    return Table("Targets", ("case", "against", "flowno is", "at least", "goal", "verdict"), tuple(rows))
+    return Table("Targets", ("case", "against", "times that of flowno", "at least", "goal", "verdict"), tuple(rows))
 
 
 def verdict(target: Target, spread: Spread | None) -> str:
