@@ -9,7 +9,7 @@ from functools import cache
 
 from flowno import available_selectors
 
-__all__ = ["CONTENDERS", "Contender", "chosen", "contender"]
+__all__ = ["CONTENDERS", "Contender", "chosen", "contender", "import_error"]
 
 # What a server can be asked for: the functions of its module in servers/.
 _ALL = ("echo", "lines", "tls_echo", "churn", "sink")
@@ -43,7 +43,7 @@ class Contender:
 
     def missing(self) -> str:
         """Why it cannot run here; "" where it can."""
-        if self.module and (reason := _import_error(self.module)):
+        if self.module and (reason := import_error(self.module)):
             return reason
         if self.server == "bare" and not hasattr(select, "epoll"):
             return "this system has no epoll"
@@ -101,7 +101,8 @@ def _is_called(one: Contender, name: str) -> bool:
 
 
 @cache
-def _import_error(module: str) -> str:
+def import_error(module: str) -> str:
+    """Why a module cannot be imported; "" where it can."""
     try:
         with warnings.catch_warnings(action="ignore"):
             importlib.import_module(module)

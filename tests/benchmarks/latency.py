@@ -3,7 +3,7 @@
     python -m tests.benchmarks.latency SERVER [--loop LOOP] [--busy CONNECTIONS] COUNT
 
 asks the echo server of a module of ``servers`` COUNT times by one connection, one request after another, and prints
-``{"p50": seconds, "p99": seconds, "p99.9": seconds, "utilisation": of the server, "count": COUNT, "busy": CONNECTIONS}``.
+``{"p50": seconds, "p99": seconds, "p99.9": seconds, "utilisation": of the server, "count": COUNT, "busy": NUMBER}``.
 The server has a processor for itself where there are two; the busy clients are one process, and this, which asks and
 measures, another. Where the utilisation is below 1, the server was faster than its clients, and idle in between.
 """

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import load
 from tests.benchmarks.cases import Case
 from tests.benchmarks.contenders import CONTENDERS, Contender
 
 __all__ = ["Failed", "certificate", "environment", "measure", "processors", "run"]
-
-ROOT = Path(__file__).parents[2]
 
 #: How long a measurement may take beyond the seconds that it is asked for; making 10,000 connections is slow.
 PATIENCE = 120.0
@@ -60,8 +60,9 @@ def run(
         for _, group in groupby(cases, lambda case: case.group or case.key):
             together = list(group)
             able: list[tuple[Contender, Case]] = []
-            for case in together:
-                for one in contenders:
+            # By contender, so that cases that are compared with each other are measured one right after the other.
+            for one in contenders:
+                for case in together:
                     if one.key not in case.contenders:
                         continue
                     reason = case.missing(one) or (no_certificate if case.needs_certificate else "")
@@ -69,8 +70,6 @@ def run(
                         document["missing"].append({"case": case.key, "contender": one.key, "reason": reason})
                     else:
                         able.append((one, case))
-            # By contender, so that cases that are compared with each other are measured one right after the other.
-            able.sort(key=lambda pair: CONTENDERS.index(pair[0]))
             for number in range(rounds):
                 report(f"{', '.join(case.key for case in together)}: round {number + 1} of {rounds}")
                 for one, case in _rotated(able, number):
@@ -117,11 +116,10 @@ def measure(
         command += ["--certificate", pem]
     if cores and case.program == "load":
         command += ["--cores", ",".join(map(str, cores))]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
     process = subprocess.Popen(
         [sys.executable, "-m", f"tests.benchmarks.{command[0]}", *command[1:]],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        cwd=load.ROOT,
+        env=load.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,9 +134,14 @@ def measure(
             process.kill()
             raise Failed(f"it was not done after {PATIENCE + scale:g} seconds") from None
     if process.returncode:
-        raise Failed((errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
+        raise Failed(_reason(errors) or f"exit status {process.returncode}")
     figures: dict[str, float] = json.loads(output.splitlines()[-1])
     return figures
+
+
+def _reason(errors: str) -> str:
+    """The last words of a program, and of the one that it had started, without the traceback."""
+    return "; ".join(re.findall(r"^(?!Traceback|\s).+", errors, re.MULTILINE)[-2:])
 
 
 def processors() -> tuple[int, int] | None:
