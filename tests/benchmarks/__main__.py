@@ -20,7 +20,7 @@ def main() -> None:
         description="Compare flowno with its peers, and say for each target whether it is met.",
     )
     parser.add_argument("--cases", default="", metavar="KEYS", help="some only, as in echo-1KiB-*,churn")
-    parser.add_argument("--contenders", default="", metavar="KEYS", help="some only, as in flowno,uvloop,bare")
+    parser.add_argument("--contenders", default="", metavar="KEYS", help="some only, as in flowno,uvloop*,bare")
     parser.add_argument("--list", action="store_true", help="print the keys of cases and contenders, and stop")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"how often; {ROUNDS} by default")
     parser.add_argument("--quick", action="store_true", help="measure a fifth as long, three times")

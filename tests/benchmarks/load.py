@@ -220,26 +220,26 @@ class _Overlapping:
                 selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while missing:
                 for key, mask in selector.select():
-                    connection: Any = key.fileobj
+                    ready: Any = key.fileobj
                     if mask & selectors.EVENT_WRITE:
-                        unsent[connection] = unsent[connection][connection.send(unsent[connection]) :]
-                        if not unsent[connection]:
-                            selector.modify(connection, selectors.EVENT_READ)
+                        unsent[ready] = unsent[ready][ready.send(unsent[ready]) :]
+                        if not unsent[ready]:
+                            selector.modify(ready, selectors.EVENT_READ)
                     if mask & selectors.EVENT_READ:
-                        received = connection.recv_into(self._buffer, min(missing[connection], len(self._buffer)))
+                        received = ready.recv_into(self._buffer, min(missing[ready], len(self._buffer)))
                         if not received:
                             raise ServerFailed("the server closed a connection that was in use")
-                        missing[connection] -= received
-                        if missing[connection]:
+                        missing[ready] -= received
+                        if missing[ready]:
                             continue
                         count += 1
                         if time.perf_counter() < end:
-                            missing[connection] = len(self._message)
-                            unsent[connection] = self._message
-                            selector.modify(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                            missing[ready] = len(self._message)
+                            unsent[ready] = self._message
+                            selector.modify(ready, selectors.EVENT_READ | selectors.EVENT_WRITE)
                         else:
-                            del missing[connection]
-                            selector.unregister(connection)
+                            del missing[ready]
+                            selector.unregister(ready)
         return count
 
 

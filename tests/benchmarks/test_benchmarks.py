@@ -230,7 +230,8 @@ def test_a_target_of_the_same_contender_in_another_case_is_measured_across_the_c
     ("ratio", "goal", "verdict"),
     [
         (None, 2.0, "not measured"),
-        (1.49, 2.0, "missed"),
+        (1.494, 2.0, "missed"),
+        (1.496, 2.0, "met"),
         (1.5, 2.0, "met"),
         (1.5, None, "met"),
         (2.0, 2.0, "goal met"),
@@ -307,8 +308,8 @@ def test_a_name_that_is_none_is_answered_by_those_that_are(run_python: RunPython
     assert "'ecoh'; there are " in ended.stderr
 
 
-def test_a_name_of_contenders_also_means_those_that_begin_with_it() -> None:
-    assert [one.key for one in contenders.chosen(["uvloop", "bare"])] == [
+def test_contenders_are_chosen_by_patterns() -> None:
+    assert [one.key for one in contenders.chosen(["uvloop*", "bare"])] == [
         "bare",
         "uvloop",
         "uvloop-streams",
