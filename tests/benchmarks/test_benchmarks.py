@@ -247,9 +247,9 @@ def test_a_table_as_text_and_for_the_documentation() -> None:
     table = Table("Title", ("who", "figure", "what"), (("a", "1", ""), ("sock_*", "1,000", "words")))
     assert table.as_text() == (
         "Title\n"
-        "---------------------\n"
+        "--------------------\n"
         "who     figure  what\n"
-        "---------------------\n"
+        "--------------------\n"
         "a            1\n"
         "sock_*   1,000  words\n"
     )
