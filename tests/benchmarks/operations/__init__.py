@@ -12,7 +12,7 @@ order, so that two of them can be laid side by side. ``COUNT`` is how often in a
 ``lock``                  have the lock that :data:`~.measuring.CONTENDERS` tasks want, and give way while having it
 ``sleeps``                sleep for 1 to 10 ms; :data:`~.measuring.SLEEPERS` tasks do, for different times
 ``time_limits``           enter and leave a block with a time limit, around a call that does not suspend
-``time_limited_switches``  the same around giving way
+``time_limited_switches``  the same around a call that gives way once
 ``spawn_cancel``          begin a task, let it come to a wait for ever, cancel it, and wait for its end
 ========================  ==============================================================================================
 """
