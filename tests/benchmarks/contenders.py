@@ -3,55 +3,106 @@
 import importlib
 import select
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from flowno import available_selectors
 
-__all__ = ["CONTENDERS", "Contender", "chosen"]
+__all__ = ["CONTENDERS", "Contender", "chosen", "contender", "import_error"]
 
-#: What a server can be asked for, the functions of each module in servers/.
-ALL = ("echo", "lines", "tls_echo", "churn", "sink")
-#: What a server can be asked for that has sockets, and nothing above them.
-SOCKETS = ("echo", "churn", "sink")
+# What a server can be asked for: the functions of its module in servers/.
+_ALL = ("echo", "lines", "tls_echo", "churn", "sink")
+_SOCKETS = ("echo", "churn", "sink")
+_HANDLES = ("echo", "tls_echo", "churn", "sink")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the programs that are compared.
+    """One of those that are compared.
 
     Args:
         key: Its name on the command line and in the JSON.
         label: Its name in the tables.
-        modules: What has to be importable.
-        framework: What operations/, memory and latency call it; "" where it has no part in these.
-        loop: Which event loop, or which selector, the framework runs on; "" is its default.
-        server: The module of servers/; "" where it has none.
+        module: What has to be importable; "" is nothing that could be missing.
+        loop: Which event loop, or which selector, it runs on; "" is its default.
+        server: Its module in servers/; "" where it has none.
         serves: The functions of that module.
+        framework: What operations/ calls it; "" where it is but another way to write a server.
+        holds: How many connections its selector can hold; None is as many as there are.
     """
 
     key: str
     label: str
-    modules: tuple[str, ...] = ()
-    framework: str = ""
+    module: str = ""
     loop: str = ""
     server: str = ""
     serves: tuple[str, ...] = ()
+    framework: str = ""
+    holds: int | None = None
 
     def missing(self) -> str:
         """Why it cannot run here; "" where it can."""
-        for module in self.modules:
-            if reason := _import_error(module):
-                return reason
+        if self.module and (reason := import_error(self.module)):
+            return reason
         if self.server == "bare" and not hasattr(select, "epoll"):
-            return "this system has no select.epoll"
-        if self.key.startswith("flowno") and self.loop:
-            return _selector_error(self.loop)
-        return ""
+            return "this system has no epoll"
+        return _selector_error(self.loop) if self.framework == "flowno" and self.loop else ""
+
+
+def _flowno_on(selector: str, holds: int | None = None) -> Contender:
+    label = f"flowno on {selector}"
+    return Contender(f"flowno-{selector}", label, "", selector, "flowno_handles", _HANDLES, "flowno", holds)
+
+
+CONTENDERS = (
+    Contender("bare", "bare epoll loop", "", "", "bare", _SOCKETS),
+    Contender("flowno", "flowno", "", "", "flowno_handles", _HANDLES, "flowno"),
+    Contender("flowno-streams", "flowno streams", "", "", "flowno_streams", _ALL),
+    _flowno_on("epoll"),
+    _flowno_on("kqueue"),
+    _flowno_on("poll"),
+    _flowno_on("select", holds=1000),  # FD_SETSIZE, less the files that a process has open besides
+    Contender("uvloop", "uvloop", "uvloop", "uvloop", framework="asyncio"),
+    Contender("uvloop-streams", "uvloop streams", "uvloop", "uvloop", "asyncio_streams", _ALL),
+    Contender("uvloop-sock", "uvloop sock_*", "uvloop", "uvloop", "asyncio_sockets", _SOCKETS),
+    Contender("uvloop-protocol", "uvloop Protocol", "uvloop", "uvloop", "asyncio_protocols", _ALL),
+    Contender("asyncio", "asyncio", framework="asyncio"),
+    Contender("asyncio-streams", "asyncio streams", "", "", "asyncio_streams", _ALL),
+    Contender("asyncio-sock", "asyncio sock_*", "", "", "asyncio_sockets", _SOCKETS),
+    Contender("asyncio-protocol", "asyncio Protocol", "", "", "asyncio_protocols", _ALL),
+    Contender("trio", "trio", "trio", "", "trio_", _ALL, "trio"),
+    Contender("curio", "curio", "curio", "", "curio_", _ALL, "curio"),
+    Contender("gevent", "gevent", "gevent", "", "gevent_", _ALL, "gevent"),
+)
+
+_BY_KEY = {one.key: one for one in CONTENDERS}
+
+
+def contender(key: str) -> Contender:
+    """The contender of this key."""
+    return _BY_KEY[key]
+
+
+def chosen(names: Sequence[str]) -> tuple[Contender, ...]:
+    """Those of these names; ``uvloop`` also means ``uvloop-streams`` and the like. No names are all of them.
+
+    Raises:
+        ValueError: A name that is nobody's.
+    """
+    for name in names:
+        if not any(_is_called(one, name) for one in CONTENDERS):
+            raise ValueError(f"there is no contender {name!r}; there are {', '.join(_BY_KEY)}")
+    return tuple(one for one in CONTENDERS if not names or any(_is_called(one, name) for name in names))
+
+
+def _is_called(one: Contender, name: str) -> bool:
+    return one.key == name or one.key.startswith(f"{name}-")
 
 
 @cache
-def _import_error(module: str) -> str:
+def import_error(module: str) -> str:
+    """Why a module cannot be imported; "" where it can."""
     try:
         with warnings.catch_warnings(action="ignore"):
             importlib.import_module(module)
@@ -64,51 +115,5 @@ def _import_error(module: str) -> str:
 def _selector_error(name: str) -> str:
     row = next(row for row in available_selectors() if row.name == name)
     if row.default:
-        return "it is the default here: the same as flowno"
-    return "" if row.usable else row.reason or "not usable here"
-
-
-CONTENDERS = (
-    Contender("bare", "select.epoll, bare", server="bare", serves=SOCKETS),
-    Contender("flowno", "flowno", framework="flowno", server="flowno_handles", serves=("echo", "tls_echo", "churn", "sink")),
-    Contender("flowno-streams", "flowno streams", server="flowno_streams", serves=ALL),
-    *(
-        Contender(
-            f"flowno-{name}",
-            f"flowno on {name}",
-            framework="flowno",
-            loop=name,
-            server="flowno_handles",
-            serves=("echo", "tls_echo", "churn", "sink"),
-        )
-        for name in ("epoll", "kqueue", "poll", "select")
-    ),
-    Contender("uvloop", "uvloop", ("uvloop",), framework="asyncio", loop="uvloop"),
-    Contender("uvloop-streams", "uvloop streams", ("uvloop",), "", "uvloop", "asyncio_streams", ALL),
-    Contender("uvloop-sock", "uvloop sock_*", ("uvloop",), "", "uvloop", "asyncio_sockets", SOCKETS),
-    Contender("uvloop-protocol", "uvloop Protocol", ("uvloop",), "", "uvloop", "asyncio_protocols", ALL),
-    Contender("asyncio", "asyncio", framework="asyncio"),
-    Contender("asyncio-streams", "asyncio streams", server="asyncio_streams", serves=ALL),
-    Contender("asyncio-sock", "asyncio sock_*", server="asyncio_sockets", serves=SOCKETS),
-    Contender("asyncio-protocol", "asyncio Protocol", server="asyncio_protocols", serves=ALL),
-    Contender("trio", "trio", ("trio",), framework="trio", server="trio_", serves=ALL),
-    Contender("curio", "curio", ("curio",), framework="curio", server="curio_", serves=ALL),
-    Contender("gevent", "gevent", ("gevent",), framework="gevent", server="gevent_", serves=ALL),
-)
-
-
-def chosen(names: list[str]) -> tuple[Contender, ...]:
-    """Those of these names; ``uvloop`` also means ``uvloop-streams`` and the like. No names are all of them.
-
-    Raises:
-        ValueError: A name that is nobody's.
-    """
-    for name in names:
-        if not any(_is_called(one, name) for one in CONTENDERS):
-            keys = ", ".join(one.key for one in CONTENDERS)
-            raise ValueError(f"there is no contender {name!r}; there are {keys}")
-    return tuple(one for one in CONTENDERS if not names or any(_is_called(one, name) for name in names))
-
-
-def _is_called(contender: Contender, name: str) -> bool:
-    return contender.key == name or contender.key.startswith(f"{name}-")
+        return "the default here: see flowno"
+    return row.reason or ""

@@ -60,7 +60,7 @@ class Server:
         if core is not None:
             command += ["--core", str(core)]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
         self.address = ("127.0.0.1", int(self._read()["port"]))
 
@@ -143,7 +143,7 @@ def _message(size: int, lines: int) -> bytes:
 def _check_echo(connection: socket.socket, message: bytes) -> None:
     """One message, and the answer to it. After that the server has accepted the connection, and waits."""
     position = 0
-    answer = b""
+    answer = bytearray()
     while len(answer) < len(message):
         if position < len(message):
             position += connection.send(message[position : position + LONGEST_BLOCKING])
@@ -191,7 +191,8 @@ def _go_around(
             send(message)
         rounds += 1
     for receive, _ in connections:
-        receive()
+        if receive() != size:
+            raise ServerFailed("the server closed a connection that was in use")
     return rounds * len(connections)
 
 
@@ -259,21 +260,25 @@ def _churn(server: Server, message: bytes, connections: int, seconds: float) -> 
     buffer = bytearray(len(message) + 1)
     end = time.perf_counter() + seconds
     count = 0
-    waiting: list[socket.socket | None] = [None] * connections
+    waiting = [_ask(server, message) for _ in range(connections)]
     is_over = False
     while not is_over:
         is_over = time.perf_counter() >= end
         for index, connection in enumerate(waiting):
-            if connection is not None:
-                if connection.recv_into(buffer, len(buffer), socket.MSG_WAITALL) != len(message):
-                    raise ServerFailed("the server sent something else than the message that it got")
-                connection.close()
-                count += 1
+            if connection.recv_into(buffer, len(buffer), socket.MSG_WAITALL) != len(message):
+                raise ServerFailed("the server sent something else than the message that it got")
+            connection.close()
             if not is_over:
-                waiting[index] = connection = socket.socket()
-                connection.connect(server.address)
-                connection.send(message)
+                waiting[index] = _ask(server, message)
+        count += connections
     return count
+
+
+def _ask(server: Server, message: bytes) -> socket.socket:
+    connection = socket.socket()
+    connection.connect(server.address)
+    connection.send(message)
+    return connection
 
 
 def sink(server: Server, options: argparse.Namespace) -> dict[str, float]:
@@ -289,7 +294,7 @@ def _pour(server: Server, message: bytes, connections: int, seconds: float) -> i
     with ExitStack() as stack:
         sockets = [stack.enter_context(_connect(server, None)) for _ in range(connections)]
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        while not rounds or time.perf_counter() < end:
             for connection in sockets:
                 connection.sendall(message)
             rounds += 1
@@ -317,6 +322,11 @@ def _connect(server: Server, context: ssl.SSLContext | None) -> Iterator[socket.
 
 def _client_context(certificate: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate)
+
+
+def environment() -> dict[str, str]:
+    """Of the processes that are started here: they find flowno and its backends, whatever was installed."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])}
 
 
 def allow_open_files() -> None:
@@ -363,4 +373,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 if __name__ == "__main__":
     allow_open_files()
-    print(json.dumps(measure(parse())))
+    try:
+        print(json.dumps(measure(parse())))
+    except ServerFailed as failure:
+        sys.exit(str(failure))

@@ -32,7 +32,7 @@ def main() -> None:
     module = importlib.import_module(f"tests.benchmarks.servers.{arguments.module}")
     context = None
     if arguments.certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = getattr(module, "SSLContext", ssl.SSLContext)(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(arguments.certificate)
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
         # Some frameworks do it by themselves. The connections inherit it.

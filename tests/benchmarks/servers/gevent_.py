@@ -6,8 +6,12 @@ from collections.abc import Callable
 
 import gevent.server
 import gevent.socket
+from gevent.ssl import SSLContext
 
 from tests.benchmarks.servers import CHUNK
+
+# SSLContext is for servers/__main__.py: the system's would make sockets that block.
+__all__ = ["SSLContext", "churn", "echo", "lines", "serve", "sink", "tls_echo"]
 
 Handler = Callable[[socket.socket, object], None]
 
