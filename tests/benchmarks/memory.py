@@ -5,10 +5,11 @@
 
 print ``{"bytes": ..., "traced": ..., "count": COUNT}``. ``bytes`` is by how much an item makes the process larger
 (resident memory), ``traced`` what Python's allocators have given out for it (:mod:`tracemalloc`), measured on as many
-again. Memory of the kernel is in neither, and C code may allocate what tracemalloc does not see. Not on Windows.
+others. Memory of the kernel is in neither, and C code may allocate what tracemalloc does not see. Not on Windows.
 
 A connection is one of the echo server of a module of ``servers``: accepted from a client in another process, used for
-one message, and now waiting for the next. A task waits for an event that all of them wait for.
+one message, and now waiting for the next. There are three times as many as are counted, the first of them for nothing.
+A task waits for an event that all of them wait for.
 """
 
 import argparse
@@ -31,10 +32,6 @@ if sys.platform != "win32":
     import resource
 
 __all__ = ["resident_memory"]
-
-#: Those that are there before any is counted, so that what is made once is not a part of the figures.
-FIRST_CONNECTIONS = 50
-
 
 def resident_memory() -> int:
     """The bytes of this process that are in memory; elsewhere than on Linux, the most that have been so far.
@@ -92,7 +89,7 @@ def connection_figures(clients: Clients, port: int, count: int) -> dict[str, flo
         clients.wait()
 
     clients.tell(port)
-    connect(FIRST_CONNECTIONS)
+    connect(count)  # these take what memory was freed before, and what is made once is made for them
     before = collected(resident_memory)
     connect(count)
     resident = collected(resident_memory) - before
