@@ -1,24 +1,61 @@
-"""The clients of an echo server, in a process of their own.
+"""Clients of an echo server, in a process of their own, for those who measure something else meanwhile.
 
-    python -m tests.benchmarks.clients PORT idle
-    python -m tests.benchmarks.clients PORT busy COUNT
+    python -m tests.benchmarks.clients idle
+    python -m tests.benchmarks.clients busy COUNT
 
-``idle`` reads numbers from its input, a line each, opens so many more connections, has one message echoed by each, and
-prints how many there are. ``busy`` keeps that many connections busy, each with one request at a time, and prints a line
-once they are. Both go on until their input ends.
+read the port of the server, a line, from their input. ``idle`` goes on to read numbers, opens so many more connections
+for each, has one message echoed by each of them, and prints how many there are, until its input ends. ``busy`` keeps
+that many connections busy, each with one request at a time, and prints their number once the first round is made, until
+the server ends.
 """
 
 import argparse
-import os
-import selectors
+import itertools
 import socket
+import subprocess
 import sys
-import threading
+from typing import Self
 
-__all__ = ["SIZE", "connect", "end_with_input", "receive"]
+from tests.benchmarks.load import ROOT, allow_open_files
+
+__all__ = ["SIZE", "Clients", "ask", "connect"]
 
 #: Bytes of a request, and of its answer.
 SIZE = 1024
+
+
+class Clients:
+    """The process of the clients, for the one that starts it. Leaving the context ends it.
+
+    Args:
+        kind: The arguments of its command line.
+    """
+
+    def __init__(self, *kind: str) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.clients", *kind]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def tell(self, number: int) -> None:
+        """Give it a line of input."""
+        print(number, file=self._process.stdin, flush=True)
+
+    def wait(self) -> None:
+        """Wait for a line of output.
+
+        Raises:
+            RuntimeError: It has ended; what was wrong it has printed.
+        """
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"the clients ended with exit status {self._process.wait()}")
 
 
 def connect(port: int) -> socket.socket:
@@ -27,17 +64,19 @@ def connect(port: int) -> socket.socket:
     return client
 
 
-def receive(client: socket.socket, size: int) -> None:
-    """Receive so many bytes from a blocking socket.
+def ask(client: socket.socket, request: bytes) -> None:
+    """Send a request, and receive its answer.
 
     Raises:
         EOFError: The server has ended the connection.
     """
-    while size:
-        data = client.recv(size)
-        if not data:
-            raise EOFError("the server has ended the connection")
-        size -= len(data)
+    client.sendall(request)
+    receive(client, len(request))
+
+
+def receive(client: socket.socket, size: int) -> None:
+    if len(client.recv(size, socket.MSG_WAITALL)) < size:
+        raise EOFError("the server has ended the connection")
 
 
 def idle(port: int) -> None:
@@ -46,58 +85,42 @@ def idle(port: int) -> None:
     for line in sys.stdin:
         for _ in range(int(line)):
             client = connect(port)
-            client.sendall(message)
-            receive(client, len(message))
             clients.append(client)
+            ask(client, message)
         print(len(clients), flush=True)
 
 
 def busy(port: int, count: int) -> None:
+    """Goes around the clients, as in ``load``: that is cheaper than to wait for all of them, and no server has less."""
     request = bytes(SIZE)
-    end_with_input()
-    with selectors.DefaultSelector() as selector:
-        missing: dict[socket.socket, int] = {}
-        for _ in range(count):
-            client = connect(port)
-            selector.register(client, selectors.EVENT_READ)
-            missing[client] = SIZE
-        for client in missing:
-            client.sendall(request)
-        print(count, flush=True)
-        while True:
-            for key, _ in selector.select():
-                client = key.fileobj
-                data = client.recv(SIZE)
-                if not data:
-                    raise EOFError("the server has ended the connection")
-                missing[client] -= len(data)
-                if not missing[client]:
-                    missing[client] = SIZE
-                    client.send(request)
-
-
-def end_with_input() -> None:
-    """End this process when its input ends, so that it does not outlive the one that has started it."""
-
-    def wait_for_end() -> None:
-        while sys.stdin.buffer.read(1):
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
+    clients = [connect(port) for _ in range(count)]
+    for client in clients:
+        client.sendall(request)
+    try:
+        for number in itertools.count():
+            for client in clients:
+                receive(client, SIZE)
+                client.sendall(request)
+            if number == 0:
+                print(count, flush=True)
+    except (EOFError, ConnectionError):
+        pass  # the server has ended
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.clients", description=__doc__)
-    parser.add_argument("port", type=int)
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("idle")
     kinds.add_parser("busy").add_argument("count", type=int)
     options = parser.parse_args()
+    allow_open_files()
+    line = sys.stdin.readline()
+    if not line:
+        return  # there is no server
     if options.kind == "idle":
-        idle(options.port)
+        idle(int(line))
     else:
-        busy(options.port, options.count)
+        busy(int(line), options.count)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@
 
 print ``{"bytes": ..., "traced": ..., "count": COUNT}``. ``bytes`` is by how much an item makes the process larger
 (resident memory), ``traced`` what Python's allocators have given out for it (:mod:`tracemalloc`), measured on as many
-again. Memory of the kernel is in neither, and C code may allocate what tracemalloc does not see.
+others. Memory of the kernel is in neither, and C code may allocate what tracemalloc does not see. Not on Windows.
 
 A connection is one of the echo server of a module of ``servers``: accepted from a client in another process, used for
-one message, and now waiting for the next. A task waits for an event that all of them wait for.
+one message, and now waiting for the next. There are three times as many as are counted, the first of them for nothing.
+A task waits for an event that all of them wait for.
 """
 
 import argparse
@@ -17,29 +18,33 @@ import importlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import traceback
 import tracemalloc
 from collections.abc import Callable
 
+from tests.benchmarks.clients import Clients
+from tests.benchmarks.load import allow_open_files
 from tests.benchmarks.operations import FRAMEWORKS
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["resident_memory"]
 
-#: Items that are there before any is counted, so that what is made once is not a part of the figures.
-FIRST_ITEMS = 50
-
-
 def resident_memory() -> int:
-    """The bytes of this process that are in memory; elsewhere than on Linux, the most that have been so far."""
+    """The bytes of this process that are in memory; elsewhere than on Linux, the most that have been so far.
+
+    Raises:
+        NotImplementedError: On Windows.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError("the standard library does not tell how much memory a process of Windows has")
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     except FileNotFoundError:
-        import resource
-
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
 
@@ -58,63 +63,48 @@ def collected(memory: Callable[[], int]) -> int:
 # ----------------------------------------------------------------------------------------------------- idle connections
 
 
-def measure_connections(server: str, loop: str, count: int) -> None:
+def measure_connections(module: str, loop: str, count: int) -> None:
     """Serve in this thread for ever; another one has the clients connect, prints the figures and ends the process."""
-    module = importlib.import_module(f"tests.benchmarks.servers.{server}")
-    allow_open_files(2 * count + 2 * FIRST_ITEMS)
+    server = importlib.import_module(f"tests.benchmarks.servers.{module}")
+    allow_open_files()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)
-        port = listener.getsockname()[1]
-        threading.Thread(target=print_and_exit, args=(lambda: connection_figures(port, count),)).start()
-        module.serve(listener, module.echo, None, loop)
+        threading.Thread(target=print_and_exit, args=(listener.getsockname()[1], count)).start()
+        server.serve(listener, server.echo, None, loop)
 
 
-def connection_figures(port: int, count: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.clients", str(port), "idle"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
-
-        def connect(number: int) -> None:
-            print(number, file=clients.stdin, flush=True)
-            if not clients.stdout.readline():
-                raise RuntimeError(f"the clients ended with {clients.wait()}")
-
-        connect(FIRST_ITEMS)
-        before = collected(resident_memory)
-        connect(count)
-        resident = collected(resident_memory) - before
-        tracemalloc.start()
-        before = collected(traced_memory)
-        connect(count)
-        traced = collected(traced_memory) - before
-        return {"bytes": resident / count, "traced": traced / count, "count": count}
-
-
-def print_and_exit(figures: Callable[[], dict[str, float]]) -> None:
-    """End the process from a thread: the servers of most frameworks have no other end than a signal."""
+def print_and_exit(port: int, count: int) -> None:
+    """End the process from a thread: most frameworks have servers that only a signal ends. So do the clients, then."""
     try:
-        print(json.dumps(figures()), flush=True)
+        print(json.dumps(connection_figures(Clients("idle"), port, count)), flush=True)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def allow_open_files(number: int) -> None:
-    """Have this process, and those that it starts, open so many files, as far as the system lets it."""
-    if sys.platform != "win32":
-        import resource
+def connection_figures(clients: Clients, port: int, count: int) -> dict[str, float]:
+    def connect(number: int) -> None:
+        clients.tell(number)
+        clients.wait()
 
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != resource.RLIM_INFINITY and soft < number + 100:
-            wanted = number + 100 if hard == resource.RLIM_INFINITY else min(number + 100, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    clients.tell(port)
+    connect(count)  # these take what memory was freed before, and what is made once is made for them
+    before = collected(resident_memory)
+    connect(count)
+    resident = collected(resident_memory) - before
+    tracemalloc.start()
+    before = collected(traced_memory)
+    connect(count)
+    traced = collected(traced_memory) - before
+    return {"bytes": resident / count, "traced": traced / count, "count": count}
 
 
 # ---------------------------------------------------------------------------------------------------------------- tasks
 
 
 def measure_tasks(framework: str, loop: str, count: int) -> None:
-    """Print the figures of a framework's tasks."""
+    """Print the figures. A run holds a few tasks first, whose memory is then a part of what the others take."""
     module = importlib.import_module(f"tests.benchmarks.operations.{FRAMEWORKS[framework]}")
 
     def growth(memory: Callable[[], int]) -> float:

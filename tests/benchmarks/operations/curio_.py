@@ -66,7 +66,7 @@ async def time_limits(count: int) -> None:
 async def time_limited_switches(count: int) -> None:
     for _ in range(count):
         async with curio.timeout_after(LONG):
-            await curio.sleep(0)
+            await give_way(1)
 
 
 async def spawn_cancel(count: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flowno import AsyncQueue, Event, Lock, TaskGroup, sleep, sleep_forever, spawn, timeout
+from flowno import AsyncQueue, Event, Lock, TaskGroup, sleep, spawn, timeout
 from flowno import run as run_flowno
 from tests.benchmarks.operations.measuring import (
     CONTENDERS,
@@ -64,12 +64,12 @@ async def time_limits(count: int) -> None:
 async def time_limited_switches(count: int) -> None:
     for _ in range(count):
         with timeout(LONG):
-            await sleep(0)
+            await give_way(1)
 
 
 async def spawn_cancel(count: int) -> None:
     for _ in range(count):
-        task = await spawn(sleep_forever())
+        task = await spawn(wait_forever())
         await task.cancel()
 
 
@@ -106,6 +106,10 @@ async def contend(count: int, contended: Lock) -> None:
 async def sleep_often(count: int, seconds: float) -> None:
     for _ in range(count):
         await sleep(seconds)
+
+
+async def wait_forever() -> None:
+    await Event().wait()
 
 
 async def wait_for(event: Event) -> None:

@@ -74,7 +74,7 @@ def time_limits(count: int) -> None:
 def time_limited_switches(count: int) -> None:
     for _ in range(count):
         with gevent.Timeout(LONG):
-            gevent.sleep(0)
+            give_way(1)
 
 
 def spawn_cancel(count: int) -> None:

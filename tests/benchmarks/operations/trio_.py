@@ -70,13 +70,13 @@ async def time_limits(count: int) -> None:
 async def time_limited_switches(count: int) -> None:
     for _ in range(count):
         with trio.fail_after(LONG):
-            await trio.lowlevel.checkpoint()
+            await give_way(1)
 
 
 async def spawn_cancel(count: int) -> None:
     for _ in range(count):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(wait_forever)
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
@@ -115,6 +115,10 @@ async def contend(count: int, contended: trio.Lock) -> None:
 async def sleep_often(count: int, seconds: float) -> None:
     for _ in range(count):
         await trio.sleep(seconds)
+
+
+async def wait_forever() -> None:
+    await trio.sleep_forever()
 
 
 async def wait_for(event: trio.Event) -> None:
