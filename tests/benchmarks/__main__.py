@@ -11,7 +11,7 @@ from tests.benchmarks.load import allow_open_files
 #: How long a measurement takes, as a part of what it takes else, and how often it is made, with --quick.
 QUICK_SCALE = 0.2
 QUICK_ROUNDS = 3
-ROUNDS = 7
+ROUNDS = 5
 
 
 def main() -> None:
