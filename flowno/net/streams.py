@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
-from ..core.event_loop.running import current_event_loop, required_event_loop
+from ..core.event_loop.running import here, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
@@ -715,7 +715,7 @@ class Stream:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
         if self._budget is _IN_USE:
             yield from self._refuse()
-        budget = (current_event_loop() or required_event_loop(f"a read from {self!r}")).budget
+        budget = (here.loop or required_event_loop(f"a read from {self!r}")).budget
         self._budget = _IN_USE
         try:
             if budget.left <= 0:
@@ -756,7 +756,7 @@ class Stream:
         return error.args == self._error or any(error.args == layer._lost for layer in _layers(self._handle))
 
     def _refuse(self) -> Generator[Command, Any, None]:
-        budget = required_event_loop(f"a read from {self!r}").budget
+        budget = (here.loop or required_event_loop(f"a read from {self!r}")).budget
         if budget.left <= 0:  # a failure, too, must not keep the other tasks from running
             yield GIVE_WAY
         budget.left -= 1

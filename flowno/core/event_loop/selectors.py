@@ -57,7 +57,7 @@ from .commands import (
 )
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
-from .running import current_event_loop, current_world, required_event_loop
+from .running import current_event_loop, current_world, here, required_event_loop
 from .tasks import completed
 from .threads import addresses_of, check_name, check_port
 
@@ -1020,7 +1020,7 @@ class SocketHandle:
         Returns:
             The record, free in the directions that are asked for.
         """
-        loop = required_event_loop(repr(self))
+        loop = here.loop or required_event_loop(repr(self))
         record = self._record
         if record.dead and record is not _CLOSED and self._fileno() >= 0:
             self._record = record = loop.fds.attach(self.socket)

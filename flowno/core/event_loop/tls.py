@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
-from .running import current_world, required_event_loop
+from .running import current_world, here, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
@@ -754,7 +754,7 @@ class TLSSocketHandle(SocketHandle):
             what: "handshake", or the operation.
             seconds: The time limit.
         """
-        loop = required_event_loop(repr(self))
+        loop = here.loop or required_event_loop(repr(self))
         limit = "handshake_timeout" if what == "handshake" else "shutdown_timeout"
         seconds = checked_seconds(seconds, limit)
         expired = TimeoutError(f"the TLS {what} of {self!r} took longer than {limit}, {seconds:g} s")
