@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, TaskHandle, current_event_loop, move_on_after, sleep, spawn
+from flowno import EventLoop, TaskCancelled, TaskHandle, current_event_loop, move_on_after, sleep, spawn
 from flowno.core.event_loop.commands import Command, SleepCommand, SocketRecvCommand
 from tests.support.counting_selector import CountingSelector
 from tests.support.fairness import check_it_gives_way
@@ -338,3 +338,48 @@ def test_what_a_handler_raises_is_thrown_into_the_task_that_asked() -> None:
 
     with CountingSelector() as counting, EventLoop(counting) as loop:
         assert loop.run_until_complete(root(), join=True) == "done"
+
+
+# ---------------------------------------------------------------------------------------------------------------- steps
+
+
+def test_whoever_watches_the_steps_of_a_loop_runs_each_of_them_until_it_is_taken_back() -> None:
+    log: list[str] = []
+
+    def watch(name: str) -> Any:
+        def wrapper(task: Any, run: Any, method: Any, argument: Any) -> Any:
+            log.append(f"{name}: {method.__name__}")
+            try:
+                return run(method, argument)
+            finally:
+                log.append(f"{name}: end")
+
+        return wrapper
+
+    async def child() -> None:
+        await sleep(0)
+
+    async def root() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        outer, inner = watch("outer"), watch("inner")
+        loop.add_step_wrapper(inner)
+        loop.add_step_wrapper(outer)
+        await sleep(0)
+        assert log == ["outer: send", "inner: send"]
+        loop.remove_step_wrapper(outer)
+        log.clear()
+        await sleep(0)
+        assert log == ["inner: send"]
+        task = await spawn(child())
+        task.cancel()
+        log.clear()
+        with pytest.raises(TaskCancelled):
+            await task.join()
+        assert "inner: throw" in log
+        loop.remove_step_wrapper(inner)
+        log.clear()
+        await (await spawn(child())).join()
+        assert log == ["inner: end"]  # of the step in which it was taken back
+
+    flowno.run(root())

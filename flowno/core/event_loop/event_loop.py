@@ -100,6 +100,10 @@ Handler: TypeAlias = Callable[[TaskHandle[Any], Any], Any]
 #: What to do for a command, by its class; None is to make the task ready again, and no more.
 Table: TypeAlias = "dict[type[Command], Handler | None]"
 
+#: Runs a step of a task, for those who watch: it is called with the task, a function, and what to call that with, which
+#: runs the step, and returns what the task yields, or raises what leaves it.
+StepWrapper: TypeAlias = Callable[[TaskHandle[Any], Callable[..., Any], Callable[[Any], Any], Any], Any]
+
 logger = logging.getLogger("flowno")
 
 #: Seconds. Longer waits are cut into pieces of this length, which every system's call can hold.
@@ -186,6 +190,7 @@ class EventLoop:
         self.tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
+        self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
         self.endless: dict[TaskHandle[Any], None] = {}  # those that sleep until they are cancelled
         self.inbox = Inbox()
         self.signals = Signals(self.inbox)
@@ -768,6 +773,24 @@ class EventLoop:
                 self._look_again_at(task)
             else:
                 self._cancel_where_it_waits(task)
+
+    def add_step_wrapper(self, wrapper: StepWrapper) -> None:
+        """Have every step of every task run by ``wrapper(task, run, method, argument)``, from the next one on.
+
+        It calls ``run(method, argument)``, which makes the step. Where there is none, watching costs nothing: what a
+        task is stepped by is its own, and is exchanged. Only in the loop's thread, or while the loop does not run.
+        """
+        self.step_wrappers.append(wrapper)
+        self._wrap_all_steps()
+
+    def remove_step_wrapper(self, wrapper: StepWrapper) -> None:
+        """Undo that."""
+        self.step_wrappers.remove(wrapper)
+        self._wrap_all_steps()
+
+    def _wrap_all_steps(self) -> None:
+        for task in self.tasks:
+            task._wrap_steps()
 
     def interrupt_after(self, seconds: float, error: BaseException) -> Timer:
         """Raise an error in the running task, if it waits, when some time has passed.

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextvars import copy_context
+from functools import partial
 from gc import get_referents
 from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -175,7 +176,9 @@ class TaskHandle(Generic[T_co]):
         self.event_loop = event_loop
         self.raw_task = raw_task
         self._context = context
-        self._run = context.run
+        self._run: Callable[..., Any] = context.run
+        if event_loop.step_wrappers:
+            self._wrap_steps()
         self._send: Callable[[Any], Command] = raw_task.send
         self._value: Any = None
         self._error: BaseException | None = None
@@ -365,6 +368,12 @@ class TaskHandle(Generic[T_co]):
         return f"<TaskHandle {name} {_STATE_NAMES[self._state]}>"
 
     # --- for the loop ------------------------------------------------------------------------------------------------
+
+    def _wrap_steps(self) -> None:
+        """Have the steps run by the wrappers that the loop has now, the last one outermost."""
+        self._run = self._context.run
+        for wrapper in self.event_loop.step_wrappers:
+            self._run = partial(wrapper, self, self._run)
 
     def _wake(self, ready: list[TaskHandle[Any]], value: Any = None, error: BaseException | None = None) -> None:
         """Go on with the answer of the command, or raise an error from it."""
