@@ -370,7 +370,7 @@ def test_whoever_watches_the_steps_of_a_loop_runs_each_of_them_until_it_is_taken
         loop.remove_step_wrapper(outer)
         log.clear()
         await sleep(0)
-        assert log == ["inner: send"]
+        assert log == ["inner: end", "outer: end", "inner: send"]
         task = await spawn(child())
         task.cancel()
         log.clear()
