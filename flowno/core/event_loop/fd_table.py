@@ -44,11 +44,11 @@ logger = logging.getLogger("flowno")
 class FdRecord:
     """One open file descriptor in one event loop; every handle on the same socket shares it.
 
-    It is dead before a handle is first used and after the fd was closed or the loop ended. A dead record looks owned in
-    both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
+    It is dead, and in no table, before a handle is first used and after the fd was closed or the loop ended. A dead one
+    looks owned in both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
     """
 
-    __slots__ = ("always_ready", "armed", "budget", "dead", "fd", "handles", "identity", "reader", "reading", "socket",
+    __slots__ = ("always_ready", "armed", "budget", "fd", "handles", "identity", "reader", "reading", "socket",
                  "table", "writer", "writing")  # fmt: skip
 
     def __init__(self, fd: int, socket: Callable[[], Any], table: FdTable | None) -> None:
@@ -61,8 +61,13 @@ class FdRecord:
         self.handles = 0  # how many handles use this record, and waits without one
         self.identity: _Identity = None  # what tells an fd that came as a number from a later one of the same number
         self.always_ready = False  # regular files, and what else epoll cannot hold
-        self.dead = self.reading = self.writing = table is None  # reading, writing: the direction is owned
+        self.reading = self.writing = table is None  # the direction is owned
         self.budget = Budget() if table is None else table.budget
+
+    @property
+    def dead(self) -> bool:
+        """Whether no loop holds this record, not yet or not any more."""
+        return self.table is None
 
     @property
     def is_open(self) -> bool:
@@ -177,7 +182,7 @@ class FdTable:
     def detach(self, record: FdRecord) -> None:
         """A handle that was dropped unclosed, or a wait that has ended, does not use the record any more."""
         record.handles -= 1
-        if not record.handles and not record.dead:
+        if not record.handles and record.table is self:
             self.retire(record, "the last handle on the socket was dropped")
 
     def retire(self, record: FdRecord, reason: str) -> None:
@@ -185,7 +190,8 @@ class FdTable:
 
         To be called before the fd is closed, so that nothing of it is left when its number is used again.
         """
-        record.dead = record.reading = record.writing = True
+        record.table = None
+        record.reading = record.writing = True
         if self._records.get(record.fd) is record:
             del self._records[record.fd]
         self._set_armed(record, 0)
@@ -210,7 +216,7 @@ class FdTable:
     def wait_readable(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """Suspend the task until the fd of the command is readable."""
         record = command.record
-        if record is None or record.table is not self or record.dead:
+        if record is None or record.table is not self:
             record = self._adopt(command, EVENT_READ)
         if record.reader is not None:
             raise BusyResourceError(f"another task is waiting to read from fd {record.fd}; one task at a time may")
@@ -223,7 +229,7 @@ class FdTable:
     def wait_writable(self, task: TaskHandle[Any], command: SocketCommand | FdCommand) -> None:
         """Suspend the task until the fd of the command is writable."""
         record = command.record
-        if record is None or record.table is not self or record.dead:
+        if record is None or record.table is not self:
             record = self._adopt(command, EVENT_WRITE)
         if record.writer is not None:
             raise BusyResourceError(f"another task is waiting to write to fd {record.fd}; one task at a time may")
@@ -236,7 +242,7 @@ class FdTable:
     def check(self, task: TaskHandle[Any], command: SocketCheckCommand) -> None:
         """Let the other tasks run, and see that the fd of the command is this loop's."""
         record = command.record
-        if record is None or record.table is not self or record.dead:
+        if record is None or record.table is not self:
             self._adopt(command, command.directions)
         self._ready.append(task)
 
@@ -279,7 +285,7 @@ class FdTable:
             return self._adopt_fd(command, directions)
         handle = command.handle
         old = command.record
-        if old is not None and old.table is not None and not old.dead:
+        if old is not None and old.table is not None:
             if old.armed or old.reader is not None or old.writer is not None:
                 raise BusyResourceError(
                     f"fd {old.fd} is armed in another event loop that is still alive; a socket belongs to one loop at "
@@ -324,8 +330,12 @@ class FdTable:
             if record.__class__ is not FdRecord:
                 self._disown(key)
                 continue
+            reader = record.reader
+            if mask == EVENT_READ and reader is not None:  # the usual one
+                record.reader = reader._waiting = None
+                ready.append(reader)
+                continue
             if mask & EVENT_READ:
-                reader = record.reader
                 if reader is not None:
                     record.reader = reader._waiting = None
                     ready.append(reader)

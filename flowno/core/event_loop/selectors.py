@@ -253,7 +253,7 @@ class SocketHandle:
         if self._record is _CLOSED:
             return
         record = self._shared_record()
-        if record.table is None or record.dead:
+        if record.table is None:
             self._close_now(record)
         else:
             record.table.inbox.act(self._close_now, record)
@@ -274,7 +274,7 @@ class SocketHandle:
         if self._record is _CLOSED or self._fileno() < 0:
             raise ClosedResourceError(f"detach on {self!r}: there is no fd any more")
         record = self._shared_record()
-        if record.table is not None and not record.dead:
+        if record.table is not None:
             if not record.table.inbox.is_at_hand:
                 raise EventLoopError(f"{self!r} is in use by an event loop of another thread, where it can be detached")
             record.table.retire(record, f"{self!r} was detached")
@@ -302,7 +302,7 @@ class SocketHandle:
 
     def _close_now(self, record: FdRecord) -> None:
         self._say_goodbye()
-        if record.table is not None and not record.dead:
+        if record.table is not None:
             # Only who waits reads the reason; the repr of a handle asks the system for two addresses.
             is_awaited = record.reader is not None or record.writer is not None
             record.table.retire(record, f"{self!r} was closed" if is_awaited else "")
@@ -319,7 +319,7 @@ class SocketHandle:
 
     def __del__(self) -> None:
         record = getattr(self, "_record", _UNBOUND)  # there is none where a subclass failed before __init__
-        if record.table is not None and not record.dead:
+        if record.table is not None:
             record.table.inbox.post(record.table.detach, record)
 
     # --- coroutines --------------------------------------------------------------------------------------------------
@@ -413,7 +413,8 @@ class SocketHandle:
                 self._drained = 0 < len(data) < bufsize
                 return data
         finally:
-            self._release(EVENT_READ)
+            record = self._record  # as _release() does, without the call
+            record.reading = record.table is None
 
     @coroutine
     def recv_into(self, buffer: Buffer, nbytes: int = 0) -> Generator[Command, Any, int]:
@@ -533,23 +534,22 @@ class SocketHandle:
             record = yield from self._claim("sendAll", writing=True)
         octets = data if type(data) is bytes else _bytes_of(data)
         size = len(octets)
-        sent = 0
-        self.bytes_sent = 0
         budget = record.budget
         command: Command = self._send_command
         if budget.left > 0:
             budget.left -= 1
             try:
-                sent = self._sock_send(octets)
+                self.bytes_sent = sent = self._sock_send(octets)
             except BlockingIOError:
-                pass
+                self.bytes_sent = sent = 0
             except OSError as error:
+                self.bytes_sent = 0
                 raise self._failure(error, "sendAll") from None
             else:
-                self.bytes_sent = sent
                 if sent == size:
                     return
         else:
+            self.bytes_sent = sent = 0
             command = SocketCheckCommand(self, record, EVENT_WRITE)
         rest = memoryview(octets)[sent:]
         record.writing = True
