@@ -140,7 +140,6 @@ class Stream:
         "_gathers",  # the handle can send several buffers by one call
         "_handle",
         "_peername",
-        "_recv",  # a bound method of the handle
         "_sockname",
         "_start",
         "_tail",  # what has been received, instead of _buffer, where it came in small pieces; _buffer is empty then
@@ -165,9 +164,7 @@ class Stream:
         self._sockname = _address(handle.socket, "getsockname")
 
     def _take_over(self, handle: SocketHandle) -> None:
-        recv: Any = handle.recv
         self._handle = handle
-        self._recv: Callable[[int], Generator[Command, Any, bytes]] = recv
         # TLS has its own records to put the bytes in, and Windows has no such call.
         self._gathers = not hasattr(handle, "ssl_context") and hasattr(handle.socket, "sendmsg")
 
@@ -680,7 +677,7 @@ class Stream:
         self._start = 0
         self._budget = _IN_USE
         try:
-            data = yield from self._recv(_CHUNK)
+            data = yield from self._handle.recv(_CHUNK)  # pyright: ignore[reportGeneralTypeIssues]
         except BaseException as error:
             self._remember(error)
             raise
@@ -723,7 +720,7 @@ class Stream:
             budget.left -= 1
             if self._handle.fileno() < 0:
                 self._take_all()
-                yield from self._recv(0)  # it says what is wrong, also to those who want no bytes
+                yield from self._handle.recv(0)  # pyright: ignore[reportGeneralTypeIssues]  # it says what is wrong
             while True:
                 end = end_of(self._tail or self._buffer, self._start)
                 if end >= 0:
@@ -732,7 +729,7 @@ class Stream:
                     return None
                 if self._error is not None:
                     raise OSError(*self._error)
-                data = yield from self._recv(_CHUNK)
+                data = yield from self._handle.recv(_CHUNK)  # pyright: ignore[reportGeneralTypeIssues]
                 if data:
                     self._add(data)
                 else:

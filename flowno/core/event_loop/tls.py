@@ -846,10 +846,25 @@ class TLSSocketHandle(SocketHandle):
         return handle
 
     def _connect_blocking(self, address: Address, seconds: float) -> None:
-        clock = current_world().clock
-        deadline = clock() + seconds
+        deadline = current_world().clock() + seconds
         super()._connect_blocking(address, seconds)
         self._take_hostname(address)
+        try:
+            self._handshake_blocking(deadline)
+        except TimeoutError:
+            self.close()
+            raise TimeoutError(
+                f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
+                "if the server runs in this loop, use await flowno.connect"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        self._established = True
+
+    def _handshake_blocking(self, deadline: float) -> None:
+        """Make the handshake while the loop stands still, by a time of the clock at the latest."""
+        clock = current_world().clock
         greeting: bytes | None = b""
         try:
             while True:
@@ -862,23 +877,12 @@ class TLSSocketHandle(SocketHandle):
                 greeting = greeting or data
                 if not data:
                     raise self._truncation("the peer closed the connection during the TLS handshake")
-            self.socket.setblocking(False)
-        except TimeoutError:
-            self.close()
-            raise TimeoutError(
-                f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
-                "if the server runs in this loop, use await flowno.connect"
-            ) from None
         except ssl.SSLError as error:
             self._explain(error, greeting or b"")
             self.socket.setblocking(False)
             self._flush_quietly()
-            self.close()
             raise
-        except BaseException:
-            self.close()
-            raise
-        self._established = True
+        self.socket.setblocking(False)
 
     def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
         yield from super()._connect_owned(record, address)
