@@ -573,7 +573,7 @@ class Server:
         """
         kept = self._kept.get(listener)
         if kept is None:
-            return listener._accept_now()
+            return listener._accept_at_once()
         handle, address = kept
         moved = listener._accepted(handle.socket.dup())
         del self._kept[listener]

@@ -719,7 +719,7 @@ class EventLoop:
         if isinstance(error, TaskCancelled) and error._was_thrown_in and error._by is task:
             self.end_task(task, CANCELLED, None)
             return True
-        traceback = _without_loop(error.__traceback__)
+        traceback = _inside(task, error.__traceback__)
         if error.__context__ is not None:
             untie(error, task)
         is_outcome = _is_outcome(error)
@@ -1111,6 +1111,16 @@ def _without_loop(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
     return traceback
+
+
+def _inside(task: TaskHandle[Any], traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from where it enters the coroutine of a task, without the loop and those who watch the steps."""
+    raw_task: Any = task.raw_task
+    code = getattr(raw_task, "cr_code", None) or getattr(raw_task, "gi_code", None)
+    inside = traceback
+    while inside is not None and inside.tb_frame.f_code is not code:
+        inside = inside.tb_next
+    return _without_loop(inside or traceback)
 
 
 def _is_outcome(error: BaseException) -> bool:

@@ -1083,6 +1083,10 @@ class SocketHandle:
             raise self._failure(error, "accept") from None
         return self._accepted(connection), address
 
+    def _accept_at_once(self) -> tuple[SocketHandle, Address] | None:
+        """The whole of an operation that accepts without waiting, for those who wait by other means."""
+        return self._accept_now()
+
     def _accepted(self, connection: _socket.socket) -> SocketHandle:
         """The handle for an accepted connection."""
         return SocketHandle(connection)
@@ -1229,9 +1233,13 @@ def _is_number(host: object) -> bool:
 def _address_text(socket: Any, method: str) -> str:
     """An address in the usual notation, empty where there is none."""
     try:
-        address = getattr(socket, method)()
+        return _written(getattr(socket, method)())
     except (OSError, AttributeError):
         return ""
+
+
+def _written(address: Address) -> str:
+    """As :func:`_address_text`, of an address that is known."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
