@@ -1,5 +1,6 @@
 """What the documentation shows is true: its examples run, its transcripts are those of real runs, its names exist."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -16,8 +17,9 @@ import pytest
 
 import flowno
 import flowno_backends
-from flowno.core.event_loop import commands, selectors
+from flowno.core.event_loop import commands, instrumentation, selectors
 from flowno.core.event_loop.backend import BUILT_IN, available_selectors
+from flowno.core.event_loop.instrumentation import EventLoopInstrument
 from tests.conftest import ROOT, RunPython
 
 DOCS = ROOT / "docs"
@@ -301,6 +303,34 @@ def test_the_table_of_commands_says_of_each_whether_it_waits() -> None:
     rows = re.findall(pattern, text_of(DOCS / "commands.rst"), re.MULTILINE)
     assert rows
     assert dict(rows) == {name: "yes" if getattr(commands, name).is_wait else "no" for name, _ in rows}
+
+
+def documented_hooks() -> dict[str, str]:
+    """What the page of instruments says: the hooks with their parameters."""
+    return dict(re.findall(r"^   \* - ``(on_\w+)(\(.*\))``$", text_of(DOCS / "instruments.rst"), re.MULTILINE))
+
+
+def test_the_table_of_hooks_has_every_hook_with_its_parameters() -> None:
+    hooks = {name: hook for name, hook in vars(EventLoopInstrument).items() if name.startswith("on_")}
+    assert documented_hooks() == {name: signature_of(hook).partition(" ->")[0] for name, hook in hooks.items()}
+
+
+def test_the_reference_of_instruments_has_every_hook_with_its_parameters() -> None:
+    page = text_of(DOCS / "reference" / "instrumentation.rst")
+    assert dict(re.findall(r"automethod:: (on_\w+)(\(.*\)) -> None$", page, re.MULTILINE)) == documented_hooks()
+    for name in instrumentation.__all__:
+        assert f":: flowno.core.event_loop.instrumentation.{name}(" in page
+
+
+def test_the_table_of_metadata_has_every_field_of_every_class() -> None:
+    pattern = r"^   \* - :class:`~flowno\.core\.event_loop\.instrumentation\.(\w+)`\n     - ((?:.+\n)+?)(?=   \*|\n)"
+    rows = re.findall(pattern, text_of(DOCS / "instruments.rst"), re.MULTILINE)
+    documented = {name: set(re.findall(r"``(\w+)``", fields)) for name, fields in rows}
+    assert documented == {
+        name: {field.name for field in dataclasses.fields(getattr(instrumentation, name))}
+        for name in instrumentation.__all__
+        if name.endswith("Metadata")
+    }
 
 
 def test_the_house_has_every_room_of_the_event_loop() -> None:

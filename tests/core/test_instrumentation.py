@@ -1010,32 +1010,28 @@ def test_tasks_that_are_still_seen_when_it_is_left_go_on_unseen() -> None:
     flowno.run(main())
 
 
-def test_what_goes_on_when_it_is_entered_is_told_from_the_next_step_on() -> None:
+def test_an_operation_that_goes_on_when_it_is_entered_is_not_told_of() -> None:
     async def main() -> None:
-        with pair() as (one, other):
-            entered = Event()
+        queue: AsyncQueue[str] = AsyncQueue()
+        getting: Any = queue.get()
+        getting.send(None)  # it waits now, and what it gets is up to whoever drives it
+        with Recorder() as recorder:
+            with pytest.raises(StopIteration) as ended:
+                getting.send("an item")
+            assert ended.value.value == "an item"
+            assert recorder.names == []
 
-            async def reads() -> bytes:
-                await entered.wait()
-                return await one.recv(10)
+    flowno.run(main())
 
-            async def watched() -> None:
-                queue: AsyncQueue[str] = AsyncQueue()
-                getting: Any = queue.get()
-                getting.send(None)  # it waits
-                recorder.__enter__()
-                with pytest.raises(StopIteration):
-                    getting.send("an item")
-                assert recorder.names == []
-                await sleep(0)
-                recorder.__exit__(None, None, None)
 
-            recorder = Recorder()
-            reader = await spawn(one.recv(10))
-            await (await spawn(watched())).join()
-            await other.sendAll(b"Hello")
-            assert await reader.join() == b"Hello"
+def test_a_task_that_enters_it_is_told_of_from_its_next_step_on() -> None:
+    async def main() -> None:
+        with Recorder() as recorder:
+            assert recorder.names == []
+            await sleep(0)
             assert recorder.names == ["on_task_before_send"]
+            await sleep(0)
+            assert recorder.names[1:] == ["on_task_after_send", "on_task_before_send"]
 
     flowno.run(main())
 

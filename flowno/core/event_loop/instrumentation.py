@@ -176,7 +176,7 @@ class TLSHandshakeMetadata(_SocketMetadata):
     Attributes:
         cipher: The name of the cipher, the version of TLS that defines it, its secret bits.
         version: Such as ``"TLSv1.3"``.
-        server_hostname: The name that the peer has proved to have; None at the server.
+        server_hostname: What the peer is called, as the handle has it; None at the server.
         start_time: When it began, in seconds of the loop's clock.
         finish_time: When it was done.
     """
