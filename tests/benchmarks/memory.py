@@ -33,6 +33,7 @@ if sys.platform != "win32":
 
 __all__ = ["resident_memory"]
 
+
 def resident_memory() -> int:
     """The bytes of this process that are in memory; elsewhere than on Linux, the most that have been so far.
 
