@@ -11,7 +11,7 @@ from tests.benchmarks.load import allow_open_files
 #: How long a measurement takes, as a part of what it takes else, and how often it is made, with --quick.
 QUICK_SCALE = 0.2
 QUICK_ROUNDS = 3
-ROUNDS = 7
+ROUNDS = 5
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         description="Compare flowno with its peers, and say for each target whether it is met.",
     )
     parser.add_argument("--cases", default="", metavar="KEYS", help="some only, as in echo-1KiB-*,churn")
-    parser.add_argument("--contenders", default="", metavar="KEYS", help="some only, as in flowno,uvloop,bare")
+    parser.add_argument("--contenders", default="", metavar="KEYS", help="some only, as in flowno,uvloop*,bare")
     parser.add_argument("--list", action="store_true", help="print the keys of cases and contenders, and stop")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"how often; {ROUNDS} by default")
     parser.add_argument("--quick", action="store_true", help="measure a fifth as long, three times")

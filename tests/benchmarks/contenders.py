@@ -1,5 +1,6 @@
 """Who is compared: a table, and for each of them the reason why it cannot run here, if it cannot."""
 
+import fnmatch
 import importlib
 import select
 import warnings
@@ -84,20 +85,17 @@ def contender(key: str) -> Contender:
     return _BY_KEY[key]
 
 
-def chosen(names: Sequence[str]) -> tuple[Contender, ...]:
-    """Those of these names; ``uvloop`` also means ``uvloop-streams`` and the like. No names are all of them.
+def chosen(patterns: Sequence[str]) -> tuple[Contender, ...]:
+    """Those whose key fits one of the patterns, as in ``uvloop*``. No patterns are all of them.
 
     Raises:
-        ValueError: A name that is nobody's.
+        ValueError: A pattern that fits nobody.
     """
-    for name in names:
-        if not any(_is_called(one, name) for one in CONTENDERS):
-            raise ValueError(f"there is no contender {name!r}; there are {', '.join(_BY_KEY)}")
-    return tuple(one for one in CONTENDERS if not names or any(_is_called(one, name) for name in names))
-
-
-def _is_called(one: Contender, name: str) -> bool:
-    return one.key == name or one.key.startswith(f"{name}-")
+    for pattern in patterns:
+        if not fnmatch.filter(_BY_KEY, pattern):
+            raise ValueError(f"there is no contender {pattern!r}; there are {', '.join(_BY_KEY)}")
+    keys = {key for pattern in patterns or ["*"] for key in fnmatch.filter(_BY_KEY, pattern)}
+    return tuple(one for one in CONTENDERS if one.key in keys)
 
 
 @cache

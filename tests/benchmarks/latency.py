@@ -37,11 +37,11 @@ def measure(module: str, loop: str, count: int, busy: int) -> dict[str, float]:
         clients.tell(server.address[1])
         clients.wait()
         ask_often(client, 1 + count // 10)
-        cpu_before, before = server.usage()
+        before = server.usage()
         seconds = sorted(ask_often(client, count))
-        cpu_after, after = server.usage()
+        after = server.usage()
         figures = {f"p{percent:g}": percentile(seconds, percent) for percent in PERCENT}
-        utilisation = (cpu_after - cpu_before) / (after - before)
+        utilisation = (after["cpu"] - before["cpu"]) / (after["time"] - before["time"])
         return {**figures, "utilisation": utilisation, "count": count, "busy": busy}
 
 

@@ -7,7 +7,7 @@ wait. The server finds all the connections readable that were sent to while it w
 connection nothing helps: each waits for the other. ``server_cpu / seconds`` shows how busy the server was kept.
 
 On the last line of the output is a JSON object: ``count`` operations took ``seconds``, the processor time of the server
-was ``server_cpu`` and that of this process ``client_cpu``, in seconds.
+was ``server_cpu``, ``server_system`` of it in the kernel, and that of this process ``client_cpu``, in seconds.
 """
 
 import argparse
@@ -76,12 +76,11 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def usage(self) -> tuple[float, float]:
-        """The processor time that it has used until now, and the time, in seconds."""
+    def usage(self) -> dict[str, float]:
+        """What it has used until now, in seconds: the processor time, that in the kernel, and the time."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        words = self._read()
-        return words["cpu"], words["time"]
+        return self._read()
 
     def _read(self) -> dict[str, float]:
         line = self._process.stdout.readline()
@@ -101,15 +100,16 @@ class Measurement:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._client_cpu = time.process_time()
-        self._server_cpu, self._time = server.usage()
+        self._begun = server.usage()
 
     def end(self, count: float) -> dict[str, float]:
         """The figures, where so many operations were done."""
-        server_cpu, now = self._server.usage()
+        used = {name: value - self._begun[name] for name, value in self._server.usage().items()}
         return {
             "count": count,
-            "seconds": now - self._time,
-            "server_cpu": server_cpu - self._server_cpu,
+            "seconds": used["time"],
+            "server_cpu": used["cpu"],
+            "server_system": used["system"],
             "client_cpu": time.process_time() - self._client_cpu,
         }
 
@@ -220,26 +220,26 @@ class _Overlapping:
                 selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while missing:
                 for key, mask in selector.select():
-                    connection: Any = key.fileobj
+                    ready: Any = key.fileobj
                     if mask & selectors.EVENT_WRITE:
-                        unsent[connection] = unsent[connection][connection.send(unsent[connection]) :]
-                        if not unsent[connection]:
-                            selector.modify(connection, selectors.EVENT_READ)
+                        unsent[ready] = unsent[ready][ready.send(unsent[ready]) :]
+                        if not unsent[ready]:
+                            selector.modify(ready, selectors.EVENT_READ)
                     if mask & selectors.EVENT_READ:
-                        received = connection.recv_into(self._buffer, min(missing[connection], len(self._buffer)))
+                        received = ready.recv_into(self._buffer, min(missing[ready], len(self._buffer)))
                         if not received:
                             raise ServerFailed("the server closed a connection that was in use")
-                        missing[connection] -= received
-                        if missing[connection]:
+                        missing[ready] -= received
+                        if missing[ready]:
                             continue
                         count += 1
                         if time.perf_counter() < end:
-                            missing[connection] = len(self._message)
-                            unsent[connection] = self._message
-                            selector.modify(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                            missing[ready] = len(self._message)
+                            unsent[ready] = self._message
+                            selector.modify(ready, selectors.EVENT_READ | selectors.EVENT_WRITE)
                         else:
-                            del missing[connection]
-                            selector.unregister(connection)
+                            del missing[ready]
+                            selector.unregister(ready)
         return count
 
 

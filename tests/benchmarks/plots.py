@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tests.benchmarks.cases import Case
 from tests.benchmarks.contenders import contender
 from tests.benchmarks.programs import PROGRAMS
-from tests.benchmarks.report import Results, Spread
+from tests.benchmarks.report import Results, Spread, cost_heading
 
 __all__ = ["draw"]
 
@@ -69,7 +69,7 @@ def _bars(case: Case, costs: dict[str, Spread]) -> Figure:
     )
     axes.bar_label(bars, [cost.show(median) for median in medians], padding=6)
     axes.set_title(case.title, loc="left")
-    axes.set_xlabel(f"{cost.heading} per {case.unit}")
+    axes.set_xlabel(cost_heading(case))
     axes.xaxis.set_major_formatter(lambda value, _: cost.show(value) if value else "0")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)

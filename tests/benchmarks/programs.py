@@ -48,6 +48,10 @@ def _whole(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
+
+
 def _busy(share: float) -> str:
     return f"{share:.0%}" if share >= BUSY_ENOUGH else f"{share:.0%} (not kept busy)"
 
@@ -56,6 +60,7 @@ PROGRAMS = {
     "load": Program(
         Column("µs of CPU", lambda figures: figures["server_cpu"] / figures["count"], _microseconds),
         (
+            Column("in the kernel", lambda figures: figures["server_system"] / figures["server_cpu"], _percent),
             Column("per second", lambda figures: figures["count"] / figures["seconds"], _whole),
             Column("busy", lambda figures: figures["server_cpu"] / figures["seconds"], _busy),
         ),

@@ -15,7 +15,17 @@ from tests.benchmarks.contenders import contender
 from tests.benchmarks.programs import PROGRAMS
 from tests.benchmarks.targets import TARGETS, Target
 
-__all__ = ["FORMATS", "Results", "Spread", "Table", "case_table", "environment_table", "tables", "targets_table"]
+__all__ = [
+    "FORMATS",
+    "Results",
+    "Spread",
+    "Table",
+    "case_table",
+    "cost_heading",
+    "environment_table",
+    "tables",
+    "targets_table",
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class Table:
             cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
             return "  ".join(cells).rstrip()
 
-        rule = "-" * len(line(["-" * width for width in widths]))
+        rule = "-" * len(line(self.heading))
         return "\n".join([self.title, rule, *map(line, all_rows[:1]), rule, *map(line, all_rows[1:]), ""])
 
     def as_rst(self) -> str:
@@ -135,7 +145,7 @@ def case_table(results: Results, case: Case) -> Table:
     columns = (program.cost, *program.others)
     heading = (
         "contender",
-        f"{program.cost.heading} per {case.unit}",
+        cost_heading(case),
         "spread",
         *(column.heading for column in program.others),
         f"times that of {contender(case.base).label}",
@@ -152,6 +162,12 @@ def case_table(results: Results, case: Case) -> Table:
         ratio = "" if one == case.base else _ratio(results.ratio(case, case.base, one))
         rows.append((contender(one).label, cost, f"{low} - {high}", *others, ratio))
     return Table(case.title, heading, tuple(rows))
+
+
+def cost_heading(case: Case) -> str:
+    """What the costs of a case are, as "µs of CPU per message"."""
+    heading = PROGRAMS[case.program].cost.heading
+    return f"{heading} per {case.unit}" if case.unit else heading
 
 
 def _ratio(spread: Spread | None) -> str:
@@ -176,11 +192,10 @@ def targets_table(results: Results) -> Table:
 
 
 def verdict(target: Target, spread: Spread | None) -> str:
-    """What has become of a target, in a word or two."""
+    """What has become of a target, in a word or two. The ratio counts as the table shows it, rounded."""
     if spread is None:
         return "not measured"
-    if spread.median < target.at_least:
+    ratio = round(spread.median, 2)
+    if ratio < target.at_least:
         return "missed"
-    if target.goal is None:
-        return "met"
-    return "goal met" if spread.median >= target.goal else "met"
+    return "met" if target.goal is None or ratio < target.goal else "goal met"
