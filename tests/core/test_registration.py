@@ -113,7 +113,7 @@ def test_messages_that_fill_the_buffer_cost_few_tries_in_vain_and_a_stream_no_wa
     with counted_pair() as (handle, peer, calls), CountingSelector() as counting, EventLoop(counting) as loop:
         counting.before_select = ask
         loop.run_until_complete(serve(handle), join=True)
-        assert calls["recv"] <= rounds + 10
+        assert calls["recv"] <= rounds + rounds / 64 + 10
         counting.before_select = bool
         calls.clear()
         counting.calls.clear()

@@ -143,8 +143,8 @@ class SocketHandle:
         "__weakref__",
         "_drained",  # the last receive took all that was there, or so it seems: wait before the next try
         "_fileno",  # these three are bound methods of the socket
-        "_full_receives",  # how many have filled their buffer since the last try without a wait
         "_full_before_try",  # how many have to, before the next such try
+        "_full_receives",  # how many have filled their buffer since the last try without a wait
         "_lost",  # the arguments of the error by which the connection was lost, else None
         "_record",
         "_recv_command",
