@@ -178,7 +178,7 @@ CASES = (
         work="idle",
         contenders=_serving("echo"),
         count=1000,
-        connections=2050,  # some to begin with, and then twice as many as are counted
+        connections=3000,  # three times as many as are counted
     ),
     Case("memory-task", "Memory of a task that waits", "task", "memory", "task", _FRAMEWORKS, count=10_000),
     Case(

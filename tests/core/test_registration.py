@@ -88,6 +88,42 @@ def test_a_steady_exchange_costs_one_wait_one_receive_and_one_send() -> None:
     assert messages - 1 <= cost["select"] <= messages + 2
 
 
+def test_messages_that_fill_the_buffer_cost_few_tries_in_vain_and_a_stream_no_waits() -> None:
+    """After a full receive there may be more, or nothing: which it was before is taken for the next time."""
+    rounds = 500
+
+    async def serve(handle: SocketHandle) -> None:
+        for _ in range(rounds):
+            assert await handle.recv(100) == bytes(100)
+            await handle.sendAll(b"answer")
+
+    def ask() -> None:
+        nonlocal asked
+        if asked == calls["send"] < rounds:
+            if asked:
+                peer.recv(100)
+            asked += 1
+            peer.sendall(bytes(100))
+
+    async def read(handle: SocketHandle) -> None:
+        for _ in range(rounds):
+            assert await handle.recv(100) == bytes(100)
+
+    asked = 0
+    with counted_pair() as (handle, peer, calls), CountingSelector() as counting, EventLoop(counting) as loop:
+        counting.before_select = ask
+        loop.run_until_complete(serve(handle), join=True)
+        assert calls["recv"] <= rounds + rounds / 64 + 10
+        counting.before_select = bool
+        calls.clear()
+        counting.calls.clear()
+        peer.sendall(bytes(100 * rounds))  # as one, which takes less room in the kernel
+        loop.run_until_complete(read(handle), join=True)
+        assert calls["recv"] == rounds
+        # Until it tries each time, and where it gives way.
+        assert counting.calls["select"] <= 64 + 32 + 16 + 8 + 4 + 2 + 10
+
+
 @dataclass(frozen=True)
 class Service:
     """A server of one connection, and a client for the other end of it."""

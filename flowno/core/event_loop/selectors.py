@@ -118,6 +118,9 @@ _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 #: pause is twice as long as the one before.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.064
 
+#: After so many receives that have filled their buffer the next one is tried without a wait, whatever was before.
+_MOST_BEFORE_TRY = 64
+
 
 class SocketHandle:
     """A socket that tasks use without blocking the event loop.
@@ -138,8 +141,10 @@ class SocketHandle:
 
     __slots__ = (
         "__weakref__",
-        "_drained",  # the last receive took all that was there: wait before the next try
+        "_drained",  # the last receive took all that was there, or so it seems: wait before the next try
         "_fileno",  # these three are bound methods of the socket
+        "_full_before_try",  # how many have to, before the next such try
+        "_full_receives",  # how many have filled their buffer since the last try without a wait
         "_lost",  # the arguments of the error by which the connection was lost, else None
         "_record",
         "_recv_command",
@@ -160,6 +165,8 @@ class SocketHandle:
         self.connect_timeout = 30.0
         self.bytes_sent = 0
         self._drained = False
+        self._full_receives = 0
+        self._full_before_try = 1
         self._lost: tuple[Any, ...] | None = None
         self._fileno = socket.fileno
         self._sock_recv = socket.recv
@@ -391,11 +398,14 @@ class SocketHandle:
             try:
                 data = self._sock_recv(bufsize)
             except BlockingIOError:
-                pass
+                self._tried_in_vain()
             except OSError as error:
                 raise self._failure(error, "recv") from None
             else:
-                self._drained = 0 < len(data) < bufsize  # b"" is the end of the stream, and comes again
+                if len(data) < bufsize:
+                    self._drained = data != b""  # which is the end of the stream, and comes again
+                else:
+                    self._drained = self._waits_after_full_receive(tried=True)
                 return data
         else:
             command = SocketCheckCommand(self, record, EVENT_READ)
@@ -410,7 +420,10 @@ class SocketHandle:
                     continue
                 except OSError as error:
                     raise self._failure(error, "recv") from None
-                self._drained = 0 < len(data) < bufsize
+                if len(data) < bufsize:
+                    self._drained = data != b""
+                else:
+                    self._drained = self._waits_after_full_receive()
                 return data
         finally:
             record = self._record  # as _release() does, without the call
@@ -446,11 +459,14 @@ class SocketHandle:
             try:
                 received = self.socket.recv_into(buffer, nbytes)
             except BlockingIOError:
-                pass
+                self._tried_in_vain()
             except OSError as error:
                 raise self._failure(error, "recv_into") from None
             else:
-                self._drained = 0 < received < size
+                if received < size:
+                    self._drained = received > 0
+                else:
+                    self._drained = self._waits_after_full_receive(tried=True)
                 return received
         else:
             command = SocketCheckCommand(self, record, EVENT_READ)
@@ -465,7 +481,10 @@ class SocketHandle:
                     continue
                 except OSError as error:
                     raise self._failure(error, "recv_into") from None
-                self._drained = 0 < received < size
+                if received < size:
+                    self._drained = received > 0
+                else:
+                    self._drained = self._waits_after_full_receive()
                 return received
         finally:
             self._release(EVENT_READ)
@@ -1035,6 +1054,23 @@ class SocketHandle:
         raise BusyResourceError(
             f"another task is {direction} {self!r}; one task at a time may, so let one do it for both, or take turns"
         )
+
+    def _waits_after_full_receive(self, *, tried: bool = False) -> bool:
+        """Whether to wait before the next receive, as one has filled its buffer; ``tried``: it had not waited.
+
+        Of a stream there is more, and a wait costs a call of the selector; of messages that are just as long there is
+        nothing, and a try costs a call of the system, which makes the buffer first. So each try in vain doubles the
+        number of full receives until the next, and each that succeeds halves it.
+        """
+        if tried:
+            self._full_before_try = max(self._full_before_try // 2, 1)
+            self._full_receives = 0
+        self._full_receives += 1
+        return self._full_receives < self._full_before_try
+
+    def _tried_in_vain(self) -> None:
+        self._full_receives = 0
+        self._full_before_try = min(2 * self._full_before_try, _MOST_BEFORE_TRY)
 
     def _release(self, directions: int) -> None:
         """The end of an operation that owned these directions; the record is another one by now where the handle came
