@@ -433,8 +433,11 @@ def _watch_new_task(original: Callable[..., Any]) -> Callable[..., Any]:
         self: TaskHandle[Any], event_loop: EventLoop, raw_task: Coroutine[Any, Any, Any], context: Context
     ) -> None:
         original(self, event_loop, raw_task, context)
-        if _active(context.get(_stack, ())) and _watch_step not in event_loop.step_wrappers:
-            event_loop.inbox.act(_watch_steps_from_now_on, self)
+        if _active(context.get(_stack, ())):
+            inbox = event_loop.inbox
+            # That they are watched says nothing in another thread: they may be about to be watched no more.
+            if not inbox.is_mine or _watch_step not in event_loop.step_wrappers:
+                inbox.act(_watch_steps_from_now_on, self)
 
     return __init__
 
