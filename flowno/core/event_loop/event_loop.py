@@ -153,8 +153,9 @@ class EventLoop:
         selector: What waits for the sockets: a name (``"epoll"``, ``"kqueue"``, ``"poll"``, ``"select"``, or one that a
             plug-in provides), several names in order of preference as a list or separated by commas,
             ``"package.module:factory"``, a factory, or a selector. None takes what the environment variable
-            ``FLOWNO_SELECTOR`` says, and where that is empty, too, the best that this machine has. A selector that was
-            passed in is not closed with the loop, and serves one loop at a time.
+            ``FLOWNO_SELECTOR`` says, and where that is empty, too, the best that this machine has. A name may stand
+            within decorators, as in ``"trace(poll)"``. A selector that was passed in is not closed with the loop, and
+            serves one loop at a time.
         deadlock: What happens when every task waits for another one: "raise" ends the run with DeadlockError, unless
             another thread or a signal handler of the program could still call in; then, and with "log", who waits for
             what is logged once, after 5 seconds. "off" just waits.
