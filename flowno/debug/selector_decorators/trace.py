@@ -97,7 +97,7 @@ class TraceSelector(SelectorDecorator):
         return result
 
 
-def _fd(key: Any) -> str:
+def _fd(key: object) -> str:
     return f"fd {key.fd}" if isinstance(key, SelectorKey) else repr(key)
 
 
