@@ -166,6 +166,8 @@ class ShadowSelector(SelectorDecorator):
         first = self._events(ready)
         try:
             second = self._events(self.second.select(0))
+        except InterruptedError:  # EINTR, which some leave to their caller: no answer
+            return set()
         except _REFUSALS as error:
             self._report_refusal("select(0)", None, error)
             return set()

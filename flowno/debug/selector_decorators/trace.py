@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from selectors import SelectorKey
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from flowno.core.event_loop.backend import FileObject, display_name, world_of
 
@@ -13,8 +13,6 @@ from .base import SelectorDecorator, events_in_words
 __all__ = ["TraceSelector"]
 
 T = TypeVar("T")
-
-logger: Final = logging.getLogger("flowno.selector")
 
 
 class TraceSelector(SelectorDecorator):
@@ -30,7 +28,8 @@ class TraceSelector(SelectorDecorator):
 
     Example:
         >>> import selectors, socket
-        >>> logger.addHandler(logging.StreamHandler(sys.stdout))
+        >>> handler = logging.StreamHandler(sys.stdout)
+        >>> TraceSelector.logger.addHandler(handler)
         >>> one, other = socket.socketpair()
         >>> with one, other, TraceSelector(selectors.SelectSelector()) as selector:
         ...     key = selector.register(one, selectors.EVENT_WRITE, "data")
@@ -38,8 +37,11 @@ class TraceSelector(SelectorDecorator):
         selectors:SelectSelector: register(<socket.socket ...>, WRITE, 'data') -> fd ...
         selectors:SelectSelector: select(0.5) -> fd ... WRITE, after ... s
         selectors:SelectSelector: close() -> None
-        >>> logger.removeHandler(logger.handlers[-1])
+        >>> TraceSelector.logger.removeHandler(handler)
     """
+
+    #: Where the calls are logged.
+    logger: ClassVar[logging.Logger] = logging.getLogger("flowno.selector")
 
     word = "trace"
     facts = "logs every call and its result"
@@ -75,7 +77,7 @@ class TraceSelector(SelectorDecorator):
         )
 
     def close(self) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
+        if self.logger.isEnabledFor(logging.DEBUG):
             self._traced(("close()",), repr, self.inner.close)
         else:
             self.inner.close()
@@ -83,17 +85,17 @@ class TraceSelector(SelectorDecorator):
     def _is_on(self) -> bool:
         if not self._is_shown:
             self._is_shown = True
-            _show()
-        return logger.isEnabledFor(logging.DEBUG)
+            _show(self.logger)
+        return self.logger.isEnabledFor(logging.DEBUG)
 
     def _traced(self, call: tuple[Any, ...], result_in_words: Callable[[T], str], make: Callable[[], T]) -> T:
         form, *arguments = call
         try:
             result = make()
         except BaseException as error:
-            logger.debug(f"%s: {form} raised %r", display_name(self.inner), *arguments, error)
+            self.logger.debug(f"%s: {form} raised %r", display_name(self.inner), *arguments, error)
             raise
-        logger.debug(f"%s: {form} -> %s", display_name(self.inner), *arguments, result_in_words(result))
+        self.logger.debug(f"%s: {form} -> %s", display_name(self.inner), *arguments, result_in_words(result))
         return result
 
 
@@ -113,14 +115,16 @@ def _reports(ready: Any) -> str:
 
 
 class _Console(logging.Handler):
-    """Writes to standard error what no other handler would get."""
+    """Writes to standard error what no other handler of a logger would get."""
 
-    def __init__(self) -> None:
+    def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
+        self._logger = logger
         self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         self.addFilter(self._is_alone)
 
     def _is_alone(self, record: logging.LogRecord) -> bool:
+        logger = self._logger
         if any(handler is not self for handler in logger.handlers):
             return False
         return not logger.propagate or logger.parent is None or not logger.parent.hasHandlers()
@@ -133,9 +137,9 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
-def _show() -> None:
-    """Turn the logger on, and see that its lines go somewhere."""
+def _show(logger: logging.Logger) -> None:
+    """Turn a logger on, and see that its lines go somewhere."""
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.DEBUG)
     if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console())
+        logger.addHandler(_Console(logger))
