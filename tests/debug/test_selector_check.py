@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 import selectors
 import socket
 import time
@@ -17,6 +18,7 @@ from flowno import EventLoop
 from flowno.core.event_loop.backend import SystemWorld, open_selector
 from flowno.debug.selector_decorators import RULES, CheckSelector, ProtocolViolation
 from flowno_backends import SelectSelector
+from tests.conftest import ROOT
 from tests.core.test_foreign_selectors import STANDARD, FiveMethods, exercise
 from tests.support.virtual_time import VirtualTimeSelector
 
@@ -369,6 +371,11 @@ def test_what_breaks_it_keeps_all_others(broken: Broken, ends: tuple[socket.sock
 
 def test_every_rule_has_a_selector_that_breaks_it() -> None:
     assert list(dict.fromkeys(broken.rule for broken in BROKEN)) == list(RULES)
+
+
+def test_the_page_has_every_rule() -> None:
+    page = (ROOT / "docs" / "selector_decorators.rst").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^``([\w-]+)``\n   (.+)$", page, re.MULTILINE)) == RULES
 
 
 def test_a_violation_says_what_was_asked_and_what_came() -> None:

@@ -18,7 +18,7 @@ class _Formatting(logging.Handler):
 class SilentTrace(TraceSelector):
     """As TraceSelector, to a logger of its own that nobody listens to."""
 
-    logger: ClassVar[logging.Logger] = logging.Logger("silent", logging.DEBUG)  # noqa: LOG001: below no other
+    logger: ClassVar[logging.Logger] = logging.Logger("silent", logging.DEBUG)  # noqa: LOG001  # below no other
 
 
 SilentTrace.logger.addHandler(_Formatting())
