@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import from_thread
-from .core.event_loop.backend import Selector, SelectorInfo, available_selectors
+from .core.event_loop.backend import (
+    Selector,
+    SelectorDecoratorInfo,
+    SelectorInfo,
+    available_selector_decorators,
+    available_selectors,
+)
 from .core.event_loop.barriers import Barrier, BarrierStatistics
 from .core.event_loop.errors import (
     BrokenBarrierError,
@@ -104,6 +110,7 @@ __all__ = [
     "QueueEmptyError",
     "QueueFullError",
     "Selector",
+    "SelectorDecoratorInfo",
     "SelectorInfo",
     "SelectorUnavailableError",
     "Semaphore",
@@ -119,6 +126,7 @@ __all__ = [
     "UnknownSelectorError",
     "WouldBlockError",
     "as_completed",
+    "available_selector_decorators",
     "available_selectors",
     "azip",
     "connect",

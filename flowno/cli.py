@@ -14,7 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn
 
-from . import SelectorInfo, SocketHandle, available_selectors, connect, gather, run, sleep, socket, spawn
+from . import (
+    SelectorDecoratorInfo,
+    SelectorInfo,
+    SocketHandle,
+    available_selector_decorators,
+    available_selectors,
+    connect,
+    gather,
+    run,
+    sleep,
+    socket,
+    spawn,
+)
 from . import exit as end_the_run
 from .core.event_loop.backend import ENVIRONMENT_VARIABLE, OpenedSelector, open_selector
 from .core.event_loop.errors import UnknownSelectorError
@@ -88,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
     selectors = commands.add_parser(
         "selectors",
-        help="list the backends, and which of them work here",
-        description="List the backends: whether each works here or why not, where it comes from, and what is "
-        "particular about it.",
+        help="list the backends and their decorators, and which of them work here",
+        description="List the backends, and what can be put around them: whether each works here or why not, where it "
+        "comes from, and what is particular about it.",
     )
     selectors.add_argument("--json", action="store_true", help="as JSON, for programs")
     selectors.set_defaults(run=_selectors, parser=selectors)
@@ -104,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--selector",
         metavar="NAME",
-        help="the backend: a name, several in order of preference (kqueue,poll), auto, or package.module:factory",
+        help="the backend: a name, several in order of preference (kqueue,poll), auto, package.module:factory, or one "
+        "of these within a decorator, such as check(poll)",
     )
     demo.set_defaults(run=_demo, parser=demo)
     return parser
@@ -132,12 +145,16 @@ class _Version(argparse.Action):
 
 def _selectors(options: argparse.Namespace) -> None:
     rows = available_selectors()
+    decorators = available_selector_decorators()
     if options.json:
         import json
 
-        print(json.dumps([row._asdict() for row in rows], indent=2))
+        listed = [*(row._asdict() for row in rows), *(row._asdict() for row in decorators)]
+        print(json.dumps(listed, indent=2))
     else:
         _print_table([("name", "usable", "default", "source, obstacle, facts"), *_cells(rows)])
+        print()
+        _print_table([("decorator", "usable", "source, obstacle, facts"), *_decorator_cells(decorators)])
     if not any(row.default for row in rows):  # FLOWNO_SELECTOR asks for what cannot be had; this says why
         _open(None).selector.close()
 
@@ -148,6 +165,16 @@ def _cells(rows: Sequence[SelectorInfo]) -> list[tuple[str, str, str, str]]:
     for row in rows:
         cells.append((row.name, "yes" if row.usable else "no", "yes" if row.default else "", row.source))
         cells += [("", "", "", line) for line in (row.reason, row.facts) if line]
+    return cells
+
+
+def _decorator_cells(rows: Sequence[SelectorDecoratorInfo]) -> list[tuple[str, str, str]]:
+    """As :func:`_cells`; the name is followed by how many selectors there are to be."""
+    cells = []
+    for row in rows:
+        form = f"{row.name}({','.join(['selector'] * (row.takes or 1))})"
+        cells.append((form, "yes" if row.usable else "no", row.source))
+        cells += [("", "", line) for line in (row.reason, row.facts) if line]
     return cells
 
 

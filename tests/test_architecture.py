@@ -19,7 +19,8 @@ LOOP = "flowno.core.event_loop"
 # What a module may import of flowno and its backends. Both sides are prefixes; the first that fits on the left rules.
 ALLOWED: dict[str, tuple[str, ...]] = {
     f"{LOOP}.errors": (),
-    f"{LOOP}.backend": (f"{LOOP}.errors",),
+    f"{LOOP}.selector_names": (f"{LOOP}.errors",),
+    f"{LOOP}.backend": (f"{LOOP}.errors", f"{LOOP}.selector_names"),
     "flowno.core": ("flowno.core",),
     "flowno.net": ("flowno.net", "flowno.core"),
     "flowno.from_thread": ("flowno.core",),

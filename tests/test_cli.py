@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flowno import available_selectors
+from flowno import available_selector_decorators, available_selectors
 from flowno.cli import main
 from tests.conftest import ROOT, RunPython
 
@@ -28,7 +28,7 @@ TRANSCRIPT = rf"""
   Client: Received: Echo: Hello, world!
   Main: All tasks completed
 """
-USABLE = [row.name for row in available_selectors() if row.usable and ":" not in row.name]
+USABLE = [row.name for row in available_selectors() if row.usable and not set(row.name) & set(":(")]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="kqueue works here, or the reason reads otherwise")
 on_posix = pytest.mark.skipif(os.name != "posix", reason="the shell's redirections")
 
@@ -41,6 +41,14 @@ def rates(output: str) -> dict[str, int]:
     return {name: int(rate.replace(",", "")) for name, rate in map(str.split, rows)}
 
 
+def table(text: str) -> list[list[str]]:
+    """The cells below the head of a table; a column begins where its title does."""
+    head, *lines = text.splitlines()
+    columns = [match.start() for match in re.finditer(r"\S+(?:,? \S+)*", head)]
+    borders = list(zip(columns, [*columns[1:], None], strict=True))
+    return [[line[start:end].strip() for start, end in borders] for line in lines]
+
+
 # ------------------------------------------------------------------------------------------------------------ selectors
 
 
@@ -50,10 +58,7 @@ def test_selectors_shows_every_backend_with_its_source_and_facts(
     monkeypatch.delenv("FLOWNO_SELECTOR", raising=False)
     result = run_python(FLOWNO, "selectors")
     assert (result.returncode, result.stderr) == (0, "")
-    head, *lines = result.stdout.splitlines()
-    columns = [match.start() for match in re.finditer(r"\S+(?: \S+)*", head)]
-    borders = list(zip(columns, [*columns[1:], None], strict=True))
-    rows = [[line[start:end].strip() for start, end in borders] for line in lines]
+    rows = table(result.stdout.partition("\n\n")[0])
     expected = []
     for row in available_selectors():
         expected.append([row.name, "yes" if row.usable else "no", "yes" if row.default else "", row.source])
@@ -62,15 +67,29 @@ def test_selectors_shows_every_backend_with_its_source_and_facts(
     assert [row[0] for row in rows if row[2]] == USABLE[:1]
 
 
-def test_selectors_as_json_is_what_available_selectors_returns(
+def test_selectors_shows_every_decorator_below_with_how_it_is_written(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "selectors", env={"FLOWNO_SELECTOR": None})
+    rows = table(result.stdout.partition("\n\n")[2])
+    expected = []
+    for row in available_selector_decorators():
+        assert row.takes is not None
+        form = f"{row.name}({','.join(['selector'] * row.takes)})"
+        expected += [[form, "yes", row.source], ["", "", row.facts]]
+    assert rows == expected
+    assert [row[0] for row in rows if row[0]] == ["check(selector)", "shadow(selector,selector)", "trace(selector)"]
+
+
+def test_selectors_as_json_is_what_available_selectors_returns_and_then_the_decorators(
     run_python: RunPython, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOWNO_SELECTOR", "select")
     result = run_python(FLOWNO, "selectors", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     rows = json.loads(result.stdout)
-    assert rows == [row._asdict() for row in available_selectors()]
-    assert [row["name"] for row in rows if row["default"]] == ["select"]
+    backends = [row for row in rows if "default" in row]
+    assert backends == [row._asdict() for row in available_selectors()]
+    assert [row["name"] for row in backends if row["default"]] == ["select"]
+    assert [row for row in rows if "takes" in row] == [row._asdict() for row in available_selector_decorators()]
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
@@ -255,6 +274,20 @@ def test_what_is_wrong_is_said_in_one_line(
     assert (result.returncode, result.stdout) == (code, "")
     assert said.startswith(message)
     assert [line.partition(" ")[0] for line in usage] == (["usage:"] if code == 2 else [])
+
+
+def test_what_is_wrong_within_a_decorator_is_pointed_at(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "demo", "--selector", "check(eppol)")
+    _, said, *shown = result.stderr.splitlines()
+    assert result.returncode == 2
+    assert said.startswith("flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ")
+    assert shown == ["flowno demo: error:   check(eppol)", "flowno demo: error:         ^^^^^"]
+
+
+def test_demo_runs_within_a_decorator(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "demo", "--selector", "check( select )")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list(rates(result.stdout)) == ["check(select)"]
 
 
 def run_with_stdout(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -125,7 +125,7 @@ def test_a_plug_in_whose_name_cannot_be_written_says_so(install: Install, name: 
     install("tests_odd", f"{name} = plugin_of_the_tests:Ring")
     row = available_selectors()[-1]
     if sys.version_info >= (3, 12) or "," in name:
-        assert row.reason == "a name cannot hold a comma or a colon"
+        assert row.reason == "a name cannot hold a comma, a colon or a parenthesis"
     assert not row.usable
 
 

@@ -28,6 +28,7 @@ from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
 from flowno.net.streams import Stream
 from tests.conftest import RunPython
+from tests.support.backends import system_call_of
 from tests.support.counting_selector import CountingSelector
 from tests.support.limits import open_files
 from tests.support.tasks import FOREVER
@@ -593,7 +594,7 @@ def test_descriptors_that_select_cannot_hold_are_waited_for(
             asking = [
                 await spawn(flowno.run_in_thread(ask_by_blocking, server.addresses[0], context)) for _ in range(3)
             ]
-            if backend == "select":
+            if system_call_of(backend) == "select":
                 await until(lambda: caplog.records)
                 await sleep(0.05)
                 assert server.connections == 0
@@ -607,7 +608,7 @@ def test_descriptors_that_select_cannot_hold_are_waited_for(
         finally:
             for fd in others:
                 os.close(fd)
-    assert [record.levelno for record in caplog.records] == [logging.ERROR] * (backend == "select")
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * (system_call_of(backend) == "select")
     assert all("FD_SETSIZE" in record.getMessage() and not record.exc_info for record in caplog.records)
 
 

@@ -3,30 +3,34 @@
 The event loop waits through a :class:`Selector`, five methods that every ``selectors.*Selector`` of the standard
 library has already, and asks a :class:`World` for the time and for new sockets. Which selector a loop gets is decided
 here, when the loop is made: ``EventLoop(selector=...)`` beats the environment variable ``FLOWNO_SELECTOR``, which beats
-the first of :data:`BUILT_IN` that this machine can construct. A backend is loaded by its dotted name, so nothing in the
-core depends on one.
+the first of :data:`BUILT_IN` that this machine can construct. Wherever a selector can be named, decorators can be put
+around it, ``trace(check(poll))``. Both are loaded by their dotted names, so nothing in the core depends on one.
 """
 
 import errno
 import importlib
+import itertools
 import operator
 import os
 import socket as system_socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from selectors import SelectorKey
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from .errors import SelectorUnavailableError, UnknownSelectorError
+from .selector_names import MistakeError, Place, Term, terms_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 __all__ = [
     "BUILT_IN",
+    "DECORATORS",
+    "DECORATOR_ENTRY_POINT_GROUP",
     "ENTRY_POINT_GROUP",
     "ENVIRONMENT_VARIABLE",
     "SYSTEM_WORLD",
@@ -35,12 +39,15 @@ __all__ = [
     "OpenedSelector",
     "Selector",
     "SelectorChoice",
+    "SelectorDecoratorInfo",
     "SelectorFactory",
     "SelectorInfo",
     "SystemWorld",
     "World",
+    "available_selector_decorators",
     "available_selectors",
     "default_selector_name",
+    "display_name",
     "environment_is_trusted",
     "open_selector",
     "world_of",
@@ -48,6 +55,7 @@ __all__ = [
 
 ENVIRONMENT_VARIABLE: Final = "FLOWNO_SELECTOR"
 ENTRY_POINT_GROUP: Final = "flowno.selectors"
+DECORATOR_ENTRY_POINT_GROUP: Final = "flowno.selector_decorators"
 
 # In order of preference. epoll and kqueue ask the kernel only about what is ready; poll and select hand it the whole
 # list at each wait, and select cannot hold an fd of FD_SETSIZE or above.
@@ -56,6 +64,13 @@ BUILT_IN: Final[dict[str, str]] = {
     "kqueue": "flowno_backends.kqueue:KqueueSelector",
     "poll": "flowno_backends.poll:PollSelector",
     "select": "flowno_backends.select:SelectSelector",
+}
+
+# What is called with selectors, and makes one of them.
+DECORATORS: Final[dict[str, str]] = {
+    "check": "flowno.debug.selector_decorators.check:CheckSelector",
+    "shadow": "flowno.debug.selector_decorators.shadow:ShadowSelector",
+    "trace": "flowno.debug.selector_decorators.trace:TraceSelector",
 }
 
 _AUTO: Final = "auto"
@@ -206,7 +221,7 @@ def world_of(selector: Selector) -> World:
     if world is None:
         return SYSTEM_WORLD
     if missing := _missing(world, _WORLD_METHODS):
-        raise TypeError(f"the world of {_display_name(selector)} has no {', '.join(missing)}")
+        raise TypeError(f"the world of {display_name(selector)} has no {', '.join(missing)}")
     return cast(World, world)
 
 
@@ -214,7 +229,10 @@ def world_of(selector: Selector) -> World:
 
 SelectorFactory: TypeAlias = Callable[[], Selector]
 SelectorChoice: TypeAlias = str | Sequence[str] | SelectorFactory | Selector
-"""A name, names in order of preference, ``"auto"``, ``"package.module:factory"``, a factory, or a selector."""
+"""A name, names in order of preference, ``"auto"``, ``"package.module:factory"``, a factory, or a selector.
+
+Around each name there can be decorators: ``"check(epoll)"``, ``"shadow(kqueue, poll)"``.
+"""
 
 
 class OpenedSelector(NamedTuple):
@@ -251,23 +269,49 @@ class SelectorInfo(NamedTuple):
     facts: str
 
 
+class SelectorDecoratorInfo(NamedTuple):
+    """A decorator of selectors that flowno knows about, as :func:`available_selector_decorators` lists it.
+
+    Attributes:
+        name: What to write before the parenthesis: ``name(selector)``.
+        takes: How many selectors it is put around, at least; None where it could not be loaded.
+        source: Where it comes from: ``package.module:factory``, and for a plug-in the distribution that offers it.
+        usable: Whether it could be loaded just now.
+        reason: Why it could not, else None.
+        facts: One line about the decorator, possibly empty.
+    """
+
+    name: str
+    takes: int | None
+    source: str
+    usable: bool
+    reason: str | None
+    facts: str
+
+
 class _Candidate(NamedTuple):
-    """One way to get a selector. ``obstacle`` says why it can never be taken, whatever its factory would do."""
+    """One way to get a selector, or a decorator.
+
+    ``obstacle`` says why it can never be taken, whatever its factory would do. The factory is called with what comes of
+    ``inner``; ``place`` is where the name stands in what was asked for, None where nobody has asked.
+    """
 
     name: str
     source: str
     load: Callable[[], object]
     obstacle: str | None = None
+    inner: tuple["_Candidate", ...] = ()
+    place: Place | None = None
 
 
 class _Request(NamedTuple):
-    """Names that were asked for, in order of preference, and by whom, in the words that begin an error message.
+    """What was asked for, in order of preference, and by whom, in the words that begin an error message.
 
     ``ignored`` are names that were struck out because they would load code on the word of an untrusted environment.
     """
 
     asked_by: str
-    names: tuple[str, ...]
+    terms: tuple[Term, ...]
     ignored: tuple[str, ...] = ()
     plugins: bool = True
 
@@ -281,11 +325,11 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
 
     Args:
         choice: None takes what ``FLOWNO_SELECTOR`` says, a name or several separated by commas, and where that is unset
-            or empty the best that this machine has, as ``"auto"`` does.
+            or empty the best that this machine has, as ``"auto"`` does. ``decorator(name)`` stands for a name, too.
 
     Raises:
-        UnknownSelectorError: Nothing is known by that name. In a list this is an error wherever the name stands; only a
-            ``package.module:factory`` is not looked at before its turn comes.
+        UnknownSelectorError: Nothing is known by that name, or what was written is no name. In a list this is an error
+            wherever the name stands; only a ``package.module:factory`` is not looked at before its turn comes.
         SelectorUnavailableError: It is known, but cannot be had; of a list, none can. Its ``__cause__`` says why.
         TypeError: ``choice`` is none of these, or its factory made something that is no selector.
     """
@@ -302,36 +346,44 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
 
     given: object = choice  # checked, as the types bind only those who use a type checker
     if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray, memoryview)):
-        request = _Request(f"EventLoop(selector={given!r})", _split(given))
+        request = _request(f"EventLoop(selector={given!r})", given)
         return _open_first(request, _resolve(request))
     missing = _missing(given, _SELECTOR_METHODS)
     if not missing and not isinstance(given, type):
         selector = cast(Selector, given)
-        return OpenedSelector(selector, _display_name(selector), owned=False)
+        return OpenedSelector(selector, display_name(selector), owned=False)
     if not callable(given):
         almost = f" without {', '.join(missing)}" if len(missing) < len(_SELECTOR_METHODS) else ""
         raise TypeError(f"selector must be a name, a list of names, a factory or a selector, not {given!r}{almost}")
     name = _dotted_name(given)
-    return _open_first(_Request(f"EventLoop(selector={name})", (name,)), [_Candidate(name, name, lambda: given)])
+    return _open_first(_Request(f"EventLoop(selector={name})", ()), [_Candidate(name, name, lambda: given)])
 
 
 def available_selectors() -> list[SelectorInfo]:
     """Every backend that flowno knows about: the built-in ones in order of preference, then the installed plug-ins.
 
-    A ``package.module:factory`` in ``FLOWNO_SELECTOR`` has a row too. Each is tried by constructing and closing one;
-    what goes wrong with it becomes the ``reason`` of its row, and nothing is raised. Where ``EventLoop()`` would raise
-    because of what ``FLOWNO_SELECTOR`` asks for, no row is the default.
+    What ``FLOWNO_SELECTOR`` asks for by ``package.module:factory`` or with decorators has a row too. Each is tried by
+    constructing and closing one; what goes wrong with it becomes the ``reason`` of its row, and nothing is raised.
+    Where ``EventLoop()`` would raise because of what ``FLOWNO_SELECTOR`` asks for, no row is the default.
     """
-    request = _environment_request()
-    dotted = [_own(name) for name in request.names if ":" in name]
-    rows = [_probe(candidate) for candidate in (*_built_in(), *_plugins(), *dotted)]
     try:
-        wanted = [(candidate.name, candidate.source) for candidate in _resolve(request)]
+        wanted = _resolve(_environment_request())
     except UnknownSelectorError:
         wanted = []
+    own = [candidate for candidate in wanted if candidate.inner or ":" in candidate.name]
+    rows = [_probe(candidate) for candidate in (*_built_in(), *_plugins(), *own)]
     usable = {(row.name, row.source) for row in rows if row.usable}
-    chosen = next((candidate for candidate in wanted if candidate in usable), None)
+    asked_for = [(candidate.name, candidate.source) for candidate in wanted]
+    chosen = next((candidate for candidate in asked_for if candidate in usable), None)
     return [row._replace(default=(row.name, row.source) == chosen) for row in rows]
+
+
+def available_selector_decorators() -> list[SelectorDecoratorInfo]:
+    """Every decorator of selectors that flowno knows about: its own, then those of the installed plug-ins.
+
+    Each is loaded, and none is made. What goes wrong becomes the ``reason`` of its row, and nothing is raised.
+    """
+    return [_probe_decorator(candidate) for candidate in _decorators()]
 
 
 def default_selector_name() -> str:
@@ -362,43 +414,112 @@ def environment_is_trusted() -> bool:
 
 def _environment_request() -> _Request:
     value = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    names = _split(value)
-    asked_by = f"{ENVIRONMENT_VARIABLE}={value}" if names else "EventLoop()"
+    request = _request(f"{ENVIRONMENT_VARIABLE}={value}", value)
+    if not request.terms:
+        request = request._replace(asked_by="EventLoop()")
     if environment_is_trusted():
-        return _Request(asked_by, names)
-    ignored = tuple(name for name in names if ":" in name or _plugin(name) is not None)
-    return _Request(asked_by, tuple(name for name in names if name not in ignored), ignored, plugins=False)
+        return request
+    foreign = [term for term in request.terms if _loads_foreign_code(term)]
+    return request._replace(
+        terms=tuple(term for term in request.terms if term not in foreign),
+        ignored=tuple(map(str, foreign)),
+        plugins=False,
+    )
 
 
-def _split(value: Sequence[object]) -> tuple[str, ...]:
-    """The names in a comma-separated string, or in a list of such; empty ones do not count."""
-    names: list[str] = []
+def _loads_foreign_code(term: Term) -> bool:
+    plugin = _plugin_decorator(term.name) if term.inner else _plugin(term.name)
+    return ":" in term.name or plugin is not None or any(map(_loads_foreign_code, term.inner))
+
+
+def _request(asked_by: str, value: Sequence[object]) -> _Request:
+    """What a comma-separated string asks for, or a list of such."""
+    terms: list[Term] = []
     for part in [value] if isinstance(value, str) else value:
         if not isinstance(part, str):
             raise TypeError(f"selector: a list must hold names, not {part!r}")
-        names.extend(name for name in map(str.strip, part.split(",")) if name)
-    return tuple(names)
+        try:
+            terms.extend(terms_of(part))
+        except MistakeError as mistake:
+            raise _unknown(_Request(asked_by, ()), mistake) from None
+    return _Request(asked_by, tuple(terms))
 
 
 def _resolve(request: _Request) -> list[_Candidate]:
-    """What the names of a request stand for, in order and each once. Constructs nothing and imports no backend."""
-    built_in = {candidate.name: candidate for candidate in _built_in()}
+    """What a request stands for, in order and each once. Constructs nothing and imports no backend."""
     found: dict[str, _Candidate] = {}
-    for name in request.names or (_AUTO,):
-        key = name.casefold()
-        if key == _AUTO:
-            found |= {other: candidate for other, candidate in built_in.items() if other not in found}
-        elif key in built_in:
-            found.setdefault(key, built_in[key])
-        elif ":" in name:
-            found.setdefault(name, _own(name))
-        elif plugin := _plugin(name):
-            found.setdefault(key, plugin)
-        else:
-            names = [*built_in, *(other.name for other in _plugins() if other.obstacle is None)]
-            hint = " (one of your own is written package.module:factory)" if "." in name else _did_you_mean(key, names)
-            raise _unknown(request, f"no selector is named {name!r}{hint}")
+    try:
+        for term in request.terms or terms_of(_AUTO):
+            for candidate in _candidates(term):
+                found.setdefault(candidate.name, candidate)
+    except MistakeError as mistake:
+        raise _unknown(request, mistake) from None
     return list(found.values())
+
+
+def _candidates(term: Term) -> list[_Candidate]:
+    """The ways to get what a term stands for; of ``auto`` and what is around it there are several.
+
+    Raises:
+        MistakeError: There is none.
+    """
+    if term.inner:
+        decorator = _decorator(term)
+        return [_decorated(decorator, inner) for inner in itertools.product(*map(_candidates, term.inner))]
+    name, key = term.name, term.name.casefold()
+    built_in = {candidate.name: candidate for candidate in _built_in()}
+    if key == _AUTO:
+        return list(built_in.values())
+    if key in built_in:
+        return [built_in[key]]
+    if ":" in name:
+        return [_own(name, term.place)]
+    if plugin := _plugin(name):
+        return [plugin]
+    if _known_decorator(key):
+        hint = f", but a decorator of selectors: write {name}({_AUTO}), or another selector between the parentheses"
+    elif "." in name:
+        hint = " (one of your own is written package.module:factory)"
+    else:
+        hint = _did_you_mean(key, [*built_in, *(other.name for other in _plugins() if other.obstacle is None)])
+    raise MistakeError(f"no selector is named {name!r}{hint}", term.place, "selectors")
+
+
+def _decorator(term: Term) -> _Candidate:
+    """The decorator that a term names.
+
+    Raises:
+        MistakeError: There is none, or it is one of our own and takes another number of selectors.
+    """
+    name, key = term.name, term.name.casefold()
+    decorator = _known_decorator(key)
+    if decorator is not None:
+        decorator = decorator._replace(place=term.place)
+        if key in DECORATORS:  # a slip is found wherever it stands, and that of a plug-in when its turn has come
+            _check_number(decorator, decorator.load(), len(term.inner))
+        return decorator
+    if ":" in name:
+        return _own(name, term.place)
+    if key in (*BUILT_IN, _AUTO) or _plugin(name):
+        hint = f", as {name} is a selector, and takes no others"
+    elif "." in name:
+        hint = " (one of your own is written package.module:factory(selector))"
+    else:
+        hint = _did_you_mean(key, [other.name for other in _decorators() if other.obstacle is None])
+    raise MistakeError(f"no decorator of selectors is named {name!r}{hint}", term.place, "decorators")
+
+
+def _decorated(decorator: _Candidate, inner: tuple[_Candidate, ...]) -> _Candidate:
+    return decorator._replace(
+        name=f"{decorator.name}({','.join(other.name for other in inner)})",
+        inner=inner,
+    )
+
+
+def _known_decorator(key: str) -> _Candidate | None:
+    if key in DECORATORS:
+        return _Candidate(key, DECORATORS[key], partial(_load, DECORATORS[key]))
+    return _plugin_decorator(key)
 
 
 def _built_in() -> Iterator[_Candidate]:
@@ -406,20 +527,38 @@ def _built_in() -> Iterator[_Candidate]:
         yield _Candidate(name, path, partial(_load, path))
 
 
-def _own(path: str) -> _Candidate:
-    """A backend that is asked for by ``package.module:factory``."""
-    return _Candidate(path, path, partial(_find, path))
+def _decorators() -> Iterator[_Candidate]:
+    for name, path in DECORATORS.items():
+        yield _Candidate(name, path, partial(_load, path))
+    yield from _offered(DECORATOR_ENTRY_POINT_GROUP, DECORATORS)
+
+
+def _own(path: str, place: Place) -> _Candidate:
+    """A backend or a decorator that is asked for by ``package.module:factory``."""
+    return _Candidate(path, path, partial(_find, path, place), place=place)
 
 
 def _plugin(name: str) -> _Candidate | None:
+    return _by_name(name, _plugins())
+
+
+def _plugin_decorator(name: str) -> _Candidate | None:
+    return _by_name(name, _offered(DECORATOR_ENTRY_POINT_GROUP, DECORATORS))
+
+
+def _by_name(name: str, candidates: Iterable[_Candidate]) -> _Candidate | None:
     key = name.casefold()
-    return next((plugin for plugin in _plugins() if plugin.obstacle is None and plugin.name.casefold() == key), None)
+    return next((other for other in candidates if other.obstacle is None and other.name.casefold() == key), None)
 
 
 def _plugins() -> Iterator[_Candidate]:
+    return _offered(ENTRY_POINT_GROUP, BUILT_IN)
+
+
+def _offered(group: str, built_in: Mapping[str, str]) -> Iterator[_Candidate]:
     """What the installed distributions offer, unloaded; one that cannot be asked for has an obstacle."""
-    takers = dict.fromkeys([*BUILT_IN, _AUTO], "flowno itself")
-    for offered_by, entry_points in _offers():
+    takers = dict.fromkeys([*built_in, _AUTO], "flowno itself")
+    for offered_by, entry_points in _offers(group):
         if isinstance(entry_points, Exception):
             unread = f"its entry points cannot be read: {_reason(entry_points)}"
             yield _Candidate(offered_by, offered_by, lambda: None, unread)
@@ -429,28 +568,28 @@ def _plugins() -> Iterator[_Candidate]:
             obstacle = None
             if key in takers:
                 obstacle = f"the name is taken by {takers[key]}"
-            elif set(name) & set(",:"):
-                obstacle = "a name cannot hold a comma or a colon"
+            elif set(name) & set(",:()"):
+                obstacle = "a name cannot hold a comma, a colon or a parenthesis"
             else:
                 takers[key] = offered_by
             yield _Candidate(name, f"{entry_point.value} ({offered_by})", entry_point.load, obstacle)
 
 
-def _offers() -> Iterator[tuple[str, "Iterable[EntryPoint] | Exception"]]:
-    """The entry points of our group, by distribution. One whose metadata is broken spoils no other's."""
+def _offers(group: str) -> Iterator[tuple[str, "Iterable[EntryPoint] | Exception"]]:
+    """The entry points of a group, by distribution. One whose metadata is broken spoils no other's."""
     # importlib.metadata.entry_points() ends at the first distribution that it cannot parse, anybody's.
     from importlib.metadata import distributions
 
     seen: set[str] = set()
     for distribution in distributions():
-        if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        if group not in (distribution.read_text("entry_points.txt") or ""):
             continue
         label = _label(distribution)
         if label.casefold() in seen:  # installed twice, such as an editable checkout that is also on sys.path
             continue
         seen.add(label.casefold())
         try:
-            yield label, distribution.entry_points.select(group=ENTRY_POINT_GROUP)
+            yield label, distribution.entry_points.select(group=group)
         except Exception as error:
             yield label, error
 
@@ -472,7 +611,7 @@ def _open_first(request: _Request, candidates: Iterable[_Candidate]) -> OpenedSe
         try:
             selector = _construct(candidate)
         except UnknownSelectorError as error:
-            raise _unknown(request, str(error)) from error.__cause__
+            raise _unknown(request, error) from error.__cause__
         except TypeError as error:
             raise TypeError(f"{request.asked_by}: {error}") from None
         except _RefusedError as error:
@@ -494,27 +633,70 @@ def _open_first(request: _Request, candidates: Iterable[_Candidate]) -> OpenedSe
 
 
 def _construct(candidate: _Candidate) -> Selector:
-    """Load a candidate's factory and call it.
+    """Load a candidate's factory and call it, with the selectors that it is to decorate.
 
     Raises:
-        UnknownSelectorError: There is no such factory.
+        UnknownSelectorError: There is no such factory, or it takes another number of selectors.
         TypeError: It is no factory, or made something that is no selector.
         _RefusedError: Anything went wrong in it.
     """
     if candidate.obstacle is not None:
         raise _RefusedError(candidate.obstacle)
+    factory = _guarded(candidate.load)
+    if not callable(factory):
+        raise TypeError(f"{candidate.name} is no factory but {factory!r}")
+    if candidate.inner:
+        _check_number(candidate, factory, len(candidate.inner))
+    inner: list[Selector] = []
     try:
-        factory = candidate.load()
-        product = factory() if callable(factory) else None
+        for other in candidate.inner:
+            inner.append(_construct(other))
+        product = _guarded(factory, *inner)
+        if missing := _missing(product, _SELECTOR_METHODS):
+            raise TypeError(f"{candidate.name} made {product!r}, which is no selector: it has no {', '.join(missing)}")
+    except BaseException:
+        for selector in inner:
+            selector.close()
+        raise
+    return cast(Selector, product)
+
+
+def _guarded(function: Callable[..., object], *args: object) -> object:
+    """Call what is somebody else's."""
+    try:
+        return function(*args)
     except UnknownSelectorError:
         raise
     except Exception as error:
         raise _RefusedError(_reason(error)) from error
-    if not callable(factory):
-        raise TypeError(f"{candidate.name} is no factory but {factory!r}")
-    if missing := _missing(product, _SELECTOR_METHODS):
-        raise TypeError(f"{candidate.name} made {product!r}, which is no selector: it has no {', '.join(missing)}")
-    return cast(Selector, product)
+
+
+def _check_number(decorator: _Candidate, factory: object, number: int) -> None:
+    """See that a decorator takes so many selectors.
+
+    Raises:
+        MistakeError: It does not.
+    """
+    least, most = _arity(factory)
+    if number < least or (most is not None and number > most):
+        wanted = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        plural = "" if wanted.endswith("1") else "s"
+        name = decorator.name.partition("(")[0]
+        place = decorator.place
+        raise MistakeError(f"{name} takes {wanted} selector{plural}, not {number}", cast(Place, place))
+
+
+def _arity(factory: object) -> tuple[int, int | None]:
+    """How many positional arguments something takes, at least and at most; None is any number."""
+    from inspect import Parameter, signature
+
+    try:
+        parameters = signature(cast(Callable[..., object], factory)).parameters.values()
+    except (TypeError, ValueError):
+        return 1, None  # not a function of Python's: calling it will tell
+    named = [one for one in parameters if one.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    any_number = any(one.kind is Parameter.VAR_POSITIONAL for one in parameters)
+    return sum(one.default is Parameter.empty for one in named), None if any_number else len(named)
 
 
 def _probe(candidate: _Candidate) -> SelectorInfo:
@@ -531,39 +713,64 @@ def _probe(candidate: _Candidate) -> SelectorInfo:
     return SelectorInfo(candidate.name, candidate.source, reason is None, reason, False, facts)
 
 
+def _probe_decorator(candidate: _Candidate) -> SelectorDecoratorInfo:
+    facts = ""
+    takes = None
+    reason = candidate.obstacle
+    if reason is None:
+        try:
+            factory = candidate.load()
+        except Exception as error:
+            reason = _reason(error)
+        else:
+            facts = _facts(factory)
+            if callable(factory):
+                takes = max(1, _arity(factory)[0])
+            else:
+                reason = f"it is no factory but {factory!r}"
+    return SelectorDecoratorInfo(candidate.name, takes, candidate.source, reason is None, reason, facts)
+
+
 def _load(path: str) -> object:
     module, _, attribute = path.partition(":")
     return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
-def _find(path: str) -> object:
+def _find(path: str, place: Place) -> object:
     """As :func:`_load`, for a path that somebody typed.
 
     Raises:
-        UnknownSelectorError: The path is malformed, or there is no such module or attribute. An error *in* the module,
-            also an import of its own that fails, comes out as it is.
+        MistakeError: The path is malformed, or there is no such module or attribute. An error *in* the module, also an
+            import of its own that fails, comes out as it is.
     """
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        raise UnknownSelectorError(f"{path!r} is not of the form package.module:factory")
+        raise MistakeError(f"{path!r} is not of the form package.module:factory", place, "selectors")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise UnknownSelectorError(f"there is no module {error.name!r}") from error
+        raise MistakeError(f"there is no module {error.name!r}", place, "selectors") from error
     try:
         return operator.attrgetter(attribute)(module)
     except AttributeError as error:
         hint = _did_you_mean(attribute, vars(module))
-        raise UnknownSelectorError(f"module {module_name!r} has no {attribute!r}{hint}") from error
+        raise MistakeError(f"module {module_name!r} has no {attribute!r}{hint}", place, "selectors") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- in words
 
 
-def _unknown(request: _Request, problem: str) -> UnknownSelectorError:
-    return UnknownSelectorError(f"{request.asked_by}: {problem}; {_usable_here(request)}")
+def _unknown(request: _Request, error: UnknownSelectorError) -> UnknownSelectorError:
+    """The error of a request: who has asked, what is wrong, what there is instead, and where it was written."""
+    about, place = (error.about, str(error.place)) if isinstance(error, MistakeError) else ("selectors", "")
+    instead = ""
+    if about == "selectors":
+        instead = f"; {_usable_here(request)}"
+    elif about == "decorators":
+        instead = f"; decorators: {', '.join(other.name for other in _decorators() if other.obstacle is None)}"
+    return UnknownSelectorError(f"{request.asked_by}: {error}{instead}{place}")
 
 
 def _usable_here(request: _Request) -> str:
@@ -599,7 +806,8 @@ def _missing(thing: object, methods: Iterable[str]) -> list[str]:
     return [method for method in methods if not callable(getattr(thing, method, None))]
 
 
-def _display_name(selector: Selector) -> str:
+def display_name(selector: Selector) -> str:
+    """What to call a selector when speaking to people: its ``name``, else that of its class."""
     name = getattr(selector, "name", None)
     return name if isinstance(name, str) and name else _dotted_name(type(selector))
 

@@ -61,6 +61,7 @@ from .ending import Ending
 from .errors import BusyResourceError, EventLoopError, FlownoError
 from .fd_table import FdTable
 from .inbox import Inbox
+from .observers import observe
 from .running import current_event_loop, current_task, fork_count, set_running
 from .signals import Interrupts, Signals
 from .tasks import (
@@ -152,11 +153,14 @@ class EventLoop:
         selector: What waits for the sockets: a name (``"epoll"``, ``"kqueue"``, ``"poll"``, ``"select"``, or one that a
             plug-in provides), several names in order of preference as a list or separated by commas,
             ``"package.module:factory"``, a factory, or a selector. None takes what the environment variable
-            ``FLOWNO_SELECTOR`` says, and where that is empty, too, the best that this machine has. A selector that was
-            passed in is not closed with the loop, and serves one loop at a time.
+            ``FLOWNO_SELECTOR`` says, and where that is empty, too, the best that this machine has. A name may stand
+            within decorators, as in ``"trace(poll)"``. A selector that was passed in is not closed with the loop, and
+            serves one loop at a time.
         deadlock: What happens when every task waits for another one: "raise" ends the run with DeadlockError, unless
             another thread or a signal handler of the program could still call in; then, and with "log", who waits for
             what is logged once, after 5 seconds. "off" just waits.
+        debug: Whether to look for mistakes while the loop runs, at the cost of speed; see :doc:`/debug`. None takes
+            what the environment variable ``FLOWNO_DEBUG`` says.
 
     Raises:
         UnknownSelectorError: Nothing is known by that name.
@@ -164,6 +168,10 @@ class EventLoop:
         BusyResourceError: Another loop uses the selector that was passed in.
         TypeError: ``selector`` is none of these.
         ValueError: ``deadlock`` is none of these.
+
+    Attributes:
+        slow_step_duration: For debug mode, how many seconds a step of a task may take before it is reported. Of the
+            class, and so of every loop, or of a loop of its own.
 
     Example:
         >>> async def main():
@@ -173,9 +181,17 @@ class EventLoop:
         'done'
     """
 
+    slow_step_duration = 0.1
+
     _closed = True  # until everything is there
 
-    def __init__(self, selector: SelectorChoice | None = None, *, deadlock: DeadlockPolicy = "raise") -> None:
+    def __init__(
+        self,
+        selector: SelectorChoice | None = None,
+        *,
+        deadlock: DeadlockPolicy = "raise",
+        debug: bool | None = None,
+    ) -> None:
         self._deadlock = DeadlockWatch(deadlock)
         opened = open_selector(selector)
         self._selector_name = opened.name
@@ -191,6 +207,7 @@ class EventLoop:
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
         self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
+        self.close_callbacks: list[Callable[[], object]] = []  # called once, when the loop is closed or dropped
         self.endless: dict[TaskHandle[Any], None] = {}  # those that sleep until they are cancelled
         self.inbox = Inbox()
         self.signals = Signals(self.inbox)
@@ -215,6 +232,11 @@ class EventLoop:
         self._forks = fork_count()
         self._closed = False
         logger.debug("%r waits by %r", self, opened.selector)
+        try:
+            observe(self, debug)
+        except BaseException:
+            self.close()
+            raise
 
     # --- for users ---------------------------------------------------------------------------------------------------
 
@@ -487,7 +509,13 @@ class EventLoop:
             interrupts.remove()
 
     def _release(self) -> None:
-        """Give back the selector."""
+        """Give back the selector, and tell those who watch."""
+        while self.close_callbacks:
+            callback = self.close_callbacks.pop()
+            try:
+                callback()
+            except Exception:
+                logger.exception("%r raised, which was called when %r was closed", callback, self)
         if self._owns_selector:
             self.fds.selector.close()
         else:

@@ -1,0 +1,46 @@
+"""Where the core calls up to what watches event loops: debug mode, traces, monitors.
+
+They live in ``flowno.debug``, which is loaded by its dotted name when a loop is made that somebody wants to watch, and
+by nothing else. How they watch is the loop's to offer: :meth:`EventLoop.add_step_wrapper`, its ``close_callbacks``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .event_loop import EventLoop
+
+__all__ = ["DEBUG_VARIABLE", "MONITOR_VARIABLE", "TRACE_VARIABLE", "VARIABLES", "observe", "switched_on"]
+
+DEBUG_VARIABLE: Final = "FLOWNO_DEBUG"
+MONITOR_VARIABLE: Final = "FLOWNO_MONITOR"
+TRACE_VARIABLE: Final = "FLOWNO_TRACE"
+
+#: By which the loops of a program are watched without a change to it. They are read when a loop is made.
+VARIABLES: Final = (DEBUG_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
+
+_OBSERVERS: Final = "flowno.debug"
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable asks for something: empty and ``0`` do not."""
+    return os.environ.get(variable, "") not in ("", "0")
+
+
+def observe(loop: EventLoop, debug: bool | None = None) -> None:
+    """Have a new loop watched by what was asked for; nothing is loaded where nothing was.
+
+    Args:
+        loop: The loop.
+        debug: Whether it is in debug mode; None for what ``FLOWNO_DEBUG`` says.
+    """
+    values = {variable: os.environ[variable] for variable in VARIABLES if switched_on(variable)}
+    if debug is not None:
+        values.pop(DEBUG_VARIABLE, None)
+        if debug:
+            values[DEBUG_VARIABLE] = "1"
+    if values:
+        importlib.import_module(_OBSERVERS).attach(loop, values)

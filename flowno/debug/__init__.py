@@ -1,0 +1,63 @@
+"""What watches event loops from outside: each on its own, at no cost where it was not asked for.
+
+A loop that is made where one of the environment variables of :data:`ATTACHMENTS` is set, or with ``debug=True``, is
+handed to the function of that row. The functions are loaded by their dotted name, so that a trace does not load the
+monitor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from flowno.core.event_loop.backend import environment_is_trusted
+from flowno.core.event_loop.observers import DEBUG_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowno.core.event_loop.event_loop import EventLoop
+
+__all__ = ["ATTACHMENTS", "Attachment", "attach"]
+
+
+class Attachment(NamedTuple):
+    """What is to watch the loops that are made while an environment variable is set.
+
+    Attributes:
+        function: ``module:attach``. It is called with the new loop, which does not run yet, and with the value of the
+            variable.
+        opens_a_path: Whether the value is one. A program that must not trust its environment ignores it then.
+    """
+
+    function: str
+    opens_a_path: bool = False
+
+
+ATTACHMENTS: Final[dict[str, Attachment]] = {
+    DEBUG_VARIABLE: Attachment("flowno.debug.mode:attach"),
+}
+
+
+def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
+    """Have a new loop watched; the core calls this.
+
+    Args:
+        loop: The loop.
+        values: By the variables of :data:`ATTACHMENTS`, what they were set to.
+    """
+    for variable, (function, opens_a_path) in ATTACHMENTS.items():
+        value = values.get(variable)
+        if value is None:
+            continue
+        if opens_a_path and not environment_is_trusted():
+            warnings.warn(
+                f"{variable}={value} was ignored: under python -E or -I, or with more rights than its user has, a "
+                "program opens no path on the word of an environment variable",
+                RuntimeWarning,
+                stacklevel=1,  # always this line, so that the default filter shows it once and not once for each loop
+            )
+            continue
+        module, _, name = function.partition(":")
+        getattr(importlib.import_module(module), name)(loop, value)

@@ -1,0 +1,8 @@
+"""Decorators of selectors, for debugging: ``FLOWNO_SELECTOR='trace(poll)'`` and what else can be put around a name."""
+
+from .base import SelectorDecorator
+from .check import RULES, CheckSelector, ProtocolViolation
+from .shadow import ShadowSelector
+from .trace import TraceSelector
+
+__all__ = ["RULES", "CheckSelector", "ProtocolViolation", "SelectorDecorator", "ShadowSelector", "TraceSelector"]
