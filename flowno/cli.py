@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except _ProgramEndedError as ended:
-        error = ended.error
+        end_of_program = ended.error
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # of standard output; every other one is a _Failure by now
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if isinstance(error, BrokenPipeError) else _fail("flowno", f"standard output: {error.strerror}")
     else:
         return code
-    raise error  # out here, where its context stays as it is
+    raise end_of_program  # out here, where its context stays as it is
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -18,12 +18,14 @@ from typing import Any
 
 __all__ = ["TraceFile"]
 
-#: Characters, and seconds, after which the events that were collected are written.
-PIECE = 65_536
+#: How many events are collected, and for how many seconds, before they are written.
+PIECE = 500
 DELAY = 0.25
 
 _HEAD = b'{"displayTimeUnit":"ms","otherData":%s,"traceEvents":[\n'
 _TAIL = b"\n]}\n"
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 logger = logging.getLogger("flowno.trace")
 
@@ -46,8 +48,7 @@ class TraceFile:
         self._path = os.fspath(path)
         self._lock = RLock()
         self._owner = os.getpid()
-        self._events: list[str] = []
-        self._size = 0
+        self._events: list[dict[str, Any]] = []
         self._written = perf_counter()
         self._separator = ""
         self._position = 0  # where the next piece begins
@@ -65,12 +66,10 @@ class TraceFile:
         return not self._file.closed and os.getpid() == self._owner
 
     def add(self, event: dict[str, Any]) -> None:
-        """Add an event."""
-        text = json.dumps(event, separators=(",", ":"))
+        """Add an event, which must not change any more."""
         with self._lock:
-            self._events.append(text)
-            self._size += len(text)
-            if self._size >= PIECE or perf_counter() - self._written >= DELAY:
+            self._events.append(event)
+            if len(self._events) >= PIECE or perf_counter() - self._written >= DELAY:
                 self.flush()
 
     def flush(self) -> None:
@@ -80,7 +79,7 @@ class TraceFile:
                 self._events.clear()
             elif self._events:
                 try:
-                    self._append((self._separator + ",\n".join(self._events)).encode())
+                    self._append((self._separator + _encode(self._events)[1:-1]).encode())
                 except OSError as error:
                     logger.error("the trace in %s ends here: %s", self._path, error)
                     self._repair()
@@ -88,7 +87,6 @@ class TraceFile:
                 self._separator = ",\n"
                 self._events.clear()
                 self._written = perf_counter()
-            self._size = 0
 
     def close(self) -> None:
         """Write what is left, and close the file. Idempotent."""

@@ -74,6 +74,9 @@ __all__ = ["Tracer", "attach", "trace", "trace_process"]
 #: How many lanes the tasks of a loop get.
 LANES = 500
 
+#: Characters of what a command says of itself: it may have an item of the program in it.
+LONGEST_TEXT = 200
+
 #: What the slice of a wait is called, by the class of the command or of what that is derived from.
 WAITS: dict[type[Command], str] = {
     BarrierWaitCommand: "waits for the others at a barrier",
@@ -110,7 +113,7 @@ _FLOWNO = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 logger = logging.getLogger("flowno.trace")
 
 
-# -------------------------------------------------------------------------------------------------------------- for users
+# ------------------------------------------------------------------------------------------------------------ for users
 
 
 @contextmanager
@@ -227,7 +230,7 @@ class Tracer:
                 each.rest()
 
 
-# ---------------------------------------------------------------------------------------------------------------- a loop
+# --------------------------------------------------------------------------------------------------------------- a loop
 
 
 class _Task:
@@ -268,7 +271,7 @@ class _Step:
 class _LoopTrace:
     """The part of a trace that one event loop has; ended by :meth:`stop`, and with its loop.
 
-    A step is written when the next thing happens: only then it is known what the loop made of it, and whom it has woken.
+    A step is written when the next thing happens: only then it is known what the loop made of it, and whom it woke.
     """
 
     def __init__(self, tracer: Tracer, loop: EventLoop) -> None:
@@ -470,7 +473,7 @@ class _LoopTrace:
         handle = command._handle() if isinstance(command, SocketCommand) else None
         try:
             if handle is None or isinstance(command, SocketConnectCommand):
-                return repr(command)
+                return repr(command)[:LONGEST_TEXT]
             if handle not in self._names:
                 self._names[handle] = repr(handle)  # which asks the system for two addresses
         except Exception:
@@ -568,7 +571,7 @@ class _Lanes:
 
 
 def _place_of(task: TaskHandle[Any]) -> tuple[str, str]:
-    """Where a task is that does not run: in the innermost function that is not flowno's. In short, and with the path."""
+    """Where a task is that does not run, in the innermost function but flowno's: in short, and with the path."""
     found = None
     for frame in _frames_of(task.raw_task):
         if found is None or not frame.f_code.co_filename.startswith(_FLOWNO):
@@ -587,7 +590,7 @@ def _outcome_of(task: TaskHandle[Any]) -> str:
     return "cancelled" if task.is_cancelled else "returned"
 
 
-# ----------------------------------------------------------------------------------------------------------------- bytes
+# ---------------------------------------------------------------------------------------------------------------- bytes
 
 #: Whose bytes are counted. The methods of handles are exchanged while there is anybody.
 _counting: dict[_LoopTrace, None] = {}

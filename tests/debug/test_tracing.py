@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def line_of(function: Any, text: str) -> str:
     raise AssertionError(text)
 
 
-# --------------------------------------------------------------------------------------------------------- what it shows
+# -------------------------------------------------------------------------------------------------------- what it shows
 
 
 def test_a_task_has_a_slice_with_its_steps_and_between_them_its_waits(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_task_has_a_slice_with_its_steps_and_between_them_its_waits(tmp_path: 
     assert [one.category for one in inside] == [
         "ready", "step", "wait", "ready", "step", "ready", "step", "wait", "ready", "step",
     ]  # fmt: skip
-    assert all(one.end == following.start for one, following in zip(inside, inside[1:], strict=False))  # without a gap
+    assert all(one.end == following.start for one, following in pairwise(inside))  # without a gap
     assert (inside[0].start, inside[-1].end) == (task.start, task.end)
 
 
@@ -287,7 +288,7 @@ def test_of_tls_the_bytes_of_the_network_are_counted(tmp_path: Path) -> None:
     assert counters["bytes in"][-1] > 1500
 
 
-# ------------------------------------------------------------------------------------------------------------- the lanes
+# ------------------------------------------------------------------------------------------------------------ the lanes
 
 
 def test_a_lane_is_used_again_by_the_next_task_of_its_function(tmp_path: Path) -> None:
@@ -351,7 +352,7 @@ def test_thousands_of_tasks_at_once_make_no_more_lanes_than_a_viewer_can_show(tm
     assert len(found.of("step")) >= 4000
 
 
-# ------------------------------------------------------------------------------------------------------ when, and of what
+# ---------------------------------------------------------------------------------------------------- when, and of what
 
 
 def test_in_a_loop_that_runs_it_begins_and_ends_in_the_middle(tmp_path: Path) -> None:
@@ -490,7 +491,7 @@ def test_an_error_of_a_task_has_no_frame_of_the_trace_and_keeps_nothing_alive(tm
         gc.enable()
 
 
-# -------------------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------------------------------------------------------- the file
 
 
 def test_a_path_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
@@ -505,7 +506,7 @@ def test_what_is_kept_in_memory_is_bounded_and_the_file_is_whole_after_each_piec
     number = 0
     for number in range(20_000):
         file.add({"number": number, "text": "x" * 50})
-        assert sum(map(len, file._events)) < PIECE + 200
+        assert len(file._events) < PIECE
     seen = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert len(seen) > 19_000
     file.close()
@@ -602,7 +603,7 @@ def test_after_sigkill_the_file_is_whole_and_has_what_came_before_the_last_long_
     assert {"main", "sleeper"} <= set(names)
 
 
-# ---------------------------------------------------------------------------------------------------------- FLOWNO_TRACE
+# --------------------------------------------------------------------------------------------------------- FLOWNO_TRACE
 
 LOOPS = """
 import os, sys
@@ -667,7 +668,7 @@ def test_without_it_nothing_of_the_debugging_is_loaded(run_python: RunPython) ->
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
-# ---------------------------------------------------------------------------------------------------------- flowno trace
+# --------------------------------------------------------------------------------------------------------- flowno trace
 
 TRACED = """
 import os, signal, sys

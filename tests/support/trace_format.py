@@ -1,7 +1,9 @@
-"""A reader of traces that takes nothing but what Chrome's "Trace Event Format" says, and that a viewer shows as meant."""
+"""A reader of traces that takes nothing but what Chrome's "Trace Event Format" allows, and viewers show as meant."""
 
 import json
+from bisect import bisect_right
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,9 @@ FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "C": (COMMON | {"name", "args"}, set()),
     "M": (COMMON | {"name", "args"}, set()),
 }
-TYPES: dict[str, Any] = {
-    "ph": str, "pid": int, "tid": int, "ts": (int, float), "dur": (int, float), "name": str, "cat": str, "id": int,
-    "bp": str, "args": dict,
+TYPES: dict[str, tuple[type, ...]] = {
+    "ph": (str,), "pid": (int,), "tid": (int,), "ts": (int, float), "dur": (int, float), "name": (str,), "cat": (str,),
+    "id": (int,), "bp": (str,), "args": (dict,),
 }  # fmt: skip
 METADATA: dict[str, tuple[str, type]] = {
     "process_name": ("name", str),
@@ -45,6 +47,10 @@ class Slice(NamedTuple):
     task: str  # the slice of the task that this one is in; for the slice itself, and outside of one, ""
 
 
+def _start(one: Slice) -> int:
+    return one.start
+
+
 class Trace(NamedTuple):
     """A trace that was found to be right.
 
@@ -60,7 +66,7 @@ class Trace(NamedTuple):
     def of(self, category: str, task: str | None = None) -> list[Slice]:
         """The slices of a category, in order; of one task, where it is named."""
         found = [one for one in self.slices if one.category == category and task in (None, one.task)]
-        return sorted(found, key=lambda one: one.start)
+        return sorted(found, key=_start)
 
     def between(self) -> list[tuple[str, str]]:
         """Who has woken whom, by the names of the tasks; ``selector`` for the loop itself."""
@@ -96,16 +102,17 @@ def _check_fields(event: Event) -> None:
     needed, allowed = FIELDS[event["ph"]]
     assert needed <= set(event) <= needed | allowed, f"fields: {event}"
     for name, value in event.items():
-        assert isinstance(value, TYPES[name]) and not isinstance(value, bool), f"the type of {name}: {event}"
-    assert event["ts"] >= 0 and event.get("dur", 0) >= 0, f"a negative time: {event}"
-    assert event.get("name", "x") and event.get("cat", "x"), f"an empty name: {event}"
+        assert type(value) in TYPES[name], f"the type of {name}: {event}"
+    assert min(event["ts"], event.get("dur", 0)) >= 0, f"a negative time: {event}"
+    assert "" not in (event.get("name"), event.get("cat")), f"an empty name: {event}"
     assert event.get("bp", "e") == "e", f"bp: {event}"
     if event["ph"] == "M":
         name, kind = METADATA[event["name"]]
-        assert set(event["args"]) == {name} and isinstance(event["args"][name], kind), f"metadata: {event}"
+        assert {key: type(value) for key, value in event["args"].items()} == {name: kind}, f"metadata: {event}"
     if event["ph"] == "C":
-        values = event["args"].values()
-        assert values and all(type(value) in (int, float) for value in values), f"a counter: {event}"
+        kinds = {type(value) for value in event["args"].values()}
+        assert kinds, f"a counter of nothing: {event}"
+        assert kinds <= {int, float}, f"a counter: {event}"
 
 
 def _names(events: list[Event]) -> tuple[dict[int, list[str]], dict[int, str]]:
@@ -166,8 +173,8 @@ def _slices(events: list[Event], names: dict[int, list[str]]) -> dict[int, list[
                 found[lane].append(Slice(name, event["name"], event["cat"], now, end, args, args.get("task", "")))
     assert not any(open_slices.values()), f"never ended: {open_slices}"
     for of_lane in found.values():
-        flat = sorted((one for one in of_lane if one.category != "task"), key=lambda one: one.start)
-        for one, following in zip(flat, flat[1:], strict=False):
+        flat = sorted((one for one in of_lane if one.category != "task"), key=_start)
+        for one, following in pairwise(flat):
             assert one.end <= following.start, f"they overlap in one lane: {one}, {following}"
     return found
 
@@ -179,6 +186,7 @@ def _arrows(events: list[Event], slices: dict[int, list[Slice]]) -> list[tuple[S
         if event["ph"] in "sf":
             assert event["ph"] not in ends[event["id"]], f"an arrow with two ends of a kind: {event}"
             ends[event["id"]][event["ph"]] = event
+    flat = {lane: sorted((one for one in of if one.category != "task"), key=_start) for lane, of in slices.items()}
     found = []
     for arrow in ends.values():
         assert set(arrow) == {"s", "f"}, f"half an arrow: {arrow}"
@@ -188,9 +196,11 @@ def _arrows(events: list[Event], slices: dict[int, list[Slice]]) -> list[tuple[S
         bound = []
         for event in (first, last):
             at = _nanoseconds(event["ts"])
-            inner = [one for one in slices[event["tid"]] if one.start <= at < one.end and one.category != "task"]
-            assert len(inner) == 1, f"it belongs to no slice: {event}"
-            bound.append(inner[0])
+            of_lane = flat[event["tid"]]
+            index = bisect_right(of_lane, at, key=_start) - 1
+            assert index >= 0, f"before any slice: {event}"
+            assert at < of_lane[index].end, f"it belongs to no slice: {event}"
+            bound.append(of_lane[index])
         found.append((bound[0], bound[1]))
     return found
 

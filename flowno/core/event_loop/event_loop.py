@@ -106,8 +106,8 @@ Table: TypeAlias = "dict[type[Command], Handler | None]"
 #: runs the step, and returns what the task yields, or raises what leaves it.
 StepWrapper: TypeAlias = Callable[[TaskHandle[Any], Callable[..., Any], Callable[[Any], Any], Any], Any]
 
-#: Asks the selector, for those who watch: it is called with a function, and a timeout to call that with, which asks, and
-#: returns what is ready.
+#: Asks the selector, for those who watch: it is called with a function that does it, and the timeout to call that with,
+#: and returns what is ready.
 SelectWrapper: TypeAlias = Callable[
     [Callable[["float | None"], "list[tuple[SelectorKey, int]]"], "float | None"], "list[tuple[SelectorKey, int]]"
 ]
