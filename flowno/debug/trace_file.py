@@ -54,7 +54,7 @@ class TraceFile:
         self._position = 0  # where the next piece begins
         try:
             self._seekable = self._file.seekable()
-            about = {"process": os.getpid(), "python": sys.version.split()[0], "arguments": sys.argv}
+            about = {"process": os.getpid(), "python": sys.version.split()[0]}
             self._append(_HEAD % json.dumps(about).encode())
         except BaseException:
             self._file.close()

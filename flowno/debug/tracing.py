@@ -312,10 +312,12 @@ class _LoopTrace:
         _watch_bytes(self)
 
     def rest(self) -> None:
-        """The loop has run: its last task is kept no longer."""
+        """The loop has run: its last task is kept no longer, nor those that were closed where they stood."""
         with self._lock:
             if self._is_on:
                 self._settle()
+                for task in [task for task in self._tasks if task.done()]:
+                    self._break_off(task)
                 self._file.flush()
 
     def stop(self) -> None:
@@ -326,10 +328,10 @@ class _LoopTrace:
             running = self._step.task if self._step is not None and not self._step.end else None
             self._settle()
             self._is_on = False
-            for task, known in list(self._tasks.items()):
-                if task is not running:
-                    self._show_wait(known, self._now())
-                self._end(task, known, self._now())
+            if running is not None:
+                self._end(running, self._tasks[running], self._now())
+            for task in list(self._tasks):
+                self._break_off(task)
             self._file.flush()
             self._tracer.loops.pop(self, None)
         _unwatch_bytes(self)
@@ -463,6 +465,16 @@ class _LoopTrace:
         if known.lane != self._lanes.shared:
             self._add("E", known.lane, at, args={"outcome": _outcome_of(task)})
             self._lanes.give_back(known.lane, known.function)
+
+    def _break_off(self, task: TaskHandle[Any]) -> None:
+        """End the slice of a task that will not be seen to run any more."""
+        known = self._tasks[task]
+        now = self._now()
+        self._show_wait(known, now)
+        if known.arrow:  # in the lane that is shared, where nothing is open for it to lead to
+            self._slice(known.lane, "is ready", "ready", now, self._now(), {"task": task.name})
+            self._arrow("f", known.lane, known.arrow, now)
+        self._end(task, known, now)
 
     def _note_wait(self, task: TaskHandle[Any], known: _Task) -> None:
         command = task._waiting

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -338,6 +339,24 @@ def test_where_there_are_too_many_tasks_they_share_a_lane_and_every_step_is_ther
     assert len(found.of("step", "late")) == 2
 
 
+def test_an_arrow_in_the_shared_lane_leads_somewhere_also_where_the_task_does_not_run_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "LANES", 1)
+
+    async def main() -> None:
+        event = Event()
+        task = await spawn(event.wait(), name="waiter")
+        await sleep(0)
+        with trace(tmp_path / "trace.json"):
+            await sleep(0)
+            event.set()
+        await task.join()
+
+    flowno.run(main())
+    assert read_trace(tmp_path / "trace.json").between() == [(main.__qualname__, "waiter")]
+
+
 def test_thousands_of_tasks_at_once_make_no_more_lanes_than_a_viewer_can_show(tmp_path: Path) -> None:
     event = Event()
 
@@ -446,6 +465,27 @@ def test_a_trace_that_ends_in_another_thread_leaves_the_loop_as_it_was(tmp_path:
     read_trace(tmp_path / "trace.json")
     loops[0].call_soon_threadsafe(ended.set)
     thread.join()
+
+
+def test_a_task_that_was_closed_where_it_stood_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "flowno")  # the record would keep it
+
+    async def stubborn() -> None:
+        for _ in range(5):
+            try:
+                await sleep(FOREVER)
+            except flowno.TaskCancelled:
+                pass
+
+    with EventLoop() as loop, trace(tmp_path / "trace.json"):
+        task = loop.create_task(stubborn(), name="stubborn")
+        reference = weakref.ref(task)
+        del task
+        loop.run_until_complete(flowno.exit(), join=True)
+        assert reference() is None
+        loop.run_until_complete(value(1), join=True)
+    outcomes = {one.name: one.args["outcome"] for one in read_trace(tmp_path / "trace.json").of("task")}
+    assert outcomes["stubborn"] == "cancelled"
 
 
 def test_in_virtual_time_the_trace_has_real_times(tmp_path: Path) -> None:
