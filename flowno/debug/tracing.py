@@ -22,6 +22,7 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager
+from functools import wraps
 from itertools import count
 from time import perf_counter_ns
 from types import coroutine
@@ -637,16 +638,31 @@ class _CountedSlot:
         self._slot.__set__(handle, value)
 
 
-def _counted(method: Any, direction: int) -> Any:
-    """A coroutine method of handles, whose result is, or begins with, the bytes or their number."""
+def _counted_into(method: Any) -> Any:
+    """``recv_into``, whose result is counted."""
 
     @coroutine
-    def counted(self: SocketHandle, *args: Any, **kwargs: Any) -> Any:
-        result = yield from method(self, *args, **kwargs)
-        _count(direction, result[0] if isinstance(result, tuple) else result)
-        return result
+    def recv_into(self: SocketHandle, buffer: Any, nbytes: int = 0) -> Any:
+        received = yield from method(self, buffer, nbytes)
+        _count(_IN, received)
+        return received
 
-    return counted
+    return recv_into
+
+
+def _counted_by(method: Any, direction: int) -> Any:
+    """A method of handles that operates by a function it is given, whose result is, or begins with, what is counted."""
+
+    def operate(self: SocketHandle, function: Any, *args: Any, **kwargs: Any) -> Any:
+        @wraps(function)
+        def counted(*args: Any) -> Any:
+            result = function(*args)
+            _count(direction, result[0] if isinstance(result, tuple) else result)
+            return result
+
+        return method(self, counted, *args, **kwargs)
+
+    return operate
 
 
 def _count(direction: int, result: bytes | int) -> None:
@@ -661,9 +677,9 @@ def _count(direction: int, result: bytes | int) -> None:
 _COUNTED: dict[str, Callable[[Any], Any]] = {
     "_sock_recv": lambda slot: _CountedSlot(slot, _IN),
     "_sock_send": lambda slot: _CountedSlot(slot, _OUT),
-    "recv_into": lambda method: _counted(method, _IN),
-    "_read_by": lambda method: _counted(method, _IN),
-    "_write_by": lambda method: _counted(method, _OUT),
+    "recv_into": _counted_into,
+    "_read_by": lambda method: _counted_by(method, _IN),
+    "_write_by": lambda method: _counted_by(method, _OUT),
 }
 
 
