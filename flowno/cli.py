@@ -1,17 +1,21 @@
-"""The command line, ``flowno`` and ``python -m flowno``: what backends there are, and a demonstration of each.
+"""The command line, ``flowno`` and ``python -m flowno``: backends, a demonstration of each, traces of programs.
 
 Exit codes: 0; 1 where something failed, the environment variable ``FLOWNO_SELECTOR`` and a backend that this machine
 lacks included; 2 where the command line itself is wrong; 130 after Ctrl-C. A failure is one message on standard error.
+A program that is run by ``flowno trace`` ends as it would without.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
+from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from . import (
@@ -50,6 +54,14 @@ class _UsageError(Exception):
     """As :class:`_Failure`, where the command line is wrong."""
 
 
+class _ProgramEndedError(Exception):
+    """What a program has ended with that was run by a command."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -64,13 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
+    except _ProgramEndedError as ended:
+        end_of_program = ended.error
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # of standard output; every other one is a _Failure by now
         # What is still in the buffer has nowhere to go, and the interpreter would try again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1 if isinstance(error, BrokenPipeError) else _fail("flowno", f"standard output: {error.strerror}")
-    return code
+    else:
+        return code
+    raise end_of_program  # out here, where its context stays as it is
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -120,6 +136,17 @@ def _parser() -> argparse.ArgumentParser:
         "of these within a decorator, such as check(poll)",
     )
     demo.set_defaults(run=_demo, parser=demo)
+
+    trace = commands.add_parser(
+        "trace",
+        help="run a program, and write a trace of its event loops",
+        description="Run a Python program as python itself would, and write a trace of what its event loops do, to be "
+        "opened in https://ui.perfetto.dev or chrome://tracing.",
+    )
+    trace.add_argument("-o", dest="output", metavar="FILE", default="trace.json", help="the trace (trace.json)")
+    trace.add_argument("program", metavar="program.py")
+    trace.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the program is given")
+    trace.set_defaults(run=_trace, parser=trace)
     return parser
 
 
@@ -304,6 +331,55 @@ async def _measure() -> float:
         clients = [ask(server_sock.getsockname(), start + SECONDS) for _ in range(CONNECTIONS)]
         messages = sum(await gather(serve(server_sock), *clients))
         return messages / (time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------------------------------------------------- trace
+
+
+def _trace(options: argparse.Namespace) -> None:
+    from io import open_code
+
+    from .debug.tracing import trace_process
+
+    try:
+        with open_code(os.path.abspath(options.program)) as file:
+            source = file.read()
+    except OSError as error:
+        raise _UsageError(f"cannot read {options.program}: {error.strerror}") from error
+    try:
+        trace_process(options.output)
+    except OSError as error:
+        raise _Failure(f"{options.output}: {error.strerror}") from error
+    _run_as_main(options.program, source, options.arguments)
+
+
+def _run_as_main(path: str, source: bytes, arguments: Sequence[str]) -> None:
+    """Run a program in the place of this one: as ``__main__``, with its arguments, and its folder in ``sys.path``.
+
+    Raises:
+        _ProgramEndedError: It has ended with an exception, SystemExit for one.
+    """
+    sys.argv[:] = [path, *arguments]
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    path = os.path.abspath(path)
+    main_module = sys.modules["__main__"] = ModuleType("__main__")
+    vars(main_module).update(__file__=path, __builtins__=builtins, __cached__=None)
+    try:
+        exec(compile(source, path, "exec"), vars(main_module))
+    except BaseException as error:
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        sys.excepthook = partial(_show_error, sys.excepthook, error, error.__traceback__)
+        raise _ProgramEndedError(error) from None
+
+
+def _show_error(show: Callable[..., object], ended: BaseException, where: TracebackType | None, *error: Any) -> None:
+    """The hook for an error that ends the process; that of the program began in the program, not in this file."""
+    kind, value, traceback = error
+    if value is ended:
+        traceback = value.__traceback__ = where
+    show(kind, value, traceback)
 
 
 # --------------------------------------------------------------------------------------------------------------- output

@@ -77,7 +77,7 @@ _RELAYED = os.name == "nt"
 #: What would make a pipe one of text, or one that holds bytes back.
 _NOT_OURS = ("bufsize", "encoding", "errors", "text", "universal_newlines")
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.processes")
 
 
 # ------------------------------------------------------------------------------------------------------------ processes

@@ -15,7 +15,9 @@ from typing import Protocol
 
 import pytest
 
+from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
+from flowno.core.event_loop.observers import TRACE_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +29,8 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if TRACE_VARIABLE in os.environ:  # the file stays open to the end of the process: no test has opened it
+        EventLoop().close()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,14 +12,27 @@ import warnings
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import DEBUG_VARIABLE
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, TRACE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from flowno.core.event_loop.event_loop import EventLoop
 
-__all__ = ["ATTACHMENTS", "Attachment", "attach"]
+    from .tracing import trace
+
+__all__ = ["ATTACHMENTS", "Attachment", "attach", "trace"]
+
+# What is imported when it is first asked for.
+_LAZY = {"trace": "flowno.debug.tracing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Attachment(NamedTuple):
@@ -36,7 +49,9 @@ class Attachment(NamedTuple):
 
 
 ATTACHMENTS: Final[dict[str, Attachment]] = {
+    LOG_LEVEL_VARIABLE: Attachment("flowno.debug.logs:attach"),
     DEBUG_VARIABLE: Attachment("flowno.debug.mode:attach"),
+    TRACE_VARIABLE: Attachment("flowno.debug.tracing:attach", opens_a_path=True),
 }
 
 

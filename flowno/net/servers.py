@@ -63,7 +63,7 @@ Handler: TypeAlias = Callable[[Stream], Awaitable[object]]
 HandshakeErrorHook: TypeAlias = Callable[[Address, OSError], object]
 """What is told of TLS handshakes that fail: the address of the peer, and the error."""
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.net")
 
 #: How many connections may wait to be accepted, unless told otherwise. listen(2): the system takes it down to its own
 #: bound (net.core.somaxconn), which administrators set for just this. A number of ours would only get in their way.

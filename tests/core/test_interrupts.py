@@ -577,6 +577,7 @@ def came(loop, moment):
         coroutine.close()
     return interrupter.left <= 0
 
+EventLoop().close()  # opens what the environment asks for
 before = state()
 with EventLoop() as loop:
     inside = state()

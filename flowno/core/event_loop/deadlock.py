@@ -24,7 +24,7 @@ DeadlockPolicy = Literal["raise", "log", "off"]
 #: Seconds in which somebody outside of the loop may end a deadlock of its tasks before it is logged.
 PATIENCE = 5.0
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.loop")
 
 
 class DeadlockWatch:

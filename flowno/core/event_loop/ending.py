@@ -28,7 +28,7 @@ SWALLOWS = 3
 #: How often everything is cancelled; later rounds are for the tasks that clean-ups have started.
 ROUNDS = 3
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.loop")
 
 
 class Ending:

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
+from functools import partial
 from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, cast, overload
@@ -61,7 +62,7 @@ from .ending import Ending
 from .errors import BusyResourceError, EventLoopError, FlownoError
 from .fd_table import FdTable
 from .inbox import Inbox
-from .observers import observe
+from .observers import entering, leaving, observe
 from .running import current_event_loop, current_task, fork_count, set_running
 from .signals import Interrupts, Signals
 from .tasks import (
@@ -105,7 +106,14 @@ Table: TypeAlias = "dict[type[Command], Handler | None]"
 #: runs the step, and returns what the task yields, or raises what leaves it.
 StepWrapper: TypeAlias = Callable[[TaskHandle[Any], Callable[..., Any], Callable[[Any], Any], Any], Any]
 
-logger = logging.getLogger("flowno")
+#: Asks the selector, for those who watch: it is called with a function that does it, and the timeout to call that with,
+#: and returns what is ready.
+SelectWrapper: TypeAlias = Callable[
+    [Callable[["float | None"], "list[tuple[SelectorKey, int]]"], "float | None"], "list[tuple[SelectorKey, int]]"
+]
+
+logger = logging.getLogger("flowno.loop")
+selector_logger = logging.getLogger("flowno.selector")
 
 #: Seconds. Longer waits are cut into pieces of this length, which every system's call can hold.
 LONGEST_WAIT = 86_400.0
@@ -207,6 +215,7 @@ class EventLoop:
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
         self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
+        self.select_wrappers: list[SelectWrapper] = []  # see add_select_wrapper()
         self.close_callbacks: list[Callable[[], object]] = []  # called once, when the loop is closed or dropped
         self.endless: dict[TaskHandle[Any], None] = {}  # those that sleep until they are cancelled
         self.inbox = Inbox()
@@ -231,12 +240,12 @@ class EventLoop:
         self._waits = 0
         self._forks = fork_count()
         self._closed = False
-        logger.debug("%r waits by %r", self, opened.selector)
         try:
             observe(self, debug)
         except BaseException:
             self.close()
             raise
+        selector_logger.debug("%r waits by %r", self, opened.selector)
 
     # --- for users ---------------------------------------------------------------------------------------------------
 
@@ -477,6 +486,9 @@ class EventLoop:
             sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._generator_dropped)
             set_running(self)
             self._interrupts = interrupts
+            self._wrap_select()
+            for watch in list(entering):
+                watch(self)
         except BaseException:
             interrupts.remove()
             raise
@@ -492,9 +504,12 @@ class EventLoop:
         """Undo :meth:`_enter`; registrations that no task waits for go, too, so that the selector is left empty."""
         interrupts = self._interrupts
         try:
+            for watch in list(leaving):
+                watch(self)
             set_running(None)
             sys.set_asyncgen_hooks(*self._outer_hooks)
             self.running_task = None
+            vars(self).pop("_select", None)
             self.handlers, self._forgetters = {}, {}
             self.inbox.thread_id = None
             self.fds.retire_idle()
@@ -719,6 +734,7 @@ class EventLoop:
 
     def start(self, task: TaskHandle[Any]) -> None:
         """Have a new task make its first step with the next batch; only in the loop's thread."""
+        task._wrap_steps()  # who watches may have come or gone since it was made
         self.tasks[task] = None
         self.ready.append(task)
 
@@ -747,7 +763,9 @@ class EventLoop:
         if isinstance(error, TaskCancelled) and error._was_thrown_in and error._by is task:
             self.end_task(task, CANCELLED, None)
             return True
-        traceback = _inside(task, error.__traceback__)
+        traceback = _without_loop(error.__traceback__)
+        if self.step_wrappers:
+            traceback = _from_task(traceback, task)
         if error.__context__ is not None:
             untie(error, task)
         is_outcome = _is_outcome(error)
@@ -819,6 +837,27 @@ class EventLoop:
     def _wrap_all_steps(self) -> None:
         for task in self.tasks:
             task._wrap_steps()
+
+    def add_select_wrapper(self, wrapper: SelectWrapper) -> None:
+        """Have the selector asked by ``wrapper(ask, timeout)``, which calls ``ask(timeout)``.
+
+        As with :meth:`add_step_wrapper`, watching costs nothing while nobody does; and only in the loop's thread, or
+        while the loop does not run.
+        """
+        self.select_wrappers.append(wrapper)
+        self._wrap_select()
+
+    def remove_select_wrapper(self, wrapper: SelectWrapper) -> None:
+        """Undo that."""
+        self.select_wrappers.remove(wrapper)
+        self._wrap_select()
+
+    def _wrap_select(self) -> None:
+        """Exchange the method, for a run: a bound one would tie a loop that rests to itself."""
+        vars(self).pop("_select", None)
+        if self.inbox.thread_id is not None:
+            for wrapper in self.select_wrappers:
+                self._select = partial(wrapper, self._select)  # type: ignore[method-assign]
 
     def interrupt_after(self, seconds: float, error: BaseException) -> Timer:
         """Raise an error in the running task, if it waits, when some time has passed.
@@ -1141,14 +1180,14 @@ def _without_loop(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
-def _inside(task: TaskHandle[Any], traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from where it enters the coroutine of a task, without the loop and those who watch the steps."""
+def _from_task(traceback: TracebackType | None, task: TaskHandle[Any]) -> TracebackType | None:
+    """The traceback without the frames of those who watch the steps; as it is where the task's own is not found."""
     raw_task: Any = task.raw_task
     code = getattr(raw_task, "cr_code", None) or getattr(raw_task, "gi_code", None)
-    inside = traceback
-    while inside is not None and inside.tb_frame.f_code is not code:
-        inside = inside.tb_next
-    return _without_loop(inside or traceback)
+    found = traceback
+    while found is not None and found.tb_frame.f_code is not code:
+        found = found.tb_next
+    return found or traceback
 
 
 def _is_outcome(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ _Identity: TypeAlias = "tuple[Any, ...] | None"
 #: What never blocks, poll(2), open(2). epoll refuses these; kqueue would not report a file that was read to its end.
 _ALWAYS_READY = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK})
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.selector")
 
 
 class FdRecord:

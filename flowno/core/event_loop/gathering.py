@@ -22,7 +22,7 @@ T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.tasks")
 
 
 @overload

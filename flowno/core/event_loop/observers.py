@@ -11,16 +11,34 @@ import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .event_loop import EventLoop
 
-__all__ = ["DEBUG_VARIABLE", "MONITOR_VARIABLE", "TRACE_VARIABLE", "VARIABLES", "observe", "switched_on"]
+__all__ = [
+    "DEBUG_VARIABLE",
+    "LOG_LEVEL_VARIABLE",
+    "MONITOR_VARIABLE",
+    "TRACE_VARIABLE",
+    "VARIABLES",
+    "entering",
+    "leaving",
+    "observe",
+    "switched_on",
+]
 
 DEBUG_VARIABLE: Final = "FLOWNO_DEBUG"
+LOG_LEVEL_VARIABLE: Final = "FLOWNO_LOG_LEVEL"
 MONITOR_VARIABLE: Final = "FLOWNO_MONITOR"
 TRACE_VARIABLE: Final = "FLOWNO_TRACE"
 
 #: By which the loops of a program are watched without a change to it. They are read when a loop is made.
-VARIABLES: Final = (DEBUG_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
+VARIABLES: Final = (DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
+
+#: For those who watch every event loop of the process: called with each that begins to run, or has run, in the thread
+#: that runs it. They must not raise.
+entering: list[Callable[[EventLoop], object]] = []
+leaving: list[Callable[[EventLoop], object]] = []
 
 _OBSERVERS: Final = "flowno.debug"
 

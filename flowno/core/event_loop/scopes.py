@@ -31,7 +31,7 @@ __all__ = ["CancelScope", "TaskGroup", "TaskStatus", "move_on_after", "move_on_a
 
 T = TypeVar("T")
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.tasks")
 
 
 class CancelScope:

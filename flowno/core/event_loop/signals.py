@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupts", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
-#: The rooms whose records would be left half-way by an exception that comes from nowhere, and those of their functions
-#: that call the program's own code, where it is welcome.
+#: The rooms whose records would be left half-way by an exception that comes from nowhere, those of who watches the loop
+#: included; and those of their functions that call the program's own code, where it is welcome.
 _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "end_task", "run_until"})
+_WATCHES = "flowno.debug."
+_CALL_THE_PROGRAM = frozenset({"_call", "_run_step", "close_coroutine", "end_task", "run_until"})
 
 
 def open_signal_receiver(*signals: int) -> SignalReceiver:
@@ -380,11 +381,16 @@ class Interrupts:
 def _is_no_moment(frame: FrameType | None) -> bool:
     """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
     innermost = frame
-    while frame is not None and frame.f_globals.get("__name__") not in _BOOKKEEPING:
+    while frame is not None and not _keeps_records(frame):
         if frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return frame is not None and (frame is innermost or frame.f_code.co_name not in _CALL_THE_PROGRAM)
+
+
+def _keeps_records(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__"))
+    return module in _BOOKKEEPING or module.startswith(_WATCHES)
 
 
 def is_ours(handler: object) -> bool:

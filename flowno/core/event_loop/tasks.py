@@ -32,7 +32,7 @@ __all__ = ["TaskCancelled", "TaskHandle"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.tasks")
 
 #: How many operations in a row may succeed or fail without suspending their task, before it gives way to the others.
 OPERATIONS_PER_STEP = 64

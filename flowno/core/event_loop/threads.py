@@ -56,7 +56,7 @@ LOOKUP_TOKENS = 40
 #: Seconds for which a thread waits for its next call before it ends.
 LONGEST_REST = 10.0
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.threads")
 
 
 async def run_in_thread(
