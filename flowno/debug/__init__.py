@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import DEBUG_VARIABLE
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, MONITOR_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowno.core.event_loop.event_loop import EventLoop
 
-__all__ = ["ATTACHMENTS", "Attachment", "attach"]
+    from .monitor import Monitor
+    from .reports import report_on_signal
+
+__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "report_on_signal"]
 
 
 class Attachment(NamedTuple):
@@ -37,6 +40,7 @@ class Attachment(NamedTuple):
 
 ATTACHMENTS: Final[dict[str, Attachment]] = {
     DEBUG_VARIABLE: Attachment("flowno.debug.mode:attach"),
+    MONITOR_VARIABLE: Attachment("flowno.debug.monitor:attach", opens_a_path=True),
 }
 
 
@@ -61,3 +65,14 @@ def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
             continue
         module, _, name = function.partition(":")
         getattr(importlib.import_module(module), name)(loop, value)
+
+
+#: What is loaded when it is first asked for; each part of this package is on its own.
+_LAZY: Final = {"Monitor": "flowno.debug.monitor", "report_on_signal": "flowno.debug.reports"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

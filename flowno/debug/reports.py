@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from flowno.core.event_loop.snapshots import FrameSnapshot, LoopSnapshot, RegistrationSnapshot, TaskSnapshot
 
-__all__ = ["SignalReporter", "children_of", "lines_of", "print_tasks", "printable", "report_on_signal", "take_all"]
 
 #: How many tasks, registrations and timers a report shows at most, and how many children of a task that are alike.
 MOST_TASKS: Final = 200
@@ -31,6 +30,9 @@ MOST_ALIKE: Final = 3
 #: Levels of the tree that are shown by indentation, and characters of a text.
 DEEPEST: Final = 20
 LONGEST: Final = 200
+
+#: In the path of every file of the core, wherever it is installed.
+_OWN: Final = os.path.join("flowno", "core", "event_loop", "")
 
 #: Seconds that a signal handler waits for the report that it prints.
 LIMIT: Final = 5.0
@@ -67,6 +69,8 @@ def print_tasks(file: TextIO | None = None) -> None:
           ... s: wakes sleeper
     """
     file = sys.stdout if file is None else file
+    if file is None:
+        return  # Python was started without one
     encoding = getattr(file, "encoding", None) or "utf-8"
     file.write(_text_of(take_all()).encode(encoding, "backslashreplace").decode(encoding))
 
@@ -76,23 +80,29 @@ def take_all(limit: int | None = None) -> list[LoopSnapshot]:
     return [take_snapshot(loop, limit) for loop in running_loops()]
 
 
-def lines_of(snapshot: LoopSnapshot, only: Sequence[TaskSnapshot] | None = None) -> Iterator[str]:
+def head_of(snapshot: LoopSnapshot) -> str:
+    """A loop in a line."""
+    counters = snapshot.counters
+    where = "not running" if snapshot.thread is None else f"in {snapshot.thread}"
+    return printable(
+        f"{snapshot.loop} {where}, tasks: {counters.tasks} ({counters.ready} ready, {counters.waiting} waiting), "
+        f"fds: {counters.fds}, timers: {counters.timers}"
+    )
+
+
+def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
     """A snapshot as text.
 
     Args:
         snapshot: The snapshot.
-        only: The tasks to show, of all; None shows the tree, registrations and timers.
+        whole: Whether to show the tree, the registrations and the timers; else just the tasks, one after the other.
     """
-    counters = snapshot.counters
-    where = "not running" if snapshot.thread is None else f"in {snapshot.thread}"
-    yield printable(
-        f"{snapshot.loop} {where}, tasks: {counters.tasks} ({counters.ready} ready, {counters.waiting} waiting), "
-        f"fds: {counters.fds}, timers: {counters.timers}"
-    )
-    if only is not None:
-        for task in only:
+    yield head_of(snapshot)
+    if not whole:
+        for task in snapshot.tasks[:MOST_TASKS]:
             yield from _lines_of_task(task, 0)
         return
+    counters = snapshot.counters
     yield from _tree(snapshot)
     names = {task.id: task.name for task in snapshot.tasks}
     fds = [_line_of_fd(each, names) for each in snapshot.registrations]
@@ -101,7 +111,18 @@ def lines_of(snapshot: LoopSnapshot, only: Sequence[TaskSnapshot] | None = None)
     yield from _section("timers", timers, counters.timers)
 
 
-def children_of(tasks: Iterable[TaskSnapshot]) -> dict[int | None, list[TaskSnapshot]]:
+def rows_of(snapshot: LoopSnapshot) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each task, in the order of the tree: its name, indented, its state, what it waits for, where it is."""
+    children = _children_of(snapshot.tasks)
+    to_show = [(task, 0) for task in reversed(children[None])]
+    while to_show:
+        task, depth = to_show.pop()
+        name = f"{'  ' * depth}{printable(task.name)}"
+        yield name, task.state, printable(task.waits_for or ""), printable(place_of(task))
+        to_show += [(child, min(depth + 1, DEEPEST)) for child in reversed(children.get(task.id, ()))]
+
+
+def _children_of(tasks: Iterable[TaskSnapshot]) -> dict[int | None, list[TaskSnapshot]]:
     """The tasks by the ``id`` of the one that they stand below; those at the top by None.
 
     Tasks that wait for each other in a ring are each other's parents: the first of them is at the top.
@@ -126,6 +147,14 @@ def children_of(tasks: Iterable[TaskSnapshot]) -> dict[int | None, list[TaskSnap
     return children
 
 
+def place_of(task: TaskSnapshot) -> str:
+    """Where a task is in the program: the innermost line that is none of flowno's own, where there is one."""
+    if not task.stack:
+        return ""
+    frame = next((each for each in reversed(task.stack) if _OWN not in each.file), task.stack[-1])
+    return f"{frame.file}:{frame.line}"
+
+
 def printable(text: str) -> str:
     """A text of the program's, such as a name, that cannot move the cursor nor begin a line, and has an end."""
     if len(text) > LONGEST:
@@ -134,7 +163,7 @@ def printable(text: str) -> str:
 
 
 def _tree(snapshot: LoopSnapshot) -> Iterator[str]:
-    children = children_of(snapshot.tasks)
+    children = _children_of(snapshot.tasks)
     shown = 0
     to_show: list[tuple[TaskSnapshot | str, int]] = [(each, 0) for each in reversed(_few(children[None], children))]
     while to_show:  # not by recursion: chains of tasks may be longer than Python allows
@@ -303,7 +332,7 @@ def _make(texts: list[str], made: _thread.LockType) -> None:
 def _write(file: TextIO | None, text: str) -> None:
     """Write past the buffer, in whose lock the signal may have come; as much as the file takes."""
     if file is None:
-        return  # python started without a standard error
+        return  # Python was started without one
     try:
         fd = file.fileno()
     except (AttributeError, OSError, ValueError):
