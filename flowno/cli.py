@@ -340,8 +340,8 @@ def _where(options: argparse.Namespace) -> None:
 def _top(options: argparse.Namespace) -> None:
     try:
         from .debug.top import watch
-    except ModuleNotFoundError as error:
-        raise _Failure(f"it needs {error.name}, which the extra 'monitor' of flowno installs") from None
+    except ModuleNotFoundError:
+        raise _Failure("it draws by rich, which is not installed; the extra 'monitor' of flowno has it") from None
     watch(lambda: _ask(options))
 
 

@@ -85,9 +85,8 @@ def _table(loop: LoopSnapshot, room: int) -> Table:
         table.add_column(title, no_wrap=True, overflow="ellipsis", ratio=ratio)
     tasks = sorted(loop.tasks, key=lambda task: _ORDER[task.state])
     for task in tasks[:room]:
-        table.add_row(
-            *(Text(printable(text)) for text in (task.name, task.state, task.waits_for or "", place_of(task)))
-        )
+        place = os.path.basename(place_of(task))
+        table.add_row(*(Text(printable(text)) for text in (task.name, task.state, task.waits_for or "", place)))
     if len(tasks) > room:
         table.add_row(Text(f"... and {loop.counters.tasks - room} more"))
     return table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import takewhile
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -222,19 +223,27 @@ def _taken(take: Callable[..., T | None], things: Iterable[Any], *args: Any) -> 
             yield taken
 
 
+def _tried(function: Callable[[Any], T], thing: Any, otherwise: T) -> T:
+    """What a function says of a thing that may be of the program's making, and then may raise anything."""
+    try:
+        return function(thing)
+    except Exception:
+        return otherwise
+
+
 def _task(task: TaskHandle[Any], running: TaskHandle[Any] | None) -> TaskSnapshot | None:
     command, state = task._waiting, _state_of(task, running)
     holder, parent = holder_of(task), _parent_of(task)
     taken = TaskSnapshot(
         id=id(task),
-        name=task.name,
+        name=_tried(_name_of, task, type(task.raw_task).__name__),
         state=state,
         waits_for=wait_in_words(task) if state == "waiting" else None,
         command=type(command).__name__ if command is not None and state == "waiting" else None,
         holder=None if holder is None else id(holder),
         parent=None if parent is None else id(parent),
         is_cancelled=task._cancel_pending or (task._delivered is not None and task._delivered() is not None),
-        stack=tuple(_stack_of(task)),
+        stack=_tried(_stack_of, task, ()),
     )
     return None if task.done() else taken
 
@@ -263,12 +272,16 @@ def _parent_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
     return next(iter(joiners), None) if joiners else None
 
 
-def _stack_of(task: TaskHandle[Any]) -> Iterator[FrameSnapshot]:
-    for frame in task._frames():
-        if _takes_snapshots(frame):
-            return
-        code = frame.f_code
-        yield FrameSnapshot(code.co_filename, frame.f_lineno or 0, code.co_qualname)
+def _name_of(task: TaskHandle[Any]) -> str:
+    return task.name
+
+
+def _stack_of(task: TaskHandle[Any]) -> tuple[FrameSnapshot, ...]:
+    # By no name of this frame, which may be among them: it would be kept by itself.
+    return tuple(
+        FrameSnapshot(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname)
+        for frame in takewhile(_is_the_tasks, task._frames())
+    )
 
 
 #: The files of those who ask for snapshots.
@@ -276,12 +289,12 @@ _LOOP_FILE = os.path.join(os.path.dirname(__file__), "event_loop.py")
 _REPORTS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "debug", "")
 
 
-def _takes_snapshots(frame: FrameType) -> bool:
-    """Whether a frame is where somebody asks for a snapshot, which is not what the task does."""
+def _is_the_tasks(frame: FrameType) -> bool:
+    """Whether a frame is what the task does, and not where somebody asks for a snapshot."""
     file = frame.f_code.co_filename
     if file == _LOOP_FILE:
-        return frame.f_code.co_name == "snapshot"
-    return file == __file__ or file.startswith(_REPORTS)
+        return frame.f_code.co_name != "snapshot"
+    return file != __file__ and not file.startswith(_REPORTS)
 
 
 def _registration(record: FdRecord) -> RegistrationSnapshot:
