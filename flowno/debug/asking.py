@@ -78,7 +78,7 @@ def ask(path: str, limit: int = MOST) -> Answer:
             connection.sendall(request(limit))
             while part := connection.recv(1 << 16):
                 parts.append(part)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the latter where even the backlog is full, connect(2)
             raise MonitorError(
                 f"{path}: no answer within {PATIENCE:g} s; the process is stopped, or in a function written in C that "
                 "lets no other thread run"

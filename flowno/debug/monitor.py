@@ -270,7 +270,7 @@ def _listen(path: str) -> socket.socket:
             raise
         if stat.S_IMODE(os.lstat(path).st_mode) != _PRIVATE:
             os.chmod(path, _PRIVATE)
-        listener.listen(MOST_CLIENTS)
+        listener.listen()
         listener.setblocking(False)
     except BaseException:
         listener.close()

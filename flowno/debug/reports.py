@@ -285,9 +285,12 @@ class SignalReporter(OwnHandler):
         if threading.current_thread() is not threading.main_thread():
             raise EventLoopError("report_on_signal() cannot be entered here: signals come to the main thread only")
         self._previous = signal.getsignal(self._number)
-        self._is_open = True  # a signal may come before the next line
-        signal.signal(self._number, self._arrived)
-        self._was_entered = True
+        try:
+            signal.signal(self._number, self._arrived)
+        except OSError as error:
+            name = signal.Signals(self._number).name
+            raise OSError(error.errno, f"{name} cannot be handled: {error.strerror}") from None
+        self._was_entered = self._is_open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
