@@ -44,9 +44,9 @@ _FREE: Final = frozenset(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2"
 def print_tasks(file: TextIO | None = None) -> None:
     """Print what the event loops of this process do: the tree of their tasks, where each is and what it waits for.
 
-    From any thread and signal handler, also while a loop is stuck. A task stands below the one whose block of a
-    :class:`~flowno.TaskGroup` it was started in, else below the first that joins it. Of many that are alike a few are
-    shown; the output does not grow with the number of tasks without limit.
+    From any thread, also while a loop is stuck; for signals there is :func:`~flowno.debug.report_on_signal`. A task
+    stands below the one whose block of a :class:`~flowno.TaskGroup` it was started in, else below the first that joins
+    it. Of many that are alike a few are shown; the output does not grow with the number of tasks without limit.
 
     Args:
         file: Where to print it; None is standard output.
@@ -256,7 +256,7 @@ def report_on_signal(number: int, file: TextIO | None = None) -> SignalReporter:
 
     Raises:
         TypeError: ``number`` is no number.
-        ValueError: There is no such signal.
+        ValueError: There is no such signal; or it is SIGINT, with which event loops do something already.
 
     Entering it raises:
         EventLoopError: That is not in the main thread, or it was entered before.
@@ -266,6 +266,8 @@ def report_on_signal(number: int, file: TextIO | None = None) -> SignalReporter:
         raise TypeError(f"a signal is a number, such as signal.SIGUSR1, and not {number!r}")
     if number not in signal.valid_signals():
         raise ValueError(f"this system has no signal {number!r}")
+    if number == signal.SIGINT:
+        raise ValueError("SIGINT would not end a run in order any more; choose another signal, such as SIGUSR1")
     return SignalReporter(int(number), file)
 
 

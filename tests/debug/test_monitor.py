@@ -523,6 +523,7 @@ def test_a_process_that_is_stopped_does_not_hold_up_who_asks(
 
     monkeypatch.setattr(asking, "PATIENCE", 0.05)
     stuck.send_signal(signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(stuck.pid, os.WUNTRACED)[1])  # all of its threads stand still
     try:
         with pytest.raises(MonitorError, match="no answer within 0.05 s; the process is stopped"):
             ask(f"{folder}/{stuck.pid}.sock")

@@ -424,6 +424,8 @@ def test_what_is_no_signal_is_refused() -> None:
         report_on_signal("USR1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="this system has no signal 12345"):
         report_on_signal(12345)
+    with pytest.raises(ValueError, match="SIGINT would not end a run in order"):
+        report_on_signal(signal.SIGINT)
     with pytest.raises(OSError, match="SIGKILL cannot be handled"), report_on_signal(signal.SIGKILL):
         pass
 

@@ -78,7 +78,7 @@ def holder_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
 
 def timer_in_words(timer: Timer) -> tuple[str, TaskHandle[Any] | None]:
     """What happens when a timer is due, and the task that it is for, where that can be told."""
-    from .scopes import CancelScope
+    from .scopes import CancelScope  # which is built on what imports this
     from .tasks import TaskHandle
 
     _, _, fire, argument = timer
