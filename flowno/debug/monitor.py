@@ -33,7 +33,6 @@ from .protocol import LONGEST_REQUEST, Answer, encode, path_of, requested
 from .reports import take_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -56,6 +55,12 @@ REST: Final = 1.0
 LONGEST_END: Final = 2.0
 
 _PRIVATE: Final = 0o600
+
+#: Bytes of a struct ucred, unix(7): three numbers, of the process, its user and its group.
+_CREDENTIALS: Final = struct.calcsize("3i")
+
+#: No SIGPIPE for a client that has gone: it would end a program that has put its default back.
+_QUIETLY: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Monitor:
@@ -83,18 +88,22 @@ class Monitor:
         True
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(f"a monitor needs Unix sockets, which Python has not on {sys.platform}")
-        self.path = os.path.abspath(path_of(path, os.getpid()))  # the program may change its folder
+        self.path = os.path.abspath(path_of(os.fspath(path), os.getpid()))  # the program may change its folder
         self.users = 1  # those that close() is to be called by
         self._clients: dict[socket.socket, _Client] = {}
         self._is_ending = False
-        self._listener = _listen(self.path)
-        status = os.lstat(self.path)
-        self._file = status.st_dev, status.st_ino
         self._waker, self._far_end = socket.socketpair()
         self._selector = selectors.DefaultSelector()
+        try:
+            self._listener = _listen(self.path)
+        except BaseException:
+            self._close_all(self._waker, self._far_end)
+            raise
+        status = os.lstat(self.path)
+        self._file = status.st_dev, status.st_ino
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._waker, selectors.EVENT_READ)
         self._thread = OwnThread(name="flowno monitor", target=self._serve)
@@ -102,7 +111,7 @@ class Monitor:
             _open.add(self)
         try:
             self._thread.start()
-        except BaseException:
+        except BaseException:  # the system has no more threads
             self._end()
             raise
 
@@ -201,10 +210,16 @@ class Monitor:
 
     def abandon(self) -> None:
         """Close everything, and leave the file: it is the parent's, in the child of a fork."""
-        for end in (self._listener, self._waker, self._far_end, *self._clients):
-            end.close()
+        self._close_all(self._listener, self._waker, self._far_end, *self._clients)
         self._clients.clear()
-        self._selector.close()
+
+    def _close_all(self, *sockets: socket.socket) -> None:
+        for each in sockets:
+            each.close()
+        try:
+            self._selector.close()
+        except OSError:
+            pass  # a kqueue does not come along when the process forks, kqueue(2)
 
 
 class _Client:
@@ -232,7 +247,7 @@ class _Client:
 
     def write(self) -> None:
         """Send what the client takes."""
-        self._answer = self._answer[self.connection.send(self._answer) :]
+        self._answer = self._answer[self.connection.send(self._answer, _QUIETLY) :]
         self.deadline = time.monotonic() + PATIENCE
         self.has_ended = not self._answer
 
@@ -300,8 +315,7 @@ def _may_ask(connection: socket.socket) -> bool:
     """Whether a peer is the owner of this process, or root: where the system tells, the mode of the file is not all."""
     if sys.platform != "linux":
         return True
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS))
     return uid in (os.geteuid(), 0)
 
 
@@ -334,9 +348,9 @@ def attach(loop: EventLoop, value: str) -> None:
     loop.close_callbacks.append(monitor.close)
 
 
-def _close_all(monitors: Iterable[Monitor]) -> None:
+def _at_exit() -> None:
     """The process ends, maybe in the middle of a run."""
-    for monitor in list(monitors):
+    for monitor in list(_open):
         monitor.users = 1
         monitor.close()
 
@@ -350,6 +364,6 @@ def _after_fork() -> None:
     _open.clear()
 
 
-atexit.register(_close_all, _open)
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

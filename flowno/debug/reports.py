@@ -101,6 +101,8 @@ def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
     if not whole:
         for task in snapshot.tasks[:MOST_TASKS]:
             yield from _lines_of_task(task, 0)
+        if len(snapshot.tasks) > MOST_TASKS:
+            yield f"... and {len(snapshot.tasks) - MOST_TASKS} more"
         return
     counters = snapshot.counters
     yield from _tree(snapshot)
@@ -322,9 +324,16 @@ class SignalReporter(OwnHandler):
         texts: list[str] = []
         made = _thread.allocate_lock()
         made.acquire()
-        _thread.start_new_thread(_make, (texts, made))
-        made.acquire(timeout=LIMIT)
-        _write(sys.stderr if self._file is None else self._file, texts[0] if texts else "a report took too long\n")
+        try:
+            _thread.start_new_thread(_make, (texts, made))
+        except RuntimeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # another handler has
+            texts.append(f"there is no report: {error}\n")
+        else:
+            made.acquire(timeout=LIMIT)
+        text = texts[0] if texts else f"there is no report: it was not ready in {LIMIT:g} s\n"
+        _write(sys.stderr if self._file is None else self._file, text)
 
 
 def _make(texts: list[str], made: _thread.LockType) -> None:

@@ -178,6 +178,34 @@ def test_a_client_that_does_not_take_its_answer_holds_up_nobody(path: str) -> No
         flowno.run(main())
 
 
+@pytest.mark.skipif(not hasattr(socket, "MSG_NOSIGNAL"), reason="a send that makes no SIGPIPE cannot be asked for")
+def test_a_client_that_has_gone_does_not_end_a_program_without_a_handler_for_sigpipe(
+    path: str, run_python: RunPython
+) -> None:
+    program = """
+import signal, socket, sys, threading
+import flowno
+from flowno.debug import Monitor
+from flowno.debug.asking import ask
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+async def main():
+    for _ in range(3000):
+        await flowno.spawn(flowno.sleep(1000))
+    with socket.socket(socket.AF_UNIX) as lazy:
+        lazy.connect(sys.argv[1])
+        lazy.send(b'{"protocol": 1, "limit": 10000}\\n')
+        lazy.recv(1)
+    print(len(ask(sys.argv[1], 0).loops))
+
+with Monitor(sys.argv[1]):
+    flowno.run(main())
+"""
+    result = run_python(program, path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
+
+
 def test_an_accept_that_fails_is_logged_and_the_monitor_goes_on(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -344,7 +372,7 @@ def test_a_folder_that_is_not_there_is_an_error_that_names_it(folder: str) -> No
 def test_the_path_may_have_the_number_of_the_process_or_be_a_folder(folder: str) -> None:
     assert path_of(f"{folder}/%p.sock", 123) == f"{folder}/123.sock"
     assert path_of(folder, 123) == f"{folder}/flowno-123.sock"
-    with Monitor(folder) as opened:
+    with Monitor(Path(folder)) as opened:
         assert opened.path == f"{folder}/flowno-{os.getpid()}.sock"
 
 

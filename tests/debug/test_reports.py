@@ -387,6 +387,18 @@ def test_what_a_handler_raises_that_comes_during_the_report_is_not_swallowed(mon
 
 
 @needs_usr1
+def test_without_a_thread_to_make_it_there_is_no_report_and_no_error() -> None:
+    file = io.StringIO()
+    threading.stack_size(1 << 46)  # no machine has so much
+    try:
+        with report_on_signal(signal.SIGUSR1, file):
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        threading.stack_size(0)
+    assert file.getvalue() == "there is no report: can't start new thread\n"
+
+
+@needs_usr1
 def test_it_writes_past_the_buffer_of_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     """The signal may have come in the lock of the buffer."""
     reading, writing = os.pipe()
