@@ -79,4 +79,5 @@ def _somebody_could_call_in() -> bool:
 
 def _who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
     """A line a task."""
-    return "\n".join(f"  {task!r} waits for {wait_in_words(task)}" for task in tasks)
+    words = ((task, wait_in_words(task)) for task in tasks)
+    return "\n".join(f"  {task!r} {'does not wait' if wait is None else f'waits for {wait}'}" for task, wait in words)
