@@ -70,6 +70,7 @@ from .core.event_loop.threads import current_default_thread_limiter, run_in_thre
 
 if TYPE_CHECKING:
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
+    from .debug.reports import print_tasks
     from .net.connections import open_connection, open_unix_connection
     from .net.resolver import getaddrinfo, getnameinfo
     from .net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
@@ -145,6 +146,7 @@ __all__ = [
     "open_process",
     "open_signal_receiver",
     "open_unix_connection",
+    "print_tasks",
     "run",
     "run_in_thread",
     "run_process",
@@ -165,8 +167,8 @@ __all__ = [
     "wait_writable",
 ]
 
-# What is imported when it is first asked for: these need ssl, or subprocess, which take longer to import than all the
-# rest.
+# What is imported when it is first asked for: most of these need ssl, or subprocess, which take longer to import than
+# all the rest.
 _LAZY = {
     "TLSSocketHandle": "flowno.core.event_loop.tls",
     "TruncatedStreamError": "flowno.core.event_loop.tls",
@@ -184,6 +186,7 @@ _LAZY = {
     "getaddrinfo": "flowno.net.resolver",
     "getnameinfo": "flowno.net.resolver",
     "Process": "flowno.processes",
+    "print_tasks": "flowno.debug.reports",
     "open_process": "flowno.processes",
     "run_process": "flowno.processes",
 }

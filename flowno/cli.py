@@ -1,4 +1,4 @@
-"""The command line, ``flowno`` and ``python -m flowno``: backends, a demonstration of each, traces of programs.
+"""The command line, ``flowno`` and ``python -m flowno``: backends and a demonstration, traces, what a process does.
 
 Exit codes: 0; 1 where something failed, the environment variable ``FLOWNO_SELECTOR`` and a backend that this machine
 lacks included; 2 where the command line itself is wrong; 130 after Ctrl-C. A failure is one message on standard error.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import ModuleType, TracebackType
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from . import (
     SelectorDecoratorInfo,
@@ -34,6 +34,9 @@ from . import (
 from . import exit as end_the_run
 from .core.event_loop.backend import ENVIRONMENT_VARIABLE, OpenedSelector, open_selector
 from .core.event_loop.errors import UnknownSelectorError
+
+if TYPE_CHECKING:
+    from .debug.protocol import Answer
 
 __all__ = ["main"]
 
@@ -147,6 +150,25 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("program", metavar="program.py")
     trace.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the program is given")
     trace.set_defaults(run=_trace, parser=trace)
+
+    for name, run_it, help_text in (
+        ("ps", _ps, "list the tasks of a running process"),
+        ("where", _where, "show where the tasks of a running process are, and what they wait for"),
+        ("top", _top, "watch the tasks of a running process"),
+    ):
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}: one that was started with FLOWNO_MONITOR=PATH.",
+        )
+        command.add_argument("target", metavar="PID|SOCKET", help="the number of the process, or its monitor's socket")
+        if name == "where":
+            command.add_argument(
+                "task", metavar="TASK", nargs="?", help="the name of a task, or its id; all by default"
+            )
+        if name != "top":
+            command.add_argument("--json", action="store_true", help="as JSON, for programs")
+        command.set_defaults(run=run_it, parser=command)
     return parser
 
 
@@ -380,6 +402,72 @@ def _show_error(show: Callable[..., object], ended: BaseException, where: Traceb
     if value is ended:
         traceback = value.__traceback__ = where
     show(kind, value, traceback)
+
+
+# ---------------------------------------------------------------------------------------------------- running processes
+
+
+def _ps(options: argparse.Namespace) -> None:
+    from .debug.reports import head_of, rows_of
+
+    answer = _ask(options)
+    if options.json:
+        _print_json(answer)
+        return
+    for loop in answer.loops:
+        print(head_of(loop))
+        _print_table([("task", "state", "waits for", "where"), *rows_of(loop)])
+    _say_if_idle(answer)
+
+
+def _where(options: argparse.Namespace) -> None:
+    from .debug.reports import lines_of
+
+    answer = _ask(options)
+    if options.task is not None:
+        loops = [
+            loop._replace(tasks=tuple(task for task in loop.tasks if options.task in (task.name, str(task.id))))
+            for loop in answer.loops
+        ]
+        answer = answer._replace(loops=tuple(loop for loop in loops if loop.tasks))
+        if not answer.loops:
+            raise _Failure(f"process {answer.pid} has no task {options.task!r}; `flowno ps` lists those that it has")
+    if options.json:
+        _print_json(answer)
+        return
+    for loop in answer.loops:
+        print(*lines_of(loop, whole=options.task is None), sep="\n")
+    _say_if_idle(answer)
+
+
+def _top(options: argparse.Namespace) -> None:
+    try:
+        from .debug.top import watch
+    except ModuleNotFoundError:
+        raise _Failure("it draws by rich, which is not installed; the extra 'monitor' of flowno has it") from None
+    watch(lambda: _ask(options))
+
+
+def _ask(options: argparse.Namespace) -> Answer:
+    from .debug.asking import MonitorError, ask_target
+
+    try:
+        return ask_target(options.target)
+    except MonitorError as error:
+        raise _Failure(str(error)) from None
+
+
+def _say_if_idle(answer: Answer) -> None:
+    if not answer.loops:
+        print(f"no event loop runs in process {answer.pid}")
+
+
+def _print_json(answer: Answer) -> None:
+    import json
+
+    from .debug.protocol import as_json
+
+    print(json.dumps(as_json(answer), indent=2))
 
 
 # --------------------------------------------------------------------------------------------------------------- output

@@ -172,7 +172,7 @@ def test_the_readme_shows_what_the_demonstration_prints(run_python: RunPython) -
 
 @pytest.mark.parametrize("path", [README, *PAGES], ids=name_of)
 def test_the_commands_that_a_page_names_exist(path: Path) -> None:
-    known = {"selectors", "demo", "trace", "--help", "--version", "COMMAND"}
+    known = {"selectors", "demo", "trace", "ps", "where", "top", "--help", "--version", "COMMAND"}
     used = re.findall(r"(?:``|bin/|\$ |-m )flowno +([\w-]+)", text_of(path))
     assert set(used) <= known
 

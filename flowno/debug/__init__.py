@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, TRACE_VARIABLE
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,19 +20,11 @@ if TYPE_CHECKING:
 
     from flowno.core.event_loop.event_loop import EventLoop
 
+    from .monitor import Monitor
+    from .reports import report_on_signal
     from .tracing import trace
 
-__all__ = ["ATTACHMENTS", "Attachment", "attach", "trace"]
-
-# What is imported when it is first asked for.
-_LAZY = {"trace": "flowno.debug.tracing"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "report_on_signal", "trace"]
 
 
 class Attachment(NamedTuple):
@@ -52,6 +44,7 @@ ATTACHMENTS: Final[dict[str, Attachment]] = {
     LOG_LEVEL_VARIABLE: Attachment("flowno.debug.logs:attach"),
     DEBUG_VARIABLE: Attachment("flowno.debug.mode:attach"),
     TRACE_VARIABLE: Attachment("flowno.debug.tracing:attach", opens_a_path=True),
+    MONITOR_VARIABLE: Attachment("flowno.debug.monitor:attach", opens_a_path=True),
 }
 
 
@@ -76,3 +69,18 @@ def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
             continue
         module, _, name = function.partition(":")
         getattr(importlib.import_module(module), name)(loop, value)
+
+
+#: What is loaded when it is first asked for; each part of this package is on its own.
+_LAZY: Final = {
+    "Monitor": "flowno.debug.monitor",
+    "report_on_signal": "flowno.debug.reports",
+    "trace": "flowno.debug.tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

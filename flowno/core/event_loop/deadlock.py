@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .errors import DeadlockError
 from .signals import is_ours
 from .threads import OwnThread
+from .words import wait_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,4 +79,5 @@ def _somebody_could_call_in() -> bool:
 
 def _who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
     """A line a task."""
-    return "\n".join(f"  {task!r} waits in {task._waiting!r}" for task in tasks)
+    words = ((task, wait_in_words(task)) for task in tasks)
+    return "\n".join(f"  {task!r} {'does not wait' if wait is None else f'waits for {wait}'}" for task, wait in words)

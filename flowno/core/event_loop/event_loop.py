@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .scopes import CancelScope
+    from .snapshots import LoopSnapshot
 
 __all__ = ["EventLoop", "current_event_loop", "current_task", "run"]
 
@@ -318,6 +319,24 @@ class EventLoop:
                 self.request_cancel(task)
                 return True
         return False
+
+    def snapshot(self) -> LoopSnapshot:
+        """What the loop does now: its tasks, where they are and what they wait for, registrations, timers, counters.
+
+        From any thread and signal handler, also while the loop is stuck in a step. It never raises and changes nothing.
+        Of a loop that runs in another thread meanwhile, each task is as it was at some moment of the call.
+
+        Example:
+            >>> from flowno import current_event_loop, run, sleep, spawn
+            >>> async def main():
+            ...     await spawn(sleep(60), name="sleeper")
+            ...     return current_event_loop().snapshot()
+            >>> [(task.name, task.state, task.command) for task in run(main()).tasks]
+            [('main', 'running', None), ('sleeper', 'waiting', 'SleepCommand')]
+        """
+        from .snapshots import take_snapshot
+
+        return take_snapshot(self)
 
     def has_living_tasks(self) -> bool:
         """Whether any task has not ended."""

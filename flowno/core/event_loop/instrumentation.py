@@ -45,8 +45,9 @@ from .errors import ClosedResourceError, EventLoopError
 from .exchange import Exchange, Exchanged, Exchanges
 from .queues import _Queue
 from .running import current_task, current_world, here
-from .selectors import _CLOSED, Address, SocketHandle, _written
+from .selectors import _CLOSED, Address, SocketHandle
 from .tasks import TaskCancelled, TaskHandle, function_name
+from .words import written
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -911,7 +912,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[get] %r: %s, %s", queue, _shown(item), _at_once(immediate))
 
     def on_socket_connect_start(self, metadata: SocketConnectStartMetadata) -> None:
-        self._write("[connect] %r to %s", metadata.socket_handle, _written(metadata.target_address))
+        self._write("[connect] %r to %s", metadata.socket_handle, written(metadata.target_address))
 
     def on_socket_connect_ready(self, metadata: SocketConnectReadyMetadata) -> None:
         self._write("[connect] %r: connected, %s", metadata.socket_handle, _duration(metadata))
@@ -920,7 +921,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[accept] %r", metadata.socket_handle)
 
     def on_socket_accept_ready(self, metadata: ReadySocketInstrumentationMetadata) -> None:
-        peer = _written(metadata.peer_address) or "a local client"
+        peer = written(metadata.peer_address) or "a local client"
         self._write("[accept] %r: %s, %s", metadata.socket_handle, peer, _duration(metadata))
 
     def on_socket_recv_start(self, metadata: InstrumentationMetadata) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "fork_count",
     "here",
     "required_event_loop",
+    "running_loops",
     "set_running",
 ]
 
@@ -36,9 +37,24 @@ class _Running(threading.local):
 here = _Running()
 
 
+#: The event loop that runs in a thread, by the number of the thread: for reports, which are made in any thread.
+_loops: dict[int, EventLoop] = {}
+
+
 def set_running(loop: EventLoop | None) -> None:
     """Say which event loop runs in this thread; for the loops themselves."""
     here.loop = loop
+    if loop is None:
+        _loops.pop(threading.get_ident(), None)
+    else:
+        _loops[threading.get_ident()] = loop
+
+
+def running_loops() -> list[EventLoop]:
+    """The event loops that run in this process, that of this thread first; from any thread and signal handler."""
+    loops = _loops.copy()
+    own = loops.pop(threading.get_ident(), None)
+    return [*(() if own is None else (own,)), *loops.values()]
 
 
 def current_event_loop() -> EventLoop | None:
@@ -77,6 +93,8 @@ class _Forks:
 
 def _count_fork() -> None:
     _Forks.count += 1
+    for thread in _loops.keys() - {threading.get_ident()}:  # the other threads did not come along
+        del _loops[thread]
 
 
 def fork_count() -> int:

@@ -60,6 +60,7 @@ from .fd_table import FdRecord
 from .running import current_event_loop, current_world, here, required_event_loop
 from .tasks import completed
 from .threads import addresses_of, check_name, check_port
+from .words import address_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -920,8 +921,8 @@ class SocketHandle:
         fd = self._fileno()
         if fd < 0 or self._record is _CLOSED:
             return f"<{type(self).__name__} closed>"
-        name = _address_text(self.socket, "getsockname")
-        peer = _address_text(self.socket, "getpeername")
+        name = address_of(self.socket, "getsockname")
+        peer = address_of(self.socket, "getpeername")
         return f"<{type(self).__name__} fd={fd}{name and f' {name}'}{peer and f' -> {peer}'}>"
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -1264,24 +1265,6 @@ def _is_number(host: object) -> bool:
             continue
         return True
     return False
-
-
-def _address_text(socket: Any, method: str) -> str:
-    """An address in the usual notation, empty where there is none."""
-    try:
-        return _written(getattr(socket, method)())
-    except (OSError, AttributeError):
-        return ""
-
-
-def _written(address: Address) -> str:
-    """As :func:`_address_text`, of an address that is known."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    if isinstance(address, bytes):  # an abstract name, unix(7), as ss(8) and lsof(8) write it
-        return f"@{os.fsdecode(address[1:])}" if address else ""
-    return str(address) if address else ""
 
 
 def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: int | None) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .inbox import Inbox
     from .tasks import TaskHandle
 
-__all__ = ["Interrupts", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
+__all__ = ["Interrupts", "OwnHandler", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
 #: The rooms whose records would be left half-way by an exception that comes from nowhere, those of who watches the loop
 #: included; and those of their functions that call the program's own code, where it is welcome.
@@ -154,7 +154,13 @@ class SignalReceiver:
         return f"<SignalReceiver of {', '.join(map(_name_of, self.numbers))}>"
 
 
-class Signals:
+class OwnHandler:
+    """Has a method that is a signal handler of flowno's own, by which a program cannot call into its loops."""
+
+    __slots__ = ()
+
+
+class Signals(OwnHandler):
     """The signals that the tasks of one event loop receive, and the handlers whose place that has taken.
 
     Args:
@@ -230,7 +236,7 @@ class Signals:
             receiver.serve()
 
 
-class Interrupts:
+class Interrupts(OwnHandler):
     """What Ctrl-C does to one run of an event loop: the first cancels the root, a second raises KeyboardInterrupt.
 
     That is for runs in the main thread, where SIGINT has the handler that Python gives it. A program that has set
@@ -395,9 +401,7 @@ def _keeps_records(frame: FrameType) -> bool:
 
 def is_ours(handler: object) -> bool:
     """Whether a signal handler is one of these, or Python's own for Ctrl-C: none by which a program could call in."""
-    return handler is signal.default_int_handler or isinstance(
-        getattr(handler, "__self__", None), (Interrupts, Signals)
-    )
+    return handler is signal.default_int_handler or isinstance(getattr(handler, "__self__", None), OwnHandler)
 
 
 def _name_of(number: int) -> str:

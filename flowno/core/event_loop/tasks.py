@@ -649,12 +649,15 @@ def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
     """What a thread is in just now, from this frame on; empty where it is not in it any more."""
     frames: list[FrameType] = []
     frame = sys._current_frames().get(thread)
-    while frame is not None:
-        frames.append(frame)
-        if frame is outermost:
-            return frames[::-1]
-        frame = frame.f_back
-    return []
+    try:
+        while frame is not None:
+            frames.append(frame)
+            if frame is outermost:
+                return frames[::-1]
+            frame = frame.f_back
+        return []
+    finally:
+        del frames, frame  # this one is among them where the thread asks itself, and would be kept by itself
 
 
 def close_coroutine(task: TaskHandle[Any]) -> None:
