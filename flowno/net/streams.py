@@ -28,11 +28,11 @@ import re
 import socket as _socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from operator import index
-from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
+from ..core.event_loop.operations import coroutine
 from ..core.event_loop.running import here, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget

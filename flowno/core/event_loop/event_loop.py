@@ -747,6 +747,8 @@ class EventLoop:
             self.end_task(task, CANCELLED, None)
             return True
         traceback = _without_loop(error.__traceback__)
+        if self.step_wrappers:
+            traceback = _without_wrappers(traceback, task)
         if error.__context__ is not None:
             untie(error, task)
         is_outcome = _is_outcome(error)
@@ -805,7 +807,8 @@ class EventLoop:
         """Have every step of every task run by ``wrapper(task, run, method, argument)``, from the next one on.
 
         It calls ``run(method, argument)``, which makes the step. Where there is none, watching costs nothing: what a
-        task is stepped by is its own, and is exchanged. Only in the loop's thread, or while the loop does not run.
+        task is stepped by is its own, and is exchanged. Only in the loop's thread, or while the loop does not run. A
+        wrapper deletes its arguments in a ``finally``: what was thrown in has a traceback that leads to its frame.
         """
         self.step_wrappers.append(wrapper)
         self._wrap_all_steps()
@@ -1138,6 +1141,16 @@ def _without_loop(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
     return traceback
+
+
+def _without_wrappers(traceback: TracebackType | None, task: TaskHandle[Any]) -> TracebackType | None:
+    """The traceback from where it is in the task: the same as where nobody watches its steps."""
+    raw_task: Any = task.raw_task
+    code = getattr(raw_task, "cr_code", None) or getattr(raw_task, "gi_code", None)
+    inside = traceback
+    while inside is not None and inside.tb_frame.f_code is not code:
+        inside = inside.tb_next
+    return inside or traceback
 
 
 def _is_outcome(error: BaseException) -> bool:

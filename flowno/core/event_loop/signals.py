@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from .commands import Command, SignalWaitCommand
 from .errors import ClosedResourceError, EventLoopError
+from .operations import coroutine
 from .running import required_event_loop
 from .synchronization import take_first
 from .tasks import CANCELLED, FAILED, GIVE_WAY
@@ -244,6 +244,7 @@ class Interrupts:
         goes_on: Whether the run does not end with the root.
 
     Attributes:
+        root: The task; None as well once the run is over.
         is_listening: Whether the loop is neither being entered nor left.
         was_repeated: Whether nobody wants to wait any more.
     """
@@ -255,16 +256,16 @@ class Interrupts:
         "_is_installed",
         "_is_owed",
         "_loop",
-        "_root",
         "_was_told",
         "_where",
         "is_listening",
+        "root",
         "was_repeated",
     )
 
     def __init__(self, loop: EventLoop, root: TaskHandle[Any] | None, goes_on: bool) -> None:
         self._loop = loop
-        self._root = root
+        self.root = root
         self._goes_on = goes_on
         self.is_listening = False
         self.was_repeated = False
@@ -288,10 +289,10 @@ class Interrupts:
         """
         self.is_listening = True
         if self._came:
-            if self._root is None:
+            if self.root is None:
                 self._was_told = True
                 raise KeyboardInterrupt
-            self._loop.inbox.post(self._tell, self._root)
+            self._loop.inbox.post(self._tell, self.root)
 
     def check(self) -> None:
         """To be called when the run has ended.
@@ -311,7 +312,7 @@ class Interrupts:
         if self._is_installed:
             if signal.getsignal(signal.SIGINT) == self._arrived:  # else the program has set another one meanwhile
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            root, self._root = self._root, None
+            root, self.root = self.root, None
             for call, argument in ((self._tell, root), (self._pay, None)):  # what was not called yet, never need be
                 self._loop.inbox.withdraw(call, argument)
             if self._is_owed or (self._came and not self._was_told):
@@ -327,7 +328,7 @@ class Interrupts:
         if not self.is_listening:
             self._came = True
             return False
-        root = self._root
+        root = self.root
         if self._came or root is None or root.done() or self._loop.is_ending:
             self.was_repeated = self._came
             if self._is_owed or not _is_no_moment(frame):
@@ -347,7 +348,7 @@ class Interrupts:
 
     def _tell(self, root: TaskHandle[Any]) -> None:
         self._was_told = True
-        if self._loop.is_ending or self._root is None:
+        if self._loop.is_ending or self.root is None:
             return  # it is cancelled anyway; or its run is over, and has raised this
         if root.done():
             raise KeyboardInterrupt
@@ -362,13 +363,13 @@ class Interrupts:
             self._loop.inbox.post(self._end_run, None)
 
     def _end_run(self, _: None) -> None:
-        if not self._loop.is_ending and self._root is not None:  # else its run is over
+        if not self._loop.is_ending and self.root is not None:  # else its run is over
             raise self._interrupt()
 
     def _interrupt(self) -> KeyboardInterrupt:
         """The exception, which says where the root was and what its clean-up has raised."""
         interrupt = KeyboardInterrupt()
-        root = self._root
+        root = self.root
         if root is not None and self._where is not None:
             where = "".join(self._where.format())
             interrupt.add_note(f"{root!r} was cancelled by this where it was:\n{where}".rstrip())

@@ -11,12 +11,12 @@ import logging
 import socket as _socket
 from collections.abc import Callable, Generator
 from threading import Lock, Thread, current_thread
-from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from .commands import Command, ShieldedThreadCommand, ShieldedThreadWaitCommand, ThreadCommand
 from .errors import EventLoopError
 from .limiters import CapacityLimiter
+from .operations import coroutine
 from .running import fork_count, required_event_loop
 from .tasks import TaskCancelled, TaskHandle, coroutine_of
 

@@ -23,11 +23,11 @@ import socket as _socket
 import ssl
 from collections.abc import Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
-from types import coroutine
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
+from .operations import coroutine
 from .running import current_world, here, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event

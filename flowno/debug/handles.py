@@ -1,0 +1,97 @@
+"""Handles that are dropped unclosed, and those that are connected by a call that blocks.
+
+A handle belongs to no event loop before it is first used. So as long as any loop of the process is in debug mode, it is
+the class of all handles that is watched: the methods here take the place of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from gc import get_referents
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from flowno.core.event_loop.running import here
+from flowno.core.event_loop.selectors import SocketHandle
+
+from .places import Place, here_and_outwards, indented, written
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowno.core.event_loop.selectors import Address
+
+__all__ = ["unwatch_handles", "watch_handles"]
+
+logger = logging.getLogger("flowno.debug")
+
+#: Where each handle was made that is not gone, by its id. Not by a weak reference, which is gone before ``__del__()``
+#: where the garbage collector has found the handle.
+_places: dict[int, Place] = {}
+
+_own: dict[str, Callable[..., Any]] = {name: vars(SocketHandle)[name] for name in ("__init__", "__del__", "connect")}
+
+
+def _init(self: SocketHandle, *args: Any, **options: Any) -> None:
+    _places[id(self)] = here_and_outwards()
+    _own["__init__"](self, *args, **options)
+
+
+def _del(self: SocketHandle) -> None:
+    place = _places.pop(id(self), None)
+    if place is not None and _is_last_owner(self):
+        warnings.warn(
+            f"unclosed {self!r}{indented('made at', place)}", ResourceWarning, stacklevel=2, source=self.socket
+        )
+    _own["__del__"](self)
+
+
+def _connect(self: SocketHandle, address: Address, /) -> None:
+    loop = here.loop
+    if loop is not None and loop.running_task is not None:
+        logger.warning(
+            "%r holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
+            loop.running_task, address, written(here_and_outwards()),
+        )  # fmt: skip
+    _own["connect"](self, address)
+
+
+_watched: dict[str, Callable[..., Any]] = {"__init__": _init, "__del__": _del, "connect": _connect}
+
+
+class _Watchers:
+    """How many event loops are in debug mode."""
+
+    count = 0
+    lock = RLock()  # a loop can be dropped, and its end come, in the middle of anything
+
+
+def watch_handles() -> None:
+    """One more event loop is in debug mode."""
+    with _Watchers.lock:
+        _Watchers.count += 1
+        if _Watchers.count == 1:
+            for name, method in _watched.items():
+                setattr(SocketHandle, name, method)
+
+
+def unwatch_handles() -> None:
+    """One less is. What others have put into the place of these methods meanwhile, is theirs to take out."""
+    with _Watchers.lock:
+        _Watchers.count -= 1
+        if _Watchers.count == 0:
+            for name, method in _own.items():
+                if vars(SocketHandle)[name] is _watched[name]:
+                    setattr(SocketHandle, name, method)
+            _places.clear()
+
+
+def _is_last_owner(handle: SocketHandle) -> bool:
+    """Whether an open socket goes with its handle: nothing else of the program refers to it."""
+    if not hasattr(handle, "socket") or handle.fileno() < 0:
+        return False
+    # The handle has it as an attribute, and keeps bound methods of it.
+    own = sum(one is handle.socket or getattr(one, "__self__", None) is handle.socket for one in get_referents(handle))
+    return sys.getrefcount(handle.socket) - 1 <= own
