@@ -14,9 +14,14 @@ from typing import Protocol
 
 import pytest
 
+from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, switched_on
 
 ROOT = Path(__file__).parent.parent
+
+#: ``FLOWNO_DEBUG=1`` runs every test in debug mode, which must not change what a program does.
+IS_DEBUGGED = switched_on(DEBUG_VARIABLE)
 
 
 def pytest_configure() -> None:
@@ -26,6 +31,15 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if IS_DEBUGGED:  # several processes at once on a small machine hold up any step
+        EventLoop.slow_step_duration = 20.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("not_in_debug_mode")
+        if marker is not None and IS_DEBUGGED:
+            item.add_marker(pytest.mark.skip(reason=f"FLOWNO_DEBUG: {marker.kwargs['reason']}"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -38,7 +38,10 @@ class WatchedTask(TaskHandle[Any]):
 
     def _outcome(self) -> Any:
         self._is_asked_for()
-        return super()._outcome()
+        try:
+            return super()._outcome()
+        finally:
+            del self  # the traceback of an error would tie it to the task that has it
 
     def _add_callback(self, callback: Callable[[TaskHandle[Any]], object]) -> None:
         self._is_asked_for()

@@ -8,15 +8,24 @@ which of them were never awaited, and where they were made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .observers import DEBUG_VARIABLE, switched_on
 
+__all__ = ["coroutine", "part"]
+
+F = TypeVar("F")
+
 if TYPE_CHECKING or not switched_on(DEBUG_VARIABLE):
     from types import coroutine
+
+    def part(function: F) -> F:
+        """Of a generator function that operations delegate to, and that delegates to others, by ``yield from``."""
+        return function
 else:
     from functools import update_wrapper
     from types import FunctionType
+    from types import coroutine as part  # Python lets no other generator delegate to a native coroutine
 
     # Of code objects, by the names of inspect, which takes longer to import than all of the core. What a call returns
     # is decided by them alone: generators and coroutines are one kind of frame, of which both can yield.
@@ -31,6 +40,3 @@ else:
         update_wrapper(made, function)
         del made.__wrapped__  # it is no wrapper: there is nothing behind it
         return made
-
-
-__all__ = ["coroutine"]

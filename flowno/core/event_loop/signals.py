@@ -38,6 +38,9 @@ _BOOKKEEPING = frozenset(
 )
 _CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "end_task", "run_until"})
 
+#: Where step wrappers live, each of which is between the loop and the step that it is to make.
+_WATCHERS = "flowno.debug."
+
 
 def open_signal_receiver(*signals: int) -> SignalReceiver:
     """Receive signals as values: a context manager that gives an asynchronous iterator over the numbers of signals.
@@ -381,6 +384,8 @@ class Interrupts:
 def _is_no_moment(frame: FrameType | None) -> bool:
     """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
     innermost = frame
+    if frame is not None and frame.f_globals.get("__name__", "").startswith(_WATCHERS):
+        return True
     while frame is not None and frame.f_globals.get("__name__") not in _BOOKKEEPING:
         if frame.f_code.co_name == "__del__":
             return True
