@@ -70,6 +70,6 @@ class WatchedFdTable(FdTable):
             if task is not None
         ]
         logger.warning(
-            "fd %d was closed by other means than its handle, while %r had it%s; close the handle instead%s",
-            record.fd, self.selector, "".join(waiters), indented("it was first used at", place),
+            "fd %d was closed by other means than its handle, while %s had it%s; close the handle instead%s",
+            record.fd, repr(self.selector), "".join(waiters), indented("it was first used at", place),
         )  # fmt: skip

@@ -41,10 +41,10 @@ def _init(self: SocketHandle, *args: Any, **options: Any) -> None:
 
 def _del(self: SocketHandle) -> None:
     place = _places.pop(id(self), None)
-    if place is not None and _is_last_owner(self):
-        warnings.warn(
-            f"unclosed {self!r}{indented('made at', place)}", ResourceWarning, stacklevel=2, source=self.socket
-        )
+    if place is not None and _takes_an_open_socket_along(self):
+        what = repr(self) if self.fileno() >= 0 else type(self).__name__
+        # Without a source: whoever keeps the warning would keep the socket.
+        warnings.warn(f"unclosed {what}{indented('made at', place)}", ResourceWarning, stacklevel=2)
     _own["__del__"](self)
 
 
@@ -52,8 +52,8 @@ def _connect(self: SocketHandle, address: Address, /) -> None:
     loop = here.loop
     if loop is not None and loop.running_task is not None:
         logger.warning(
-            "%r holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
-            loop.running_task, address, written(here_and_outwards()),
+            "%s holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
+            repr(loop.running_task), address, written(here_and_outwards()),
         )  # fmt: skip
     _own["connect"](self, address)
 
@@ -88,10 +88,14 @@ def unwatch_handles() -> None:
             _places.clear()
 
 
-def _is_last_owner(handle: SocketHandle) -> bool:
-    """Whether an open socket goes with its handle: nothing else of the program refers to it."""
-    if not hasattr(handle, "socket") or handle.fileno() < 0:
+def _takes_an_open_socket_along(handle: SocketHandle) -> bool:
+    """Whether the socket of a handle that goes was not closed, and nothing else of the program refers to it."""
+    if not hasattr(handle, "socket"):
         return False
+    if handle.fileno() < 0:
+        # Where both are in a cycle, the collector may have finalized the socket first, which closes its fd, but is no
+        # close() of the program.
+        return getattr(handle.socket, "_closed", True) is False
     # The handle has it as an attribute, and keeps bound methods of it.
     own = sum(one is handle.socket or getattr(one, "__self__", None) is handle.socket for one in get_referents(handle))
     return sys.getrefcount(handle.socket) - 1 <= own

@@ -23,6 +23,7 @@ def attach(loop: EventLoop, value: str) -> None:
         value: Of ``FLOWNO_DEBUG``; there is one debug mode.
     """
     watchdog = Watchdog(loop)
+    loop.task_class = outcomes.WatchedTask
     loop.add_step_wrapper(outcomes.run_step)
     loop.add_step_wrapper(watchdog.run_step)
     watch_descriptors(loop.fds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import reprlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowno.core.event_loop.tasks import RETURNED, ErrorReport, TaskHandle
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("flowno.debug")
 
 
 class WatchedTask(TaskHandle[Any]):
-    """A task that takes note of who asks for its value, once it has ended."""
+    """A task that takes note of whether anybody asks for its value, or to be told of its end."""
 
     __slots__ = ()
 
@@ -49,9 +49,10 @@ class WatchedTask(TaskHandle[Any]):
 
     def _is_asked_for(self) -> None:
         report = self._unjoined
-        if isinstance(report, ValueReport):
+        if report is None:
+            self._unjoined = _ASKED
+        elif isinstance(report, ValueReport):
             report.is_known = True
-            self._unjoined = None
 
 
 class ValueReport(ErrorReport):
@@ -80,13 +81,16 @@ class ValueReport(ErrorReport):
     __del__ = report
 
 
+#: The report of a task that somebody has asked before there was anything to report.
+_ASKED: Final = ValueReport("", None, None)
+_ASKED.is_known = True
+
+
 def run_step(task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any) -> Any:
     """A step wrapper, :meth:`EventLoop.add_step_wrapper`.
 
     While the step runs, Python keeps of each coroutine where it was made, which it says of one that was never awaited.
     """
-    if task.__class__ is TaskHandle:
-        task.__class__ = WatchedTask
     outer_depth = sys.get_coroutine_origin_tracking_depth()
     sys.set_coroutine_origin_tracking_depth(ORIGIN_DEPTH)
     try:
@@ -104,8 +108,8 @@ def run_step(task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[A
 
 
 def _is_heard_of(task: TaskHandle[Any]) -> bool:
-    """Whether somebody waits for the end of a task, or the caller of the loop for it."""
-    return bool(task._joiners) or task._callbacks is not None or task.event_loop._interrupts.root is task
+    """Whether somebody waits for the end of a task, or will, or it is the one that the loop was run for."""
+    return bool(task._joiners) or task._unjoined is not None or task.event_loop._interrupts.root is task
 
 
 def _origin(task: TaskHandle[Any]) -> Place | None:

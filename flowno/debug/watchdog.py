@@ -78,7 +78,7 @@ class Watchdog:
             self._step = None
             took = monotonic() - began
             if took > task.event_loop.slow_step_duration and self._claim(began):
-                logger.warning("%r has held up the event loop: a step took %.3f s", task, took)
+                logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
             del task, run, method, argument  # the traceback of an error has this frame
 
     def end(self) -> None:
@@ -143,11 +143,11 @@ class Watchdog:
             if took > limit and began != self._reported and self._claim(began):
                 stack = "".join(task.get_stack().format()).rstrip()
                 if self._step is not step:
-                    logger.warning("%r has held up the event loop: a step took %.3f s", task, took)
+                    logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
                 else:
                     logger.warning(
-                        "%r holds up the event loop: its step has taken %.3f s so far, and is here "
+                        "%s holds up the event loop: its step has taken %.3f s so far, and is here "
                         "(most recent call last):\n%s",
-                        task, took, stack,
+                        repr(task), took, stack,
                     )  # fmt: skip
         return min(max(limit / LOOKS_PER_LIMIT, SHORTEST_PAUSE), LONGEST_PAUSE)

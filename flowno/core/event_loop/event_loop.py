@@ -205,6 +205,7 @@ class EventLoop:
         self.tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
+        self.task_class: type[TaskHandle[Any]] = TaskHandle  # of the tasks to come
         self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
         self.close_callbacks: list[Callable[[], object]] = []  # called once, when the loop is closed or dropped
         self.endless: dict[TaskHandle[Any], None] = {}  # those that sleep until they are cancelled
@@ -267,7 +268,7 @@ class EventLoop:
         try:
             checked_name(name)
             self._check_open("start a task")
-            task = TaskHandle(self, raw_task, copy_context())
+            task: TaskHandle[T] = self.task_class(self, raw_task, copy_context())
             task._name = name
             if self.inbox.is_mine:
                 self.start(task)
@@ -353,7 +354,7 @@ class EventLoop:
             TypeError: ``root`` is no coroutine.
         """
         raw_task = coroutine_of(root, "run_until_complete()")
-        task = TaskHandle(self, raw_task, copy_context())
+        task = self.task_class(self, raw_task, copy_context())
         try:
             self._enter(task, goes_on=wait_for_spawned_tasks)
         except BaseException:
@@ -877,7 +878,7 @@ class EventLoop:
         self.inbox.post(self._close_generator, generator)
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> TaskHandle[None]:
-        task = TaskHandle(self, _close(generator), copy_context())
+        task = self.task_class(self, _close(generator), copy_context())
         self.start(task)
         return task
 
@@ -941,7 +942,7 @@ class EventLoop:
         raw_task = command.raw_task
         if raw_task.__class__ is not CoroutineType:
             raw_task = coroutine_of(raw_task, "spawn()")
-        child = TaskHandle(self, raw_task, task._context.copy())
+        child = self.task_class(self, raw_task, task._context.copy())
         child._name = command.name
         self.tasks[child] = None
         task._value = child

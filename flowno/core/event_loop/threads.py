@@ -553,7 +553,7 @@ class Threads:
         else:
             if job is not None:
                 job.call = call
-            call.loop.start(TaskHandle(call.loop, call.made_by_itself(), call.context))
+            call.loop.start(call.loop.task_class(call.loop, call.made_by_itself(), call.context))
 
     def forget_call(self, call: ThreadCall) -> bool:
         """Take a call out of those that wait for an answer; from any thread.
