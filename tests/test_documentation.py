@@ -303,9 +303,12 @@ def test_the_table_of_commands_says_of_each_whether_it_waits() -> None:
     assert dict(rows) == {name: "yes" if getattr(commands, name).is_wait else "no" for name, _ in rows}
 
 
-def test_the_house_has_every_room_of_the_event_loop() -> None:
-    rooms = set(re.findall(r"^       (\w+\.py)  ", text_of(DOCS / "design.rst"), re.MULTILINE))
-    assert rooms == {path.name for path in (ROOT / "flowno/core/event_loop").glob("[!_]*.py")}
+@pytest.mark.parametrize("floor", ["core/event_loop", "debug"])
+def test_the_house_has_every_room(floor: str) -> None:
+    rows = re.search(rf"^     {floor}/ *(?:\S.*)?\n((?:       .+\n)+)", text_of(DOCS / "design.rst"), re.MULTILINE)
+    assert rows is not None
+    rooms = set(re.findall(r"^       (\w+\.py)  ", rows[1], re.MULTILINE))
+    assert rooms == {path.name for path in (ROOT / "flowno" / floor).glob("[!_]*.py")}
 
 
 def test_the_table_of_backends_has_each_in_the_order_of_preference() -> None:

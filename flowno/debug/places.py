@@ -25,19 +25,26 @@ ORIGIN_DEPTH: Final = 10
 #: A task ends, outwards, where the loop has stepped it: what comes then is whoever has started the run.
 _LOOP: Final = event_loop.__file__
 
-#: Whose frames are not the program's.
+#: Where the frames are that are not the program's: of those who watch, and of all of flowno.
 _WATCHERS: Final = os.path.dirname(__file__) + os.sep
+_FLOWNO: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def here_and_outwards() -> Place:
-    """Where the program is now, as far as the outermost frame of the task that runs; cheap, as nothing is read."""
+    """Where the program is now, as far as the outermost frame of the task that runs; cheap, as nothing is read.
+
+    Where there is nothing of the program, in a handler of a server for one, it is where flowno is.
+    """
+    ours: list[tuple[str, int, str]] = []
     frames: list[tuple[str, int, str]] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(frames) < ORIGIN_DEPTH and frame.f_code.co_filename != _LOOP:
-        if not frame.f_code.co_filename.startswith(_WATCHERS):
-            frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        filename = frame.f_code.co_filename
+        if not filename.startswith(_WATCHERS):
+            found = ours if filename.startswith(_FLOWNO) else frames
+            found.append((filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
-    return tuple(frames)
+    return tuple(frames or ours[:ORIGIN_DEPTH])
 
 
 def in_the_task(place: Place) -> Place:

@@ -426,6 +426,8 @@ def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:
 def timeout(seconds: float | None) -> CancelScope:
     """A block that is cancelled after some time, and then raises TimeoutError.
 
+    A note of the error says what the tasks in the block waited for.
+
     Args:
         seconds: Counted from when the block is entered; None sets no limit.
 
@@ -436,11 +438,13 @@ def timeout(seconds: float | None) -> CancelScope:
     Example:
         >>> from flowno import run, sleep, timeout
         >>> async def main():
-        ...     async with timeout(0.001):
-        ...         await sleep(60)
+        ...     try:
+        ...         async with timeout(0.001):
+        ...             await sleep(60)
+        ...     except TimeoutError as error:
+        ...         print(error)
         >>> run(main())
-        Traceback (most recent call last):
-        TimeoutError: the block took longer than 0.001 s
+        the block took longer than 0.001 s
     """
     scope = _TimeLimit()
     if seconds is not None:
