@@ -17,9 +17,12 @@ import pytest
 
 from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.observers import TRACE_VARIABLE
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, TRACE_VARIABLE, switched_on
 
 ROOT = Path(__file__).parent.parent
+
+#: ``FLOWNO_DEBUG=1`` runs every test in debug mode, which must not change what a program does.
+IS_DEBUGGED = switched_on(DEBUG_VARIABLE)
 
 
 def pytest_configure() -> None:
@@ -31,6 +34,15 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if TRACE_VARIABLE in os.environ:  # the file stays open to the end of the process: no test has opened it
         EventLoop().close()
+    if IS_DEBUGGED:  # several processes at once on a small machine hold up any step
+        EventLoop.slow_step_duration = 20.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("not_in_debug_mode")
+        if marker is not None and IS_DEBUGGED:
+            item.add_marker(pytest.mark.skip(reason=f"FLOWNO_DEBUG: {marker.kwargs['reason']}"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -333,9 +333,12 @@ def test_the_table_of_metadata_has_every_field_of_every_class() -> None:
     }
 
 
-def test_the_house_has_every_room_of_the_event_loop() -> None:
-    rooms = set(re.findall(r"^       (\w+\.py)  ", text_of(DOCS / "design.rst"), re.MULTILINE))
-    assert rooms == {path.name for path in (ROOT / "flowno/core/event_loop").glob("[!_]*.py")}
+@pytest.mark.parametrize("floor", ["core/event_loop", "debug"])
+def test_the_house_has_every_room(floor: str) -> None:
+    rows = re.search(rf"^     {floor}/ *(?:\S.*)?\n((?:       .+\n)+)", text_of(DOCS / "design.rst"), re.MULTILINE)
+    assert rows is not None
+    rooms = set(re.findall(r"^       (\w+\.py)  ", rows[1], re.MULTILINE))
+    assert rooms == {path.name for path in (ROOT / "flowno" / floor).glob("[!_]*.py")}
 
 
 def test_the_table_of_backends_has_each_in_the_order_of_preference() -> None:

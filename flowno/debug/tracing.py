@@ -55,7 +55,7 @@ from flowno.core.event_loop.commands import (
     SpawnCommand,
     ThreadCommand,
 )
-from flowno.core.event_loop.exchanges import exchange, put_back
+from flowno.core.event_loop.exchange import Exchange, Exchanges
 from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
 from flowno.core.event_loop.running import current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
@@ -683,17 +683,16 @@ _COUNTED: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_byte_counts = Exchanges(lambda: [Exchange(SocketHandle, name, watch) for name, watch in _COUNTED.items()])
+
+
 def _watch_bytes(trace: _LoopTrace) -> None:
     with _counting_lock:
-        if not _counting:
-            for name, watch in _COUNTED.items():
-                exchange(SocketHandle, name, watch)
+        _byte_counts.begin()
         _counting[trace] = None
 
 
 def _unwatch_bytes(trace: _LoopTrace) -> None:
     with _counting_lock:
         del _counting[trace]
-        if not _counting:
-            for name, watch in _COUNTED.items():
-                put_back(SocketHandle, name, watch)
+        _byte_counts.end()

@@ -28,11 +28,11 @@ import re
 import socket as _socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from operator import index
-from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
+from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
@@ -668,6 +668,7 @@ class Stream:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    @part
     def _fill(self) -> Generator[Command, Any, bool]:
         """Receive once, where nothing was left over: the way of most reads. False where that is no help."""
         budget = self._budget
@@ -692,6 +693,7 @@ class Stream:
         """Whether nothing is left over, and the connection is to be asked."""
         return self._start == len(self._buffer) and not self._tail and not self._ended and self._error is None
 
+    @part
     def _fill_into(self, room: memoryview) -> Generator[Command, Any, int]:
         """As :meth:`_fill`, into the caller's buffer, where that is known to be possible."""
         budget = self._budget
@@ -708,6 +710,7 @@ class Stream:
         self._ended = not received
         return received
 
+    @part
     def _take_when(self, end_of: _Finder) -> Generator[Command, Any, bytes | None]:
         """Receive until a read finds its end, and take what it reads. None where the stream ends before."""
         if self._budget is _IN_USE:

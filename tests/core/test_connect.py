@@ -18,34 +18,9 @@ from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
 from tests.support.faulty_selector import FaultySelector
-from tests.support.loopback import listening, pair, tcp_pair
+from tests.support.loopback import full_backlog, listening, pair, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@contextmanager
-def full_backlog() -> Iterator[Any]:
-    """The address of a listener that answers nobody: its backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        address = listener.getsockname()
-        waiting = []
-        try:
-            for _ in range(8):
-                one = socket.socket()
-                waiting.append(one)
-                one.settimeout(0.05)
-                try:
-                    one.connect(address)
-                except TimeoutError:
-                    break
-            else:
-                pytest.skip("this system takes connections beyond the backlog")
-            yield address
-        finally:
-            for one in waiting:
-                one.close()
 
 
 @contextmanager

@@ -485,6 +485,7 @@ def test_a_wrong_type_is_a_type_error_and_the_handle_stays_usable(operation: Any
     flowno.run(root())
 
 
+@pytest.mark.not_in_debug_mode(reason="operations are native coroutines")
 def test_the_operations_are_generator_based_and_one_frame_deep() -> None:
     async def root() -> None:
         with udp() as (one, _):

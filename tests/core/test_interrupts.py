@@ -1,8 +1,10 @@
 """Ctrl-C: the first cancels the root, and everything is cleaned up; a second raises KeyboardInterrupt at once."""
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +25,7 @@ from flowno import (
     timeout,
 )
 from tests.conftest import RunPython
-from tests.support.loopback import pair
+from tests.support.loopback import full_backlog, pair
 from tests.support.tasks import FOREVER, value
 
 pytestmark = pytest.mark.usefixtures("backend", "default_handler")
@@ -362,6 +364,121 @@ def test_the_second_does_not_wait_for_a_thread_nor_for_a_clean_up(caplog: pytest
     assert log == []
     closed = [record.getMessage() for record in caplog.records]
     assert any("other" in message and "was closed where it stood" in message for message in closed)
+
+
+# ------------------------------------------------------------------------------------------------ in a call that blocks
+
+
+def press_twice_from_a_thread(log: list[str], is_blocking: threading.Event) -> threading.Thread:
+    """Press when the main thread says that it is about to block, and again when the first has been taken note of."""
+    loop = flowno.current_event_loop()
+    assert loop is not None
+    interrupts, main = loop._interrupts, threading.main_thread()
+
+    def presses() -> None:
+        is_blocking.wait(20)
+        send_to(main)
+        while not interrupts._came:
+            time.sleep(0.001)
+        log.append("the first was noted")
+        send_to(main)
+
+    thread = threading.Thread(target=presses)
+    thread.start()
+    return thread
+
+
+def send_to(thread: threading.Thread) -> None:
+    """SIGINT, as the terminal sends it, while that thread is somewhere else."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(thread.ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+@pytest.mark.parametrize("call", ["time.sleep", "connect", "computation"])
+def test_a_call_that_blocks_goes_on_at_the_first_and_the_second_ends_it(call: str) -> None:
+    log: list[str] = []
+    is_blocking = threading.Event()
+
+    def block(address: Any) -> None:
+        is_blocking.set()
+        if call == "time.sleep":
+            time.sleep(20)
+        elif call == "connect":
+            with flowno.socket() as handle:
+                handle.connect(address)
+        else:
+            while time.monotonic() < deadline:
+                pass
+
+    async def root() -> None:
+        thread = press_twice_from_a_thread(log, is_blocking)
+        try:
+            block(address)
+            log.append("never")
+        except KeyboardInterrupt:
+            log.append("interrupted")
+            raise
+        finally:
+            thread.join()
+
+    deadline = time.monotonic() + 20
+    with full_backlog() as address, EventLoop() as loop, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(root(), join=True)
+    assert log == ["the first was noted", "interrupted"]
+
+
+def test_the_first_arrives_when_the_call_that_blocks_has_returned_and_the_task_waits() -> None:
+    log: list[str] = []
+
+    async def root() -> None:
+        timer = threading.Timer(0, send_to, (threading.main_thread(),))
+        timer.start()
+        timer.join()  # a call that blocks
+        log.append("it has returned")
+        try:
+            await sleep(FOREVER)
+        except TaskCancelled:
+            log.append("cancelled")
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        flowno.run(root())
+    assert log == ["it has returned", "cancelled"]
+
+
+@pytest.mark.parametrize("abandon", [False, True])
+def test_the_first_waits_for_a_thread_unless_it_may_be_abandoned(abandon: bool) -> None:
+    begun, release = threading.Event(), threading.Event()
+    log: list[str] = []
+
+    def block() -> str:
+        begun.set()
+        release.wait(20)
+        return "value"
+
+    async def presses() -> None:
+        while not begun.is_set():
+            await sleep(0)
+        press()
+        if not abandon:
+            await sleep(0)
+            await sleep(0)
+            log.append("the root waits on")
+            release.set()
+
+    async def root() -> None:
+        await spawn(presses())
+        log.append(await run_in_thread(block, abandon_on_cancel=abandon))
+        await sleep(0)
+        log.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        flowno.run(root())
+    assert release.is_set() is not abandon
+    release.set()
+    assert log == ([] if abandon else ["the root waits on", "value"])
 
 
 # ------------------------------------------------------------------------------------------------------------- handlers

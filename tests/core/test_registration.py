@@ -233,6 +233,7 @@ def system_calls(rounds: int, backend: str, folder: Path) -> Counter[str]:
     return calls
 
 
+@pytest.mark.not_in_debug_mode(reason="the watchdog makes system calls")
 @pytest.mark.skipif(sys.platform != "linux", reason="strace is a program of Linux")
 def test_the_system_is_asked_for_nothing_else(backend: str, tmp_path: Path) -> None:
     if backend not in BUILT_IN:

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -605,6 +606,83 @@ def test_a_time_limit_that_has_passed_ends_the_block_also_where_the_first_wait_t
             await sleep(0)
             raise AssertionError("it went on")
         assert scope.cancelled_caught
+
+    flowno.run(main())
+
+
+def test_the_timeout_says_what_the_tasks_of_the_block_waited_for() -> None:
+    async def main() -> list[str]:
+        queue: AsyncQueue[int] = AsyncQueue()
+        try:
+            async with timeout(0.001), TaskGroup() as group:
+                await group.spawn(queue.get(), name="consumer")
+                await sleep(FOREVER)
+        except TimeoutError as error:
+            return error.__notes__
+        return []
+
+    [note] = flowno.run(main())
+    assert note.splitlines() == [
+        "when the time was over:",
+        ANY,
+        "  <TaskHandle 'consumer' _Queue.get alive> waits in QueueGetCommand(<AsyncQueue with 0 items>)",
+    ]
+    assert "main alive> waits in SleepCommand(inf)" in note
+
+
+def test_a_timeout_of_many_tasks_names_some_of_them() -> None:
+    async def main() -> list[str]:
+        try:
+            async with timeout(0.001), TaskGroup() as group:
+                for _ in range(100):
+                    await group.spawn(sleep(FOREVER))
+        except TimeoutError as error:
+            return error.__notes__
+        return []
+
+    [note] = flowno.run(main())
+    assert len(note.splitlines()) == 12
+    assert note.endswith("\n  and 91 more")
+
+
+def test_a_timeout_of_a_task_that_does_not_wait_says_so() -> None:
+    async def main() -> list[str]:
+        try:
+            async with timeout(0.001):
+                while True:
+                    await sleep(0)
+        except TimeoutError as error:
+            return error.__notes__
+
+    [note] = flowno.run(main())
+    assert note.endswith("main alive> does not wait")
+
+
+def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Wordless:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def main() -> None:
+        queue: AsyncQueue[Wordless] = AsyncQueue(maxsize=1)
+        await queue.put(Wordless())
+        with pytest.raises(TimeoutError, match="longer than") as caught:
+            async with timeout(0.001):
+                await queue.put(Wordless())
+        assert not hasattr(caught.value, "__notes__")
+
+    flowno.run(main())
+    assert "no words" in caplog.text
+
+
+def test_a_limit_that_has_passed_already_waits_for_nothing() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError) as caught:
+            async with timeout(0):
+                await sleep(FOREVER)
+        assert not hasattr(caught.value, "__notes__")
 
     flowno.run(main())
 

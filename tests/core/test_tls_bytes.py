@@ -524,6 +524,7 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
             raise
 
 
+@pytest.mark.not_in_debug_mode(reason="steps that are slow on a busy machine are reported")
 def test_a_thousand_connections_are_served_at_once(
     backend: str, server_context: ssl.SSLContext, authority: trustme.CA, tmp_path: Path
 ) -> None:

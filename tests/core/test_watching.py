@@ -7,7 +7,6 @@ import pytest
 
 import flowno
 from flowno import EventLoop, current_event_loop, sleep, spawn
-from flowno.core.event_loop.exchanges import _exchanged, exchange, put_back
 from flowno.core.event_loop.observers import entering, leaving
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import pair
@@ -131,31 +130,3 @@ def test_whoever_watches_all_loops_hears_of_each_run() -> None:
     finally:
         entering.remove(begins)
         leaving.remove(ends)
-
-
-# ------------------------------------------------------------------------------------------------------------ exchanges
-
-
-class Greeter:
-    def greet(self) -> str:
-        return "hello"
-
-
-def with_mark(mark: str) -> Callable[[Any], Any]:
-    return lambda method: lambda self: method(self) + mark
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
-def test_methods_that_several_have_exchanged_are_put_back_in_any_order(order: tuple[int, ...]) -> None:
-    original = vars(Greeter)["greet"]
-    marks = [with_mark(mark) for mark in "abc"]
-    for mark in marks:
-        exchange(Greeter, "greet", mark)
-    assert Greeter().greet() == "helloabc"
-    left = "abc"
-    for index in order:
-        put_back(Greeter, "greet", marks[index])
-        left = left.replace("abc"[index], "")
-        assert Greeter().greet() == f"hello{left}"
-    assert vars(Greeter)["greet"] is original
-    assert (Greeter, "greet") not in _exchanged

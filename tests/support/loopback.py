@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 import flowno
 from flowno import SocketHandle
 
@@ -31,6 +33,31 @@ def listening(backlog: int | None = None) -> Iterator[SocketHandle]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
         yield listener
+
+
+@contextmanager
+def full_backlog() -> Iterator[Any]:
+    """The address of a listener that answers nobody: its backlog is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = []
+        try:
+            for _ in range(8):
+                one = socket.socket()
+                waiting.append(one)
+                one.settimeout(0.05)
+                try:
+                    one.connect(address)
+                except TimeoutError:
+                    break
+            else:
+                pytest.skip("this system takes connections beyond the backlog")
+            yield address
+        finally:
+            for one in waiting:
+                one.close()
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
-from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import BarrierWaitCommand, Command
 from .errors import BrokenBarrierError
+from .operations import coroutine
 from .running import here, required_event_loop
 from .synchronization import check_at_hand, check_count, take_first
 from .tasks import DONE, LEFT

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .tasks import TaskHandle
 
-__all__ = ["DeadlockPolicy", "DeadlockWatch"]
+__all__ = ["DeadlockPolicy", "DeadlockWatch", "who_waits_for_what"]
 
 DeadlockPolicy = Literal["raise", "log", "off"]
 
@@ -53,14 +53,14 @@ class DeadlockWatch:
             DeadlockError: There is nobody outside.
         """
         if self._policy == "raise" and not _somebody_could_call_in():
-            raise DeadlockError(f"no task can ever go on:\n{_who_waits_for_what(tasks)}")
+            raise DeadlockError(f"no task can ever go on:\n{who_waits_for_what(tasks)}")
         return None if self._logged or self._policy == "off" else PATIENCE
 
     def log(self, loop: object, tasks: Iterable[TaskHandle[Any]]) -> None:
         """Say once who waits for what."""
         if not self._logged:
             self._logged = True
-            logger.warning("only a call from outside can go on with %r:\n%s", loop, _who_waits_for_what(tasks))
+            logger.warning("only a call from outside can go on with %r:\n%s", loop, who_waits_for_what(tasks))
 
 
 def _somebody_could_call_in() -> bool:
@@ -77,7 +77,7 @@ def _somebody_could_call_in() -> bool:
     return any(callable(handler) and not is_ours(handler) for handler in map(signal.getsignal, signal.valid_signals()))
 
 
-def _who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
+def who_waits_for_what(tasks: Iterable[TaskHandle[Any]]) -> str:
     """A line a task."""
     words = ((task, wait_in_words(task)) for task in tasks)
     return "\n".join(f"  {task!r} {'does not wait' if wait is None else f'waits for {wait}'}" for task, wait in words)

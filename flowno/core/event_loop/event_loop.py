@@ -215,6 +215,7 @@ class EventLoop:
         self.tasks: dict[TaskHandle[Any], None] = {}  # those that have not ended, oldest first
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
+        self.task_class: type[TaskHandle[Any]] = TaskHandle  # of the tasks to come
         self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
         self.select_wrappers: list[SelectWrapper] = []  # see add_select_wrapper()
         self.close_callbacks: list[Callable[[], object]] = []  # called once, when the loop is closed or dropped
@@ -278,7 +279,7 @@ class EventLoop:
         try:
             checked_name(name)
             self._check_open("start a task")
-            task = TaskHandle(self, raw_task, copy_context())
+            task: TaskHandle[T] = self.task_class(self, raw_task, copy_context())
             task._name = name
             if self.inbox.is_mine:
                 self.start(task)
@@ -382,7 +383,7 @@ class EventLoop:
             TypeError: ``root`` is no coroutine.
         """
         raw_task = coroutine_of(root, "run_until_complete()")
-        task = TaskHandle(self, raw_task, copy_context())
+        task = self.task_class(self, raw_task, copy_context())
         try:
             self._enter(task, goes_on=wait_for_spawned_tasks)
         except BaseException:
@@ -843,7 +844,8 @@ class EventLoop:
         """Have every step of every task run by ``wrapper(task, run, method, argument)``, from the next one on.
 
         It calls ``run(method, argument)``, which makes the step. Where there is none, watching costs nothing: what a
-        task is stepped by is its own, and is exchanged. Only in the loop's thread, or while the loop does not run.
+        task is stepped by is its own, and is exchanged. Only in the loop's thread, or while the loop does not run. A
+        wrapper deletes its arguments in a ``finally``: what was thrown in has a traceback that leads to its frame.
         """
         self.step_wrappers.append(wrapper)
         self._wrap_all_steps()
@@ -933,7 +935,7 @@ class EventLoop:
         self.inbox.post(self._close_generator, generator)
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> TaskHandle[None]:
-        task = TaskHandle(self, _close(generator), copy_context())
+        task = self.task_class(self, _close(generator), copy_context())
         self.start(task)
         return task
 
@@ -997,7 +999,7 @@ class EventLoop:
         raw_task = command.raw_task
         if raw_task.__class__ is not CoroutineType:
             raw_task = coroutine_of(raw_task, "spawn()")
-        child = TaskHandle(self, raw_task, task._context.copy())
+        child = self.task_class(self, raw_task, task._context.copy())
         child._name = command.name
         self.tasks[child] = None
         task._value = child

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .selectors import SocketHandle
     from .tasks import TaskHandle
 
-__all__ = ["FdRecord", "FdTable"]
+__all__ = ["FdRecord", "FdTable", "identity_of"]
 
 _Identity: TypeAlias = "tuple[Any, ...] | None"
 
@@ -75,7 +75,7 @@ class FdRecord:
         socket = self.socket()
         if socket is not None and socket.fileno() == self.fd:
             return True
-        return self.identity is not None and _identity_of(self.fd) == self.identity
+        return self.identity is not None and identity_of(self.fd) == self.identity
 
     def __repr__(self) -> str:
         return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
@@ -145,7 +145,7 @@ class FdTable:
             self.retire(record, f"fd {fd} was closed while it was waited for, and is now another file's")
             record = None
         if record is None:
-            identity = _identity_of(fd)
+            identity = identity_of(fd)
             if identity is None:
                 raise _not_open(fd)
             self._records[fd] = record = FdRecord(fd, _no_socket, self)
@@ -519,7 +519,8 @@ def _number_of(fileobj: FileObject) -> int:
 
 if os.name == "nt":
     # Only sockets can be waited for, and only Winsock knows what a number stands for.
-    def _identity_of(fd: int) -> _Identity:
+    def identity_of(fd: int) -> _Identity:
+        """What an fd stands for, as far as can be told; None where it is no open socket."""
         try:
             sock = current_world().socket(fileno=fd)
         except OSError:
@@ -536,7 +537,7 @@ if os.name == "nt":
         return ValueError(f"{fd} is no open socket, and on Windows nothing else can be waited for")
 else:
 
-    def _identity_of(fd: int) -> _Identity:
+    def identity_of(fd: int) -> _Identity:
         """What an fd stands for: kind of file, device, inode; None where it is not open."""
         try:
             status = os.fstat(fd)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Hashable
 from math import inf
-from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Command, LimiterAcquireCommand
 from .errors import BusyResourceError, NotOwnerError, WouldBlockError
+from .operations import coroutine
 from .running import here, required_event_loop
 from .synchronization import check_at_hand, running_task, take_first
 from .tasks import DONE, LEFT, completed

@@ -6,7 +6,6 @@ import socket as _socket
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Generator
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
-from types import coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from .commands import (
@@ -18,6 +17,7 @@ from .commands import (
     SleepCommand,
     SpawnCommand,
 )
+from .operations import coroutine
 from .running import current_world, required_event_loop
 from .selectors import SocketHandle
 from .tasks import DONE, GIVE_WAY, checked_name

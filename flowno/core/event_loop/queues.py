@@ -13,11 +13,11 @@ from bisect import bisect_right, insort_right
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Sized
 from itertools import chain
-from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .commands import Command, EventWaitCommand, QueueGetCommand, QueuePeekCommand, QueuePutCommand
 from .errors import QueueClosedError, QueueEmptyError, QueueFullError
+from .operations import coroutine
 from .running import here, required_event_loop
 from .synchronization import Event, check_at_hand, check_count, take_first
 from .tasks import DONE, completed

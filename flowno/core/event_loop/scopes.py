@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from math import inf
-from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from .commands import Command, GroupSpawnCommand, GroupWaitCommand, ShieldedGroupWaitCommand
+from .deadlock import who_waits_for_what
 from .errors import EventLoopError
+from .operations import coroutine
 from .running import here, required_event_loop
 from .synchronization import Event
 from .tasks import CANCELLED, DONE, FAILED, TaskCancelled, TaskHandle, checked_name, coroutine_of
@@ -32,6 +33,9 @@ __all__ = ["CancelScope", "TaskGroup", "TaskStatus", "move_on_after", "move_on_a
 T = TypeVar("T")
 
 logger = logging.getLogger("flowno.tasks")
+
+#: Of how many tasks a time limit says what they waited for.
+_MOST_WAITS = 10
 
 
 class CancelScope:
@@ -326,7 +330,11 @@ class CancelScope:
         if loop is not None and loop.clock() < self._deadline:
             self._start_timer(loop)
         else:
-            self.cancel()
+            self._run_out()
+
+    def _run_out(self) -> None:
+        """The deadline has come."""
+        self.cancel()
 
     def __repr__(self) -> str:
         state = "active" if self._task is not None else "left" if self._was_entered else "not entered"
@@ -338,7 +346,21 @@ class CancelScope:
 class _TimeLimit(CancelScope):
     """A scope whose deadline is an error."""
 
-    __slots__ = ()
+    __slots__ = ("_waits",)  # who waited for what when it came, in words; not set before that
+
+    if TYPE_CHECKING:
+        _waits: str
+
+    def _run_out(self) -> None:
+        tasks = list(self.tasks_inside())
+        try:
+            self._waits = who_waits_for_what(tasks[:_MOST_WAITS])
+        except Exception:
+            logger.exception("what a task waited for cannot be said")  # its repr is the program's
+        else:
+            if len(tasks) > _MOST_WAITS:
+                self._waits += f"\n  and {len(tasks) - _MOST_WAITS} more"
+        super()._run_out()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         if error is None:
@@ -349,6 +371,8 @@ class _TimeLimit(CancelScope):
             return swallowed
         limit = f"{self._seconds:g} s" if self._seconds is not None else "its time limit"
         late = TimeoutError(f"the block took longer than {limit}")
+        if hasattr(self, "_waits"):
+            late.add_note(f"when the time was over:\n{self._waits}")
         try:
             raise late.with_traceback(tb)  # where the task has waited
         finally:
@@ -402,6 +426,8 @@ def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:
 def timeout(seconds: float | None) -> CancelScope:
     """A block that is cancelled after some time, and then raises TimeoutError.
 
+    A note of the error says what the tasks in the block waited for.
+
     Args:
         seconds: Counted from when the block is entered; None sets no limit.
 
@@ -412,11 +438,13 @@ def timeout(seconds: float | None) -> CancelScope:
     Example:
         >>> from flowno import run, sleep, timeout
         >>> async def main():
-        ...     async with timeout(0.001):
-        ...         await sleep(60)
+        ...     try:
+        ...         async with timeout(0.001):
+        ...             await sleep(60)
+        ...     except TimeoutError as error:
+        ...         print(error)
         >>> run(main())
-        Traceback (most recent call last):
-        TimeoutError: the block took longer than 0.001 s
+        the block took longer than 0.001 s
     """
     scope = _TimeLimit()
     if seconds is not None:

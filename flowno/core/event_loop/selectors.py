@@ -42,7 +42,6 @@ import stat
 from array import array
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
-from types import coroutine
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, overload
 
 from .backend import default_selector_name
@@ -57,6 +56,7 @@ from .commands import (
 )
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
+from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
 from .tasks import completed
 from .threads import addresses_of, check_name, check_port

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from .commands import Command, SignalWaitCommand
 from .errors import ClosedResourceError, EventLoopError
+from .operations import coroutine
 from .running import required_event_loop
 from .synchronization import take_first
 from .tasks import CANCELLED, FAILED, GIVE_WAY
@@ -36,8 +36,10 @@ _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_WATCHES = "flowno.debug."
 _CALL_THE_PROGRAM = frozenset({"_call", "_run_step", "close_coroutine", "end_task", "run_until"})
+
+#: Where step wrappers live, each of which is between the loop and the step that it is to make.
+_WATCHERS = "flowno.debug."
 
 
 def open_signal_receiver(*signals: int) -> SignalReceiver:
@@ -251,6 +253,7 @@ class Interrupts(OwnHandler):
         goes_on: Whether the run does not end with the root.
 
     Attributes:
+        root: The task; None as well once the run is over.
         is_listening: Whether the loop is neither being entered nor left.
         was_repeated: Whether nobody wants to wait any more.
     """
@@ -262,16 +265,16 @@ class Interrupts(OwnHandler):
         "_is_installed",
         "_is_owed",
         "_loop",
-        "_root",
         "_was_told",
         "_where",
         "is_listening",
+        "root",
         "was_repeated",
     )
 
     def __init__(self, loop: EventLoop, root: TaskHandle[Any] | None, goes_on: bool) -> None:
         self._loop = loop
-        self._root = root
+        self.root = root
         self._goes_on = goes_on
         self.is_listening = False
         self.was_repeated = False
@@ -295,10 +298,10 @@ class Interrupts(OwnHandler):
         """
         self.is_listening = True
         if self._came:
-            if self._root is None:
+            if self.root is None:
                 self._was_told = True
                 raise KeyboardInterrupt
-            self._loop.inbox.post(self._tell, self._root)
+            self._loop.inbox.post(self._tell, self.root)
 
     def check(self) -> None:
         """To be called when the run has ended.
@@ -318,7 +321,7 @@ class Interrupts(OwnHandler):
         if self._is_installed:
             if signal.getsignal(signal.SIGINT) == self._arrived:  # else the program has set another one meanwhile
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            root, self._root = self._root, None
+            root, self.root = self.root, None
             for call, argument in ((self._tell, root), (self._pay, None)):  # what was not called yet, never need be
                 self._loop.inbox.withdraw(call, argument)
             if self._is_owed or (self._came and not self._was_told):
@@ -334,7 +337,7 @@ class Interrupts(OwnHandler):
         if not self.is_listening:
             self._came = True
             return False
-        root = self._root
+        root = self.root
         if self._came or root is None or root.done() or self._loop.is_ending:
             self.was_repeated = self._came
             if self._is_owed or not _is_no_moment(frame):
@@ -354,7 +357,7 @@ class Interrupts(OwnHandler):
 
     def _tell(self, root: TaskHandle[Any]) -> None:
         self._was_told = True
-        if self._loop.is_ending or self._root is None:
+        if self._loop.is_ending or self.root is None:
             return  # it is cancelled anyway; or its run is over, and has raised this
         if root.done():
             raise KeyboardInterrupt
@@ -369,13 +372,13 @@ class Interrupts(OwnHandler):
             self._loop.inbox.post(self._end_run, None)
 
     def _end_run(self, _: None) -> None:
-        if not self._loop.is_ending and self._root is not None:  # else its run is over
+        if not self._loop.is_ending and self.root is not None:  # else its run is over
             raise self._interrupt()
 
     def _interrupt(self) -> KeyboardInterrupt:
         """The exception, which says where the root was and what its clean-up has raised."""
         interrupt = KeyboardInterrupt()
-        root = self._root
+        root = self.root
         if root is not None and self._where is not None:
             where = "".join(self._where.format())
             interrupt.add_note(f"{root!r} was cancelled by this where it was:\n{where}".rstrip())
@@ -396,7 +399,7 @@ def _is_no_moment(frame: FrameType | None) -> bool:
 
 def _keeps_records(frame: FrameType) -> bool:
     module = str(frame.f_globals.get("__name__"))
-    return module in _BOOKKEEPING or module.startswith(_WATCHES)
+    return module in _BOOKKEEPING or module.startswith(_WATCHERS)
 
 
 def is_ours(handler: object) -> bool:

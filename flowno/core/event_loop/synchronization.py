@@ -8,7 +8,6 @@ task is cancelled in between: it has what it was given, and is cancelled at its 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -27,6 +26,7 @@ from .errors import (
     NotOwnerError,
     WouldBlockError,
 )
+from .operations import coroutine
 from .running import here, required_event_loop
 from .tasks import DONE, LEFT, completed
 

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator,
 from contextvars import copy_context
 from functools import partial
 from gc import get_referents
-from types import CoroutineType, GeneratorType, coroutine
+from types import CoroutineType, GeneratorType
+from types import coroutine as generator_based
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .commands import CancelCommand, Command, GiveWayCommand, JoinCommand, ShieldedGiveWayCommand
 from .errors import EventLoopError
+from .operations import coroutine
 from .running import here, set_running
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
     def completed(budget: Budget) -> AwaitableGenerator[Command, Any, None, Generator[Command, Any, None]]: ...
 else:
 
-    @coroutine
+    @generator_based  # it is also for what is no coroutine itself, such as an __await__
     def completed(budget):
         """The end of an operation that did not have to wait; after many of them the other tasks have their turn."""
         if budget.left > 0:

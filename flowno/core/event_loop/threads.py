@@ -11,12 +11,12 @@ import logging
 import socket as _socket
 from collections.abc import Callable, Generator
 from threading import Lock, Thread, current_thread
-from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 from .commands import Command, ShieldedThreadCommand, ShieldedThreadWaitCommand, ThreadCommand
 from .errors import EventLoopError
 from .limiters import CapacityLimiter
+from .operations import coroutine
 from .running import fork_count, required_event_loop
 from .tasks import TaskCancelled, TaskHandle, coroutine_of
 
@@ -553,7 +553,7 @@ class Threads:
         else:
             if job is not None:
                 job.call = call
-            call.loop.start(TaskHandle(call.loop, call.made_by_itself(), call.context))
+            call.loop.start(call.loop.task_class(call.loop, call.made_by_itself(), call.context))
 
     def forget_call(self, call: ThreadCall) -> bool:
         """Take a call out of those that wait for an answer; from any thread.

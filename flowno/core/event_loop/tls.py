@@ -23,11 +23,11 @@ import socket as _socket
 import ssl
 from collections.abc import Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
-from types import coroutine
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
+from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
@@ -638,6 +638,7 @@ class TLSSocketHandle(SocketHandle):
         except OSError:
             pass
 
+    @part
     def _await_answer(self) -> Generator[Command, Any, None]:
         """Wait until more was received, for a writer: the peer renegotiates (TLS 1.2), and that comes first.
 
@@ -691,6 +692,7 @@ class TLSSocketHandle(SocketHandle):
 
     # --- inside: the handshake ---------------------------------------------------------------------------------------
 
+    @part
     def _enter(self, operation: str, direction: int) -> Generator[Command, Any, FdRecord]:
         """The way into an operation that does not find everything at hand: bind the handle, make the handshake or wait
         for the task that makes it, or say what is wrong.

@@ -1,0 +1,66 @@
+"""Where something was made, and where a task is, in the words of a traceback."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from itertools import takewhile
+from traceback import FrameSummary, StackSummary
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from flowno.core.event_loop import event_loop
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["ORIGIN_DEPTH", "Place", "here_and_outwards", "in_the_task", "indented", "written"]
+
+#: The innermost frames: file, line, function, as in the ``cr_origin`` of a coroutine.
+Place: TypeAlias = tuple[tuple[str, int, str], ...]
+
+#: How many frames of a place are kept, the innermost.
+ORIGIN_DEPTH: Final = 10
+
+#: A task ends, outwards, where the loop has stepped it: what comes then is whoever has started the run.
+_LOOP: Final = event_loop.__file__
+
+#: Where the frames are that are not the program's: of those who watch, and of all of flowno.
+_WATCHERS: Final = os.path.dirname(__file__) + os.sep
+_FLOWNO: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def here_and_outwards() -> Place:
+    """Where the program is now, as far as the outermost frame of the task that runs; cheap, as nothing is read.
+
+    Where there is nothing of the program, in a handler of a server for one, it is where flowno is.
+    """
+    ours: list[tuple[str, int, str]] = []
+    frames: list[tuple[str, int, str]] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(frames) < ORIGIN_DEPTH and frame.f_code.co_filename != _LOOP:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(_WATCHERS):
+            found = ours if filename.startswith(_FLOWNO) else frames
+            found.append((filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return tuple(frames or ours[:ORIGIN_DEPTH])
+
+
+def in_the_task(place: Place) -> Place:
+    """As much of a place as is inside of the task: Python's own ones go further out."""
+    inside = takewhile(lambda frame: frame[0] != _LOOP, place)
+    return tuple(frame for frame in inside if not frame[0].startswith(_WATCHERS))
+
+
+def written(place: Place) -> str:
+    """A place as a traceback has it, the innermost frame last."""
+    for filename, _, _ in place:
+        linecache.checkcache(filename)
+    frames = [FrameSummary(filename, line, function) for filename, line, function in reversed(place)]
+    return "".join(StackSummary.from_list(frames).format()).rstrip()
+
+
+def indented(what: str, place: Place | None) -> str:
+    """A line about what was made, and where; nothing where that is not known."""
+    return f"\n{what} (most recent call last):\n{written(place)}" if place else ""

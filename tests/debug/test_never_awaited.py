@@ -1,0 +1,119 @@
+"""Under FLOWNO_DEBUG=1 Python says of every operation that was called and never awaited, and where it was."""
+
+import types
+
+import pytest
+
+from flowno.core.event_loop import operations
+from tests.conftest import IS_DEBUGGED, RunPython
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+CALLS = {
+    "sleep": "sleep(1)",
+    "Event.wait": "Event().wait()",
+    "Lock.acquire": "Lock().acquire()",
+    "AsyncQueue.get": "AsyncQueue().get()",
+    "TaskHandle.join": "(await spawn(Lock().acquire())).join()",
+    "SocketHandle.recv": "one.recv(1)",
+    "SocketHandle.sendAll": "one.sendAll(b'')",
+    "Stream.readline": "Stream(other).readline()",
+    "run_in_thread": "run_in_thread(len, '')",
+}
+
+PROGRAM = """
+import sys, warnings
+from flowno import *
+from flowno import Stream
+def show(message, category, filename, line, *_):
+    print(category.__name__, str(message))
+warnings.showwarning = show
+async def main():
+    one, other = socketpair()
+    with one, other:
+        forgets = {call}
+        del forgets
+with EventLoop(debug=True) as loop:
+    loop.run_until_complete(main(), join=True)
+"""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_operation_that_is_not_awaited_is_warned_of_with_where_it_was_made(name: str, run_python: RunPython) -> None:
+    program = PROGRAM.replace("{call}", CALLS[name])
+    result = run_python(program, options=("-W", "always"), env={"FLOWNO_DEBUG": "1"})
+    assert result.stderr == ""
+    assert "RuntimeWarning coroutine " in result.stdout
+    assert f"{name}' was never awaited" in result.stdout.replace("_Queue.", "AsyncQueue.")
+    assert "Coroutine created at (most recent call last)" in result.stdout
+    assert ", in main" in result.stdout
+
+
+def test_without_the_variable_they_are_generators_and_nothing_is_said(run_python: RunPython) -> None:
+    program = PROGRAM.replace("{call}", CALLS["sleep"])
+    result = run_python(program, options=("-W", "always"), env={"FLOWNO_DEBUG": None})
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+@pytest.mark.skipif(IS_DEBUGGED, reason="the variable is set")
+def test_without_the_variable_the_decorator_is_that_of_the_standard_library() -> None:
+    assert operations.coroutine is types.coroutine
+    assert operations.part(len) is len
+
+
+def test_where_coroutines_are_made_is_kept_only_while_a_step_of_a_debugged_loop_runs(run_python: RunPython) -> None:
+    program = """
+import sys
+from flowno import EventLoop
+async def depth():
+    return sys.get_coroutine_origin_tracking_depth()
+sys.set_coroutine_origin_tracking_depth(3)
+for debug in (True, False):
+    with EventLoop(debug=debug) as loop:
+        print(loop.run_until_complete(depth(), join=True), sys.get_coroutine_origin_tracking_depth())
+"""
+    assert run_python(program).stdout == "10 3\n3 3\n"
+
+
+DECORATED = """
+import inspect, types
+from flowno.core.event_loop.operations import coroutine
+
+class Base:
+    @coroutine
+    def ask(self, /, number: int, *, more: int = 1):
+        "What it is for."
+        answer = yield number + more
+        return answer
+
+class Derived(Base):
+    @coroutine
+    def ask(self, /, number: int, *, more: int = 2):
+        return (yield from super().ask(number, more=more))
+
+function = Derived.ask
+print(inspect.iscoroutinefunction(function), function.__qualname__, inspect.signature(function), Base.ask.__doc__)
+one = Derived().ask(1)
+print(one.send(None))
+try:
+    one.send("answer")
+except StopIteration as stop:
+    print(stop.value)
+again = Derived().ask(1)
+again.send(None)
+try:
+    again.throw(ValueError("into it"))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_what_it_decorates_is_called_as_before_and_gets_what_is_sent_and_thrown_in(run_python: RunPython) -> None:
+    result = run_python(DECORATED, env={"FLOWNO_DEBUG": "1"})
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "True Derived.ask (self, /, number: int, *, more: int = 2) What it is for.",
+        "3",
+        "answer",
+        "into it",
+    ]
