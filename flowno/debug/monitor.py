@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Monitor", "attach"]
 
-logger = logging.getLogger("flowno")
+logger = logging.getLogger("flowno.monitor")
 
 #: Connections at a time; the one that is there longest makes room for the next.
 MOST_CLIENTS: Final = 8

@@ -625,9 +625,9 @@ def test_the_timeout_says_what_the_tasks_of_the_block_waited_for() -> None:
     assert note.splitlines() == [
         "when the time was over:",
         ANY,
-        "  <TaskHandle 'consumer' _Queue.get alive> waits in QueueGetCommand(<AsyncQueue with 0 items>)",
+        "  <TaskHandle 'consumer' _Queue.get alive> waits for an item in an AsyncQueue (1 waiting)",
     ]
-    assert "main alive> waits in SleepCommand(inf)" in note
+    assert "main alive> waits for its cancellation, as it sleeps for ever" in note
 
 
 def test_a_timeout_of_many_tasks_names_some_of_them() -> None:

@@ -216,7 +216,7 @@ with EventLoop(debug=True) as loop:
     except DeadlockError as error:
         print(error)
 """
-    assert "waits in EventWaitCommand" in run_python(program).stdout
+    assert "waits for an event" in run_python(program).stdout
 
 
 def test_the_thread_keeps_no_process_alive(run_python: RunPython) -> None:
