@@ -1,6 +1,7 @@
 """What every test gets: the backends to run on, a check that nothing leaks, and a Python to run programs in."""
 
 import gc
+import logging
 import os
 import re
 import signal
@@ -52,6 +53,17 @@ def pytest_xdist_auto_num_workers() -> int | None:
         return None  # as xdist has it
     affinity = getattr(os, "sched_getaffinity", None)
     return 1 + (len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """What a test has shown of the log, the next one does not show: a record that is kept keeps a loop alive."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "flowno"]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in map(logging.getLogger, names)]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 # ------------------------------------------------------------------------------------------------------ the backends

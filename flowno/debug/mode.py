@@ -22,7 +22,7 @@ def attach(loop: EventLoop, value: str) -> None:
         loop: The loop.
         value: Of ``FLOWNO_DEBUG``; there is one debug mode.
     """
-    watchdog = Watchdog(loop)
+    watchdog = Watchdog()
     loop.task_class = outcomes.WatchedTask
     loop.add_step_wrapper(outcomes.run_step)
     loop.add_step_wrapper(watchdog.run_step)

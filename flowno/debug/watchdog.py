@@ -7,10 +7,9 @@ within the limit, whether the step that was begun last has come to its end, and 
 from __future__ import annotations
 
 import logging
-import weakref
 from queue import Empty, SimpleQueue
 from threading import Lock, current_thread
-from time import monotonic  # not the loop's clock, which may be a simulated one: what blocks, blocks in real time
+from time import perf_counter  # not the loop's clock, which may be simulated: what blocks, blocks in real time
 from typing import TYPE_CHECKING, Any, Final
 
 from flowno.core.event_loop.running import fork_count
@@ -19,7 +18,6 @@ from flowno.core.event_loop.threads import OwnThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowno.core.event_loop.event_loop import EventLoop
     from flowno.core.event_loop.tasks import TaskHandle
 
 __all__ = ["Watchdog"]
@@ -43,13 +41,10 @@ class Watchdog:
     Each step longer than the loop's ``slow_step_duration`` is reported once: while it lasts by the thread, or at its
     end, where that came before the thread has looked. The thread keeps neither the loop nor the process alive, deadlock
     detection does not count it, and it rests while the loop does.
-
-    Args:
-        loop: The loop.
     """
 
-    def __init__(self, loop: EventLoop) -> None:
-        self._loop = weakref.ref(loop)
+    def __init__(self) -> None:
+        self._limit = 0.0  # seconds; what the loop had when the last step began
         self._step: tuple[TaskHandle[Any], float] | None = None  # the one that runs, and since when
         self._began = 0.0  # the last one
         self._reported = 0.0  # the last one of those that were, by when it began
@@ -67,7 +62,8 @@ class Watchdog:
         """A step wrapper, :meth:`EventLoop.add_step_wrapper`."""
         if self._forks != fork_count():
             self._start()
-        began = self._began = monotonic()
+        limit = self._limit = task.event_loop.slow_step_duration
+        began = self._began = perf_counter()
         self._step = task, began
         if self._rests:  # looked at after the step is there: the thread does it the other way round
             self._rests = False
@@ -76,8 +72,8 @@ class Watchdog:
             return run(method, argument)
         finally:
             self._step = None
-            took = monotonic() - began
-            if took > task.event_loop.slow_step_duration and self._claim(began):
+            took = perf_counter() - began
+            if took > limit and self._claim(began):
                 logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
             del task, run, method, argument  # the traceback of an error has this frame
 
@@ -133,13 +129,10 @@ class Watchdog:
         Returns:
             Seconds until the next look.
         """
-        loop, step = self._loop(), self._step
-        if loop is None:
-            return LONGEST_PAUSE
-        limit = loop.slow_step_duration
+        step, limit = self._step, self._limit
         if step is not None:
             task, began = step
-            took = monotonic() - began
+            took = perf_counter() - began
             if took > limit and began != self._reported and self._claim(began):
                 stack = "".join(task.get_stack().format()).rstrip()
                 if self._step is not step:

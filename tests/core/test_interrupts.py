@@ -1,6 +1,5 @@
 """Ctrl-C: the first cancels the root, and everything is cleaned up; a second raises KeyboardInterrupt at once."""
 
-import _thread
 import os
 import signal
 import threading
@@ -390,12 +389,14 @@ def press_twice_from_a_thread(log: list[str], is_blocking: threading.Event) -> t
 
 def send_to(thread: threading.Thread) -> None:
     """SIGINT, as the terminal sends it, while that thread is somewhere else."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(thread.ident or 0, signal.SIGINT)
-    else:
-        _thread.interrupt_main()
+    signal.pthread_kill(thread.ident or 0, signal.SIGINT)
 
 
+#: On Windows only a console can send one that ends a call of the main thread.
+needs_pthread_kill = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no pthread_kill")
+
+
+@needs_pthread_kill
 @pytest.mark.parametrize("call", ["time.sleep", "connect", "computation"])
 def test_a_call_that_blocks_goes_on_at_the_first_and_the_second_ends_it(call: str) -> None:
     log: list[str] = []
@@ -429,6 +430,7 @@ def test_a_call_that_blocks_goes_on_at_the_first_and_the_second_ends_it(call: st
     assert log == ["the first was noted", "interrupted"]
 
 
+@needs_pthread_kill
 def test_the_first_arrives_when_the_call_that_blocks_has_returned_and_the_task_waits() -> None:
     log: list[str] = []
 

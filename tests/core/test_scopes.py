@@ -4,7 +4,8 @@
 import copy
 import gc
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import ANY
@@ -30,6 +31,7 @@ from flowno import (
     timeout,
     timeout_at,
 )
+from flowno.core.event_loop.commands import Command, QueueingCommand
 from flowno.core.event_loop.scopes import TaskStatus
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import pair
@@ -661,16 +663,18 @@ def test_a_timeout_of_a_task_that_does_not_wait_says_so() -> None:
 def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Wordless:
+    class Wordless(QueueingCommand):
         def __repr__(self) -> str:
             raise RuntimeError("no words")
 
+    @types.coroutine
+    def wait() -> Generator[Command, Any, None]:
+        yield Wordless({})
+
     async def main() -> None:
-        queue: AsyncQueue[Wordless] = AsyncQueue(maxsize=1)
-        await queue.put(Wordless())
         with pytest.raises(TimeoutError, match="longer than") as caught:
             async with timeout(0.001):
-                await queue.put(Wordless())
+                await wait()
         assert not hasattr(caught.value, "__notes__")
 
     flowno.run(main())
