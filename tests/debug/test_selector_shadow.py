@@ -4,6 +4,7 @@ import errno
 import logging
 import math
 import os
+import select
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ import flowno
 from flowno import EventLoop
 from flowno.core.event_loop.backend import FileObject, SystemWorld, open_selector
 from flowno.debug.selector_decorators import SelectorDecorator, ShadowSelector
-from flowno_backends import SelectSelector
+from flowno_backends import EpollSelector, PollSelector, SelectSelector
 from tests.core.test_foreign_selectors import FiveMethods, exercise
 from tests.support.faulty_selector import FaultySelector
 
@@ -285,6 +286,24 @@ def test_a_second_that_is_no_more_than_honest_is_never_blamed(backend: str, warn
             other.send(b"x")
             assert selector.select(0) == [(key, EVENT_READ)]
             selector.unregister(one)
+    assert warnings() == []
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll forgets what was closed, and poll does not")
+@pytest.mark.parametrize("reused", [False, True], ids=["closed", "closed and reused"])
+def test_what_was_closed_is_not_compared(ends: Ends, warnings: Any, reused: bool) -> None:
+    one, other = socket.socketpair()
+    fd = one.fileno()
+    with other, ShadowSelector(EpollSelector(), PollSelector()) as selector:
+        selector.register(fd, EVENT_READ)
+        one.close()
+        if reused:
+            ends[1].send(b"x")
+            os.dup2(ends[0].fileno(), fd)
+        assert selector.select(0) == []
+        selector.unregister(fd)
+    if reused:
+        os.close(fd)
     assert warnings() == []
 
 

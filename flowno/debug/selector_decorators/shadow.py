@@ -1,6 +1,7 @@
 """``shadow(first, second)``: two selectors on the same descriptors, and where they disagree."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any, Final, TypeAlias
@@ -24,6 +25,9 @@ _LONGEST_WAIT: Final = 1.0
 #: An event of an fd, and whether the first selector reports it and the second does not, or the other way round.
 _Difference: TypeAlias = tuple[int, int, bool]
 
+#: Device and inode of an open file, None where there is no such file; on Windows nothing can be told of a socket.
+_Identity: TypeAlias = tuple[int, int] | None
+
 _REFUSALS: Final = (KeyError, ValueError, OSError)
 
 
@@ -33,7 +37,8 @@ class ShadowSelector(SelectorDecorator):
     Right after each answer of the first, and once in a second while it waits, the second is asked without waiting. What
     only one of them reports is asked of both again, three times; what remains is a warning of the logger
     ``flowno.selector``, once until they agree again. So is a descriptor that only one of them accepts. What the first
-    refuses is not registered with the second, and what the second refuses is not compared.
+    refuses is not registered with the second, and what the second refuses is not compared. Nor is a descriptor that was
+    closed while it was registered, of which each system call thinks in its own way.
 
     Args:
         first: The selector that the program uses.
@@ -50,7 +55,7 @@ class ShadowSelector(SelectorDecorator):
         super().__init__(first)
         self.second = second
         self.name = f"{self.word}({display_name(first)},{display_name(second)})"
-        self._compared: set[int] = set()  # the fds that both hold
+        self._compared: dict[int, _Identity] = {}  # the fds that both hold, and the files that they stood for
         self._known: set[_Difference] = set()
         self._is_closed = False
 
@@ -66,7 +71,7 @@ class ShadowSelector(SelectorDecorator):
             self._forget(key.fd)
             refusal = _refusal(self.second.register, fileobj, events, data)
             if refusal is None:
-                self._compared.add(key.fd)
+                self._compared[key.fd] = _identity_of(key.fd)
             else:
                 self._report_refusal(f"register({fileobj!r}, {events!r})", None, refusal)
         return key
@@ -171,7 +176,12 @@ class ShadowSelector(SelectorDecorator):
         except _REFUSALS as error:
             self._report_refusal("select(0)", None, error)
             return set()
-        return {(*event, True) for event in first - second} | {(*event, False) for event in second - first}
+        differences = {(*event, True) for event in first - second} | {(*event, False) for event in second - first}
+        return {difference for difference in differences if self._is_open(difference[0])}
+
+    def _is_open(self, fd: int) -> bool:
+        """Whether an fd still stands for the file that was registered, as far as can be told."""
+        return _identity_of(fd) == self._compared[fd]
 
     def _events(self, ready: Iterable[tuple[SelectorKey, int]]) -> set[tuple[int, int]]:
         return {
@@ -183,7 +193,7 @@ class ShadowSelector(SelectorDecorator):
 
     def _forget(self, fd: int | None) -> None:
         """An fd is registered anew, or not any more."""
-        self._compared = {other for other in self._compared if other != fd}
+        self._compared = {other: identity for other, identity in self._compared.items() if other != fd}
         self._known = {difference for difference in self._known if difference[0] != fd}
 
     def _report(self, fd: int, event: int, by_first: bool) -> None:
@@ -206,6 +216,14 @@ class ShadowSelector(SelectorDecorator):
             display_name(self.second),
             "yes" if second is None else repr(second),
         )
+
+
+def _identity_of(fd: int) -> _Identity:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _refusal(method: Callable[..., object], *arguments: Any) -> Exception | None:
