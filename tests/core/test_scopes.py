@@ -660,9 +660,7 @@ def test_a_timeout_of_a_task_that_does_not_wait_says_so() -> None:
     assert note.endswith("main alive> does not wait")
 
 
-def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same() -> None:
     class Wordless(QueueingCommand):
         def __repr__(self) -> str:
             raise RuntimeError("no words")
@@ -675,10 +673,9 @@ def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same(
         with pytest.raises(TimeoutError, match="longer than") as caught:
             async with timeout(0.001):
                 await wait()
-        assert not hasattr(caught.value, "__notes__")
+        assert "main alive> waits for" in caught.value.__notes__[0]
 
     flowno.run(main())
-    assert "no words" in caplog.text
 
 
 def test_a_limit_that_has_passed_already_waits_for_nothing() -> None:
