@@ -996,9 +996,8 @@ class EventLoop:
         return handlers, forgetters
 
     def _spawn(self, task: TaskHandle[Any], command: SpawnCommand) -> None:
-        raw_task = command.raw_task
-        if raw_task.__class__ is not CoroutineType:
-            raw_task = coroutine_of(raw_task, "spawn()")
+        given = command.raw_task
+        raw_task = given if type(given) is CoroutineType else coroutine_of(given, "spawn()")
         child = self.task_class(self, raw_task, task._context.copy())
         child._name = command.name
         self.tasks[child] = None

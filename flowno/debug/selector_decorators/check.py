@@ -208,18 +208,19 @@ class CheckSelector(SelectorDecorator):
         clock = world_of(self.inner).clock
         start = clock()
         left = timeout
-        for attempt in range(_EXCUSED + 1):
+        excused = 0
+        while True:
             before = self._changes
             ready = self._ask(left, call)
             unchanged = self._changes == before  # a signal handler may close handles
             self._require_result(ready, call, are_current=unchanged)
             waited = clock() - start
             if ready or not unchanged or (timeout is not None and waited >= timeout - _TOLERANCE):
-                break
-            if attempt == _EXCUSED:
+                return ready
+            if excused == _EXCUSED:
                 self._violation("early", call, ready, f"after {waited:.6f} s, and twice before")
+            excused += 1
             left = None if timeout is None else timeout - waited
-        return ready
 
     def close(self) -> None:
         self._is_closed = True
