@@ -329,7 +329,7 @@ class _LoopTrace:
             running = self._step.task if self._step is not None and not self._step.end else None
             self._settle()
             self._is_on = False
-            if running is not None:
+            if running is not None and running in self._tasks:
                 self._end(running, self._tasks[running], self._now())
             for task in list(self._tasks):
                 self._break_off(task)
@@ -458,7 +458,7 @@ class _LoopTrace:
         lane = self._lanes.take(function)
         self._tasks[task] = known = _Task(lane, function, at)
         if lane != self._lanes.shared:
-            self._add("B", lane, at, name=task.name, cat="task", args={"function": function})
+            self._add("B", lane, at, name=task.name or function, cat="task", args={"function": function})
         return known
 
     def _end(self, task: TaskHandle[Any], known: _Task, at: int) -> None:

@@ -393,6 +393,7 @@ class EventLoop:
         command: ExitCommand | None = None
         try:
             try:
+                task._wrap_steps()  # who watches every run has come since it was made
                 self.start(task)
                 interrupts.listen()
                 self.run_until(None if wait_for_spawned_tasks else task)
@@ -754,7 +755,6 @@ class EventLoop:
 
     def start(self, task: TaskHandle[Any]) -> None:
         """Have a new task make its first step with the next batch; only in the loop's thread."""
-        task._wrap_steps()  # who watches may have come or gone since it was made
         self.tasks[task] = None
         self.ready.append(task)
 
@@ -856,7 +856,7 @@ class EventLoop:
         self._wrap_all_steps()
 
     def _wrap_all_steps(self) -> None:
-        for task in self.tasks:
+        for task in self._living_tasks():
             task._wrap_steps()
 
     def add_select_wrapper(self, wrapper: SelectWrapper) -> None:
