@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from gc import get_referents
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowno.core.event_loop.running import here
 from flowno.core.event_loop.selectors import SocketHandle
@@ -19,8 +20,6 @@ from flowno.core.event_loop.selectors import SocketHandle
 from .places import Place, here_and_outwards, indented, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowno.core.event_loop.selectors import Address
 
 __all__ = ["unwatch_handles", "watch_handles"]
@@ -31,34 +30,37 @@ logger = logging.getLogger("flowno.debug")
 #: where the garbage collector has found the handle.
 _places: dict[int, Place] = {}
 
-_own: dict[str, Callable[..., Any]] = {name: vars(SocketHandle)[name] for name in ("__init__", "__del__", "connect")}
+
+class _Watched(SocketHandle):
+    """What stands in the class of all handles while they are watched, under the names of what it calls."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        _places[id(self)] = here_and_outwards()
+        _own["__init__"](self, *args, **options)
+
+    def __del__(self) -> None:
+        place = _places.pop(id(self), None)
+        if place is not None and _takes_an_open_socket_along(self):
+            what = repr(self) if self.fileno() >= 0 else type(self).__name__
+            # Without a source: whoever keeps the warning would keep the socket.
+            warnings.warn(f"unclosed {what}{indented('made at', place)}", ResourceWarning, stacklevel=2)
+        _own["__del__"](self)
+
+    def connect(self, address: Address, /) -> None:
+        loop = here.loop
+        if loop is not None and loop.running_task is not None:
+            logger.warning(
+                "%s holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
+                repr(loop.running_task), address, written(here_and_outwards()),
+            )  # fmt: skip
+        _own["connect"](self, address)
 
 
-def _init(self: SocketHandle, *args: Any, **options: Any) -> None:
-    _places[id(self)] = here_and_outwards()
-    _own["__init__"](self, *args, **options)
-
-
-def _del(self: SocketHandle) -> None:
-    place = _places.pop(id(self), None)
-    if place is not None and _takes_an_open_socket_along(self):
-        what = repr(self) if self.fileno() >= 0 else type(self).__name__
-        # Without a source: whoever keeps the warning would keep the socket.
-        warnings.warn(f"unclosed {what}{indented('made at', place)}", ResourceWarning, stacklevel=2)
-    _own["__del__"](self)
-
-
-def _connect(self: SocketHandle, address: Address, /) -> None:
-    loop = here.loop
-    if loop is not None and loop.running_task is not None:
-        logger.warning(
-            "%s holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
-            repr(loop.running_task), address, written(here_and_outwards()),
-        )  # fmt: skip
-    _own["connect"](self, address)
-
-
-_watched: dict[str, Callable[..., Any]] = {"__init__": _init, "__del__": _del, "connect": _connect}
+_NAMES: Final = ("__init__", "__del__", "connect")
+_own: Final[dict[str, Callable[..., Any]]] = {}  # what the class has while they are not watched
+_watched: Final[dict[str, Callable[..., Any]]] = {name: vars(_Watched)[name] for name in _NAMES}
 
 
 class _Watchers:
@@ -73,8 +75,10 @@ def watch_handles() -> None:
     with _Watchers.lock:
         _Watchers.count += 1
         if _Watchers.count == 1:
-            for name, method in _watched.items():
-                setattr(SocketHandle, name, method)
+            for name in _NAMES:
+                if vars(SocketHandle)[name] is not _watched[name]:  # else somebody has put that back
+                    _own[name] = vars(SocketHandle)[name]
+                    setattr(SocketHandle, name, _watched[name])
 
 
 def unwatch_handles() -> None:
@@ -82,9 +86,9 @@ def unwatch_handles() -> None:
     with _Watchers.lock:
         _Watchers.count -= 1
         if _Watchers.count == 0:
-            for name, method in _own.items():
+            for name in _NAMES:
                 if vars(SocketHandle)[name] is _watched[name]:
-                    setattr(SocketHandle, name, method)
+                    setattr(SocketHandle, name, _own[name])
             _places.clear()
 
 
