@@ -194,7 +194,8 @@ def run_python() -> RunPython:
         timeout: float = 30,
     ) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
-        merged = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **(env or {})}
+        # What a program says is compared word by word, and a debug mode that it did not ask for would speak there, too.
+        merged = {**os.environ, DEBUG_VARIABLE: "", "PYTHONPATH": path, "PYTHONUTF8": "1", **(env or {})}
         return subprocess.run(
             [sys.executable, *options, *([str(program)] if isinstance(program, Path) else ["-c", program]), *args],
             env={name: value for name, value in merged.items() if value is not None},

@@ -119,7 +119,7 @@ def test_the_search_for_transcripts_finds_them() -> None:
 )
 def test_a_transcript_is_what_really_happens(command: str, output: str) -> None:
     words = shlex.split(command)
-    environment = {"FLOWNO_SELECTOR": "", "PYTHONUNBUFFERED": "1"}  # as at a terminal
+    environment = {"FLOWNO_SELECTOR": "", "FLOWNO_DEBUG": "", "PYTHONUNBUFFERED": "1"}  # as at a terminal
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
@@ -266,6 +266,7 @@ def test_the_page_of_selectors_misses_nothing() -> None:
         assert methods - {"sendall"} == shown - {"sendall"}
 
 
+@pytest.mark.not_in_debug_mode(reason="operations are native coroutines")
 def test_what_waits_yields_the_command_that_the_page_names() -> None:
     expected = {
         "accept": commands.SocketAcceptCommand,

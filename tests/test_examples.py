@@ -126,7 +126,7 @@ def server(backend: str) -> Iterator[Server]:
     """The server in a process of its own, ended by Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", str(EXAMPLES / "echo_server.py"), "0"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])},
+        env={**os.environ, "FLOWNO_DEBUG": "", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -20,8 +20,6 @@ from flowno.core.event_loop.selectors import SocketHandle
 from .places import Place, here_and_outwards, indented, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowno.core.event_loop.selectors import Address
 
 __all__ = ["unwatch_handles", "watch_handles"]
@@ -44,7 +42,7 @@ def _init(own: Callable[..., Any]) -> Callable[..., Any]:
 
 def _del(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
-    def delete(self: SocketHandle) -> None:
+    def __del__(self: SocketHandle) -> None:  # by this name what Ctrl-C does knows a finalizer
         place = _places.pop(id(self), None)
         if place is not None and _takes_an_open_socket_along(self):
             what = repr(self) if self.fileno() >= 0 else type(self).__name__
@@ -52,7 +50,7 @@ def _del(own: Callable[..., Any]) -> Callable[..., Any]:
             warnings.warn(f"unclosed {what}{indented('made at', place)}", ResourceWarning, stacklevel=2)
         own(self)
 
-    return delete
+    return __del__
 
 
 def _connect(own: Callable[..., Any]) -> Callable[..., Any]:

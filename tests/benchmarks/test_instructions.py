@@ -14,6 +14,7 @@ counts = pytest.mark.skipif(
 )
 
 
+@pytest.mark.not_in_debug_mode(reason="it counts instructions")
 @counts
 def test_no_operation_costs_more_or_less_than_it_did() -> None:
     kept = read()

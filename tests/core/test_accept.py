@@ -106,7 +106,6 @@ def test_accept_on_a_socket_that_does_not_accept_says_so(kind: str) -> None:
     flowno.run(root())
 
 
-@pytest.mark.not_in_debug_mode(reason="its blocking connect is reported")
 @pytest.mark.skipif(sys.platform == "win32", reason="this platform has no RLIMIT_NOFILE")
 def test_a_server_without_free_descriptors_gets_emfile_and_goes_on_when_there_are_some(run_python: RunPython) -> None:
     program = """

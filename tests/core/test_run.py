@@ -175,6 +175,7 @@ def test_closing_twice_is_closing_once() -> None:
     loop.close()
 
 
+@pytest.mark.not_in_debug_mode(reason="the value that nobody asks for is reported")
 def test_a_loop_that_is_dropped_closes_silently(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         await spawn(sleep(FOREVER))

@@ -101,6 +101,7 @@ def test_send_says_how_much_it_took_and_waits_while_there_is_no_room() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_in_debug_mode(reason="operations are native coroutines")
 def test_the_operations_are_generator_based_and_yield_their_commands() -> None:
     with pair(4096) as (one, _), listening() as listener:
         fill(one)

@@ -343,6 +343,7 @@ def test_what_a_handler_raises_is_thrown_into_the_task_that_asked() -> None:
 # ---------------------------------------------------------------------------------------------------------------- steps
 
 
+@pytest.mark.not_in_debug_mode(reason="somebody watches already")
 def test_whoever_watches_the_steps_of_a_loop_runs_each_of_them_until_it_is_taken_back() -> None:
     log: list[str] = []
 

@@ -132,6 +132,7 @@ def test_the_time_that_a_task_waits_does_not_count(loop: EventLoop, reports: Rep
     assert reports.records == []
 
 
+@pytest.mark.not_in_debug_mode(reason="tests may take longer then")
 def test_the_limit_is_100_milliseconds_unless_it_is_changed() -> None:
     with EventLoop(debug=True) as loop:
         assert loop.slow_step_duration == 0.1
@@ -143,6 +144,7 @@ def test_a_step_that_blocks_in_virtual_time_blocks_all_the_same(reports: Reports
         return reports.came.wait(20)
 
     with closing(VirtualTimeSelector()) as selector, EventLoop(selector, debug=True) as loop:
+        loop.slow_step_duration = 0.01
         assert loop.run_until_complete(main(), join=True) is True
     assert len(reports.records) == 1
 

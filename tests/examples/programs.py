@@ -62,7 +62,7 @@ def require(name: str) -> str:
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
+    return {**os.environ, "FLOWNO_DEBUG": "", "PYTHONPATH": path, "PYTHONUTF8": "1"}
 
 
 def command(name: str, *args: str) -> list[str]:

@@ -477,6 +477,7 @@ def test_a_full_server_waits_without_turning() -> None:
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_in_debug_mode(reason="its blocking connect is reported")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on descriptors to run into")
 def test_without_descriptors_a_server_pauses_says_so_once_and_recovers(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -762,6 +763,7 @@ def test_connections_that_fail_before_they_are_accepted_are_passed_over(caplog: 
     assert caplog.records == []
 
 
+@pytest.mark.not_in_debug_mode(reason="what it does to the listener is reported")
 def test_an_error_of_the_listener_itself_ends_the_server_and_lets_its_connections_finish(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -546,16 +546,25 @@ class EventLoop:
 
     def _release(self) -> None:
         """Give back the selector, and tell those who watch."""
-        while self.close_callbacks:
-            callback = self.close_callbacks.pop()
-            try:
-                callback()
-            except Exception:
-                logger.exception("%r raised, which was called when %r was closed", callback, self)
-        if self._owns_selector:
-            self.fds.selector.close()
-        else:
-            _holders.pop(id(self.fds.selector), None)
+        try:
+            if self._owns_selector:
+                self.fds.selector.close()
+            else:
+                _holders.pop(id(self.fds.selector), None)
+        finally:
+            self._tell_of_the_end()
+
+    def _tell_of_the_end(self) -> None:
+        try:
+            while self.close_callbacks:
+                callback = self.close_callbacks.pop()
+                try:
+                    callback()
+                except Exception:
+                    logger.exception("%r raised, which was called when %r was closed", callback, self)
+        finally:
+            if self.close_callbacks:  # an interrupt came
+                self._tell_of_the_end()
 
     def run_until(self, until: TaskHandle[Any] | None) -> None:
         """Run until this task has ended; None: until every task has. Long and flat: a loop's time is spent here.
