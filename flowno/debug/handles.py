@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from functools import wraps
 from gc import get_referents
 from typing import TYPE_CHECKING, Any

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupts", "OwnHandler", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
-#: The rooms whose records would be left half-way by an exception that comes from nowhere, those of who watches the loop
-#: included; and those of their functions that call the program's own code, where it is welcome.
+#: The rooms whose records would be left half-way by an exception that comes from nowhere, and those of their functions
+#: that call the program's own code, where it is welcome.
 _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_CALL_THE_PROGRAM = frozenset({"_call", "_run_step", "close_coroutine", "end_task", "run_until"})
+_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "end_task", "run_until"})
 
-#: Where step wrappers live, each of which is between the loop and the step that it is to make.
+#: Where those live who watch: they keep records, too, and are between the loop and the program that it calls.
 _WATCHERS = "flowno.debug."
 
 
@@ -390,16 +390,13 @@ class Interrupts(OwnHandler):
 def _is_no_moment(frame: FrameType | None) -> bool:
     """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
     innermost = frame
-    while frame is not None and not _keeps_records(frame):
+    if frame is not None and frame.f_globals.get("__name__", "").startswith(_WATCHERS):
+        return True
+    while frame is not None and frame.f_globals.get("__name__") not in _BOOKKEEPING:
         if frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return frame is not None and (frame is innermost or frame.f_code.co_name not in _CALL_THE_PROGRAM)
-
-
-def _keeps_records(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__"))
-    return module in _BOOKKEEPING or module.startswith(_WATCHERS)
 
 
 def is_ours(handler: object) -> bool:
