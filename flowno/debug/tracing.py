@@ -307,7 +307,7 @@ class _LoopTrace:
             self._step = _Step(loop.running_task, now, _place_of(loop.running_task))
 
         tracer.loops[self] = None
-        loop.add_step_wrapper(self._run_step)
+        loop.add_step_wrapper(self.run_step)
         loop.add_select_wrapper(self._select)
         loop.close_callbacks.append(self.stop)
         _watch_bytes(self)
@@ -341,20 +341,20 @@ class _LoopTrace:
             loop.inbox.act(self._let_go, loop)
 
     def _let_go(self, loop: EventLoop) -> None:
-        loop.remove_step_wrapper(self._run_step)
+        loop.remove_step_wrapper(self.run_step)
         loop.remove_select_wrapper(self._select)
         if self.stop in loop.close_callbacks:
             loop.close_callbacks.remove(self.stop)
 
     # --- what the loop calls -----------------------------------------------------------------------------------------
 
-    def _run_step(
+    def run_step(
         self, task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any
     ) -> Any:
         """Wraps the steps; see :meth:`EventLoop.add_step_wrapper`."""
         with self._lock:
             if self._is_on:
-                self._begin_step(task, is_thrown=isinstance(argument, BaseException))
+                self._begin_step(task, is_thrown=method is not task._send)
         command = None
         try:
             command = run(method, argument)

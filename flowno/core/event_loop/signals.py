@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupts", "OwnHandler", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
-#: The rooms whose records would be left half-way by an exception that comes from nowhere, and those of their functions
-#: that call the program's own code, where it is welcome.
+#: The rooms whose records would be left half-way by an exception that comes from nowhere; and those of their functions,
+#: and of those who watch, that call the program's own code, or a call that blocks, where it is welcome.
 _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "end_task", "run_until"})
+_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "connect", "end_task", "run_step", "run_until"})
 
 #: Where those live who watch: they keep records, too, and are between the loop and the program that it calls.
 _WATCHERS = "flowno.debug."
@@ -390,13 +390,15 @@ class Interrupts(OwnHandler):
 def _is_no_moment(frame: FrameType | None) -> bool:
     """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
     innermost = frame
-    if frame is not None and frame.f_globals.get("__name__", "").startswith(_WATCHERS):
-        return True
-    while frame is not None and frame.f_globals.get("__name__") not in _BOOKKEEPING:
-        if frame.f_code.co_name == "__del__":
+    while frame is not None:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+        is_elsewhere = frame is not innermost and name in _CALL_THE_PROGRAM  # in what the loop, or a watcher, has called
+        if module in _BOOKKEEPING:
+            return not is_elsewhere
+        if name == "__del__" or (module.startswith(_WATCHERS) and not is_elsewhere):
             return True
         frame = frame.f_back
-    return frame is not None and (frame is innermost or frame.f_code.co_name not in _CALL_THE_PROGRAM)
+    return False
 
 
 def is_ours(handler: object) -> bool:
