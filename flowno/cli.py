@@ -58,9 +58,9 @@ class _UsageError(Exception):
 
 
 class _ProgramEndedError(Exception):
-    """What a program has ended with that was run by a command."""
+    """A program that was run by a command has ended, with an exception or without; its output is its own matter."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         super().__init__(error)
         self.error = error
 
@@ -74,12 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    if sys.stdout is None:  # the shell's >&-
+    words = sys.argv[1:] if arguments is None else arguments
+    if sys.stdout is None and words[:1] != ["trace"]:  # the shell's >&-; a program that is run may have nothing to say
         return _fail("flowno", "standard output is closed")
     try:
         code = _run(arguments)
         sys.stdout.flush()
     except _ProgramEndedError as ended:
+        if ended.error is None:
+            return 0
         end_of_program = ended.error
     except KeyboardInterrupt:
         return 130
@@ -358,7 +361,7 @@ async def _measure() -> float:
 # ---------------------------------------------------------------------------------------------------------------- trace
 
 
-def _trace(options: argparse.Namespace) -> None:
+def _trace(options: argparse.Namespace) -> NoReturn:
     from io import open_code
 
     from .debug.tracing import trace_process
@@ -368,6 +371,8 @@ def _trace(options: argparse.Namespace) -> None:
             source = file.read()
     except OSError as error:
         raise _UsageError(f"cannot read {options.program}: {error.strerror}") from error
+    if os.path.exists(options.output) and os.path.samefile(options.output, options.program):
+        raise _UsageError(f"-o {options.output} is the program itself, which the trace would replace")
     try:
         trace_process(options.output)
     except OSError as error:
@@ -375,11 +380,11 @@ def _trace(options: argparse.Namespace) -> None:
     _run_as_main(options.program, source, options.arguments)
 
 
-def _run_as_main(path: str, source: bytes, arguments: Sequence[str]) -> None:
+def _run_as_main(path: str, source: bytes, arguments: Sequence[str]) -> NoReturn:
     """Run a program in the place of this one: as ``__main__``, with its arguments, and its folder in ``sys.path``.
 
     Raises:
-        _ProgramEndedError: It has ended with an exception, SystemExit for one.
+        _ProgramEndedError: It has ended, which this does not return from.
     """
     sys.argv[:] = [path, *arguments]
     if not sys.flags.safe_path:
@@ -388,12 +393,13 @@ def _run_as_main(path: str, source: bytes, arguments: Sequence[str]) -> None:
     main_module = sys.modules["__main__"] = ModuleType("__main__")
     vars(main_module).update(__file__=path, __builtins__=builtins, __cached__=None)
     try:
-        exec(compile(source, path, "exec"), vars(main_module))
+        exec(compile(source, path, "exec", dont_inherit=True), vars(main_module))
     except BaseException as error:
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
         sys.excepthook = partial(_show_error, sys.excepthook, error, error.__traceback__)
         raise _ProgramEndedError(error) from None
+    raise _ProgramEndedError(None)
 
 
 def _show_error(show: Callable[..., object], ended: BaseException, where: TracebackType | None, *error: Any) -> None:

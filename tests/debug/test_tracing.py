@@ -776,6 +776,21 @@ def test_the_option_says_where_the_trace_goes(tmp_path: Path) -> None:
     assert read_trace(tmp_path / "other.json").of("step")
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys; sys.stdout.close()",
+        "import sys; sys.stdout = None",
+        "def f(x: int): pass\nassert f.__annotations__ == {'x': int}",
+    ],
+    ids=["closes its output", "has no output", "reads its annotations"],
+)
+def test_a_program_has_its_output_and_its_annotations_as_under_python(tmp_path: Path, program: str) -> None:
+    (tmp_path / "program.py").write_text(program)
+    result = run_flowno("flowno", "trace", "program.py", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_a_program_with_a_syntax_error_ends_as_under_python(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("1 +\n")
     result = run_flowno("flowno", "trace", "program.py", cwd=tmp_path)
@@ -790,6 +805,7 @@ def test_a_program_with_a_syntax_error_ends_as_under_python(tmp_path: Path) -> N
         (["nowhere.py"], 2, "flowno trace: error: cannot read nowhere.py: "),
         ([], 2, "flowno trace: error: the following arguments are required: program.py"),
         (["-o", "nowhere/trace.json", "program.py"], 1, "flowno trace: nowhere/trace.json: "),
+        (["-o", "./program.py", "program.py"], 2, "flowno trace: error: -o ./program.py is the program itself"),
     ],
 )
 def test_what_cannot_be_traced_is_said_in_one_line(
