@@ -150,11 +150,11 @@ def _children_of(tasks: Iterable[TaskSnapshot]) -> dict[int | None, list[TaskSna
 
 
 def place_of(task: TaskSnapshot) -> str:
-    """Where a task is in the program: the innermost line that is none of flowno's own, where there is one."""
+    """Where a task is in the program: the innermost line that is none of flowno's own, else the outermost of all."""
     if not task.stack:
         return ""
     outside = (each for each in reversed(task.stack) if not any(own in each.file for own in _OWN))
-    frame = next(outside, task.stack[-1])
+    frame = next(outside, task.stack[0])
     return f"{frame.file}:{frame.line}"
 
 
