@@ -4,7 +4,6 @@ import dataclasses
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
 import re
 import sys
@@ -111,6 +110,7 @@ def test_a_transcript_is_what_really_happens(commands: list[Command]) -> None:
     with open_shell() as (shell, folder):
         for command in commands:
             output = shell.run(command)
+            # Where that is right, python -m tests.support.transcripts PAGE writes it into the page.
             assert fits(command.output, output), f"{command.line}\n{output}"
         for trace in folder.glob("*trace*.json"):
             assert read_trace(trace).slices

@@ -570,8 +570,9 @@ class Server:
             except (OSError, ValueError, KeyError) as error:
                 self._kept[listener] = accepted
                 raise OSError(errno.ENOBUFS, str(error)) from error
-            task = loop.create_task(self._serve(*accepted), name=self._name_of_tasks)
-            self._connections[task] = accepted[1]
+            serving: Any = self._serve(*accepted)
+            serving.__qualname__ = self._name_of_tasks  # by which reports and traces tell one server from another
+            self._connections[loop.create_task(serving)] = accepted[1]
         return False
 
     def _next(self, listener: SocketHandle) -> tuple[SocketHandle, Address] | None:

@@ -1,4 +1,4 @@
-"""What the pages show at a terminal, done again: a section of a page is a session, with a shell and a folder of its own.
+"""What the pages show at a terminal, done again: a section of a page is a session, with a shell and a folder to itself.
 
 ``python -m tests.support.transcripts PAGE...`` writes what comes now into pages, where it is not what they show. What
 is known to vary is left out of that; leaving out more, by an ellipsis, is for whoever has asked for it.
@@ -36,11 +36,14 @@ LOOP: Final = r"""exec 3<&0 </dev/null; while IFS= read -r line <&3; do eval "$l
 HEADING: Final = r"^(?:#+ (?P<marked>.+)|(?P<underlined>\S.*)\n(?:---+|===+))$"
 COMMAND: Final = r"^(?P<indent> *)\$ (?P<line>.+)\n(?P<output>(?:(?!(?P=indent)\$ |```)(?P=indent) *\S.*\n)*)"
 
-#: What differs from run to run, and what stands for it in the pages.
+#: Another port each time; all that the system chooses have five digits, so that columns stay columns.
+PORT: Final = r"(?<=127\.0\.0\.1:)\d{5}"
+
+#: What else differs from run to run, and what stands for it in the pages.
 VARYING: Final = (
     (r'/\S*/(?:flowno|lib/python3\.\d+)/(?:\S*/)?(\w+\.py)(:|", line )\d+', r"...\1\2..."),
     (r"/\S*/(?=\w+\.py)", "..."),
-    (r"(?<=127\.0\.0\.1:)\d+", "..."),
+    (r"(?<=process )\d+", "..."),
     (r"\d+\.\d{2,}(?= s\b)", "..."),
     (r"\d\d:\d\d:\d\d[.,]\d{3}", "..."),
     (r"0x[0-9a-f]+", "0x..."),
@@ -72,8 +75,8 @@ def sessions_of(page: Path) -> dict[str, list[Command]]:
 
 
 def fits(shown: str, output: str) -> bool:
-    """Whether a page shows an output rightly, ``...`` standing for anything."""
-    return doctest.OutputChecker().check_output(shown, output, doctest.ELLIPSIS)
+    """Whether a page shows an output rightly, ``...`` and the number of a port standing for anything."""
+    return doctest.OutputChecker().check_output(re.sub(PORT, "...", shown), output, doctest.ELLIPSIS)
 
 
 class Shell:
@@ -111,7 +114,7 @@ class Shell:
 
 
 def _text(output: bytes) -> str:
-    return output.replace(END, b"").decode(errors="replace")
+    return re.sub(r" +$", "", output.replace(END, b"").decode(errors="replace"), flags=re.MULTILINE)
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def open_shell() -> Iterator[tuple[Shell, Path]]:
             "PATH": os.pathsep.join([str(tools), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]),
             "PYTHONUNBUFFERED": "1",  # as at a terminal
-            "COLUMNS": "120",
+            "COLUMNS": "100",
             "FLOWNO_SELECTOR": "",
         }
         with subprocess.Popen(
@@ -161,11 +164,15 @@ def update(page: Path) -> None:
                     changes.append((command, output))
     text = page.read_text(encoding="utf-8")
     for command, output in sorted(changes, key=lambda change: -change[0].start):
-        for pattern, stands_for in VARYING:
-            output = re.sub(pattern, stands_for, output)
-        lines = "".join(f"{command.indent}{line}" for line in output.splitlines(keepends=True))
+        lines = "".join(f"{command.indent}{line}" for line in _lasting(output).splitlines(keepends=True))
         text = text[: command.start] + lines + text[command.end :]
     page.write_text(text, encoding="utf-8")
+
+
+def _lasting(output: str) -> str:
+    for pattern, stands_for in VARYING:
+        output = re.sub(pattern, stands_for, output)
+    return output
 
 
 if __name__ == "__main__":
