@@ -129,12 +129,11 @@ def open_shell() -> Iterator[tuple[Shell, Path]]:
             (tools / tool).write_text(f'#!/bin/sh\nexec "{sys.executable}" {options} "$@"\n')
             (tools / tool).chmod(0o755)
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("FLOWNO_")},
             "PATH": os.pathsep.join([str(tools), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]),
             "PYTHONUNBUFFERED": "1",  # as at a terminal
             "COLUMNS": "100",
-            "FLOWNO_SELECTOR": "",
         }
         with subprocess.Popen(
             ["/bin/sh", "-c", LOOP],

@@ -71,7 +71,7 @@ class TraceSelector(SelectorDecorator):
         clock = world_of(self.inner).clock
         start = clock()
         return self._traced(
-            ("select(%r)", timeout),
+            ("select(%r)", round(timeout, 6) if isinstance(timeout, float) else timeout),
             lambda ready: f"{_reports(ready)}, after {clock() - start:.6f} s",
             lambda: self.inner.select(timeout),
         )
