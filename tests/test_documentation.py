@@ -116,6 +116,15 @@ def test_a_transcript_is_what_really_happens(commands: list[Command]) -> None:
             assert read_trace(trace).slices
 
 
+def test_the_page_about_debugging_puts_every_tool_to_its_bug() -> None:
+    used = {command.line for commands in sessions_of(DOCS / "debugging.rst").values() for command in commands}
+    for tool in (
+        "FLOWNO_SELECTOR=poll ", "check(", "shadow(", "trace(", "FLOWNO_LOG_LEVEL=", "FLOWNO_MONITOR=", "flowno ps ",
+        "flowno where ", "flowno top ", "kill -USR1 ", "flowno trace ", "FLOWNO_DEBUG=1 ",
+    ):  # fmt: skip
+        assert any(tool in line for line in used), tool
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="there is a shell")
 def test_a_transcript_that_has_become_wrong_is_written_again(tmp_path: Path) -> None:
     page = tmp_path / "page.rst"
