@@ -4,11 +4,8 @@ import dataclasses
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +18,8 @@ from flowno.core.event_loop import commands, instrumentation, selectors
 from flowno.core.event_loop.backend import BUILT_IN, available_selectors
 from flowno.core.event_loop.instrumentation import EventLoopInstrument
 from tests.conftest import ROOT, RunPython
+from tests.support.trace_format import read_trace
+from tests.support.transcripts import Command, fits, open_shell, sessions_of, update
 
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
@@ -92,50 +91,47 @@ def test_every_file_that_a_page_includes_is_there(page: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- transcripts
 
 
-def transcripts() -> Iterator[tuple[str, str, str]]:
-    """The page, the command and the output of everything that a page shows behind a ``$``."""
-    for page in (README, *PAGES):
-        for line in re.finditer(r"^( *)\$ (.+)\n((?:(?!\1\$ )\1\S.*\n|\1 +\S.*\n)*)", text_of(page), re.MULTILINE):
-            indent, command, output = line.groups()
-            output = re.sub(rf"^{indent}", "", output, flags=re.MULTILINE)
-            yield name_of(page), command, output.removesuffix("```\n")
-
-
-TRANSCRIPTS = list(transcripts())
+SESSIONS = [
+    pytest.param(commands, id=f"{name_of(page)}: {heading}")
+    for page in (README, *PAGES)
+    for heading, commands in sessions_of(page).items()
+]
 
 
 def test_the_search_for_transcripts_finds_them() -> None:
-    shown = [(page, command.split()[0]) for page, command, _ in TRANSCRIPTS]
-    assert ("README.md", "FLOWNO_SELECTOR=kqueue") in shown
-    assert ("docs/backends.rst", "FLOWNO_SELECTOR=poll") in shown
-    assert ("docs/writing_a_backend.rst", "FLOWNO_SELECTOR=minimal_backend:MinimalSelector") in shown
-    assert all(output for _, _, output in TRANSCRIPTS)
+    headings = {session.id for session in SESSIONS}
+    assert {"README.md: Choose a backend", "docs/backends.rst: A debugging session"} <= headings
+    assert all(command.output for session in SESSIONS for command in session.values[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the pages show what happens on Linux")
-@pytest.mark.parametrize(
-    ("command", "output"),
-    [pytest.param(command, output, id=f"{page}: {command}") for page, command, output in TRANSCRIPTS],
-)
-def test_a_transcript_is_what_really_happens(command: str, output: str) -> None:
-    words = shlex.split(command)
-    environment = {"FLOWNO_SELECTOR": "", "FLOWNO_DEBUG": "", "PYTHONUNBUFFERED": "1"}  # as at a terminal
-    while "=" in words[0]:
-        name, _, value = words.pop(0).partition("=")
-        environment[name] = value
-    program = {"python": [], "flowno": ["-m", "flowno"]}[words.pop(0).rpartition("/")[2]]
-    result = subprocess.run(
-        [sys.executable, *program, *words],
-        cwd=EXAMPLES,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]), **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert doctest.OutputChecker().check_output(output, result.stdout, doctest.ELLIPSIS), result.stdout
+@pytest.mark.parametrize("commands", SESSIONS)
+def test_a_transcript_is_what_really_happens(commands: list[Command]) -> None:
+    with open_shell() as (shell, folder):
+        for command in commands:
+            output = shell.run(command)
+            # Where that is right, python -m tests.support.transcripts PAGE writes it into the page.
+            assert fits(command.output, output), f"{command.line}\n{output}"
+        for trace in folder.glob("*trace*.json"):
+            assert read_trace(trace).slices
+
+
+def test_the_page_about_debugging_puts_every_tool_to_its_bug() -> None:
+    used = {command.line for commands in sessions_of(DOCS / "debugging.rst").values() for command in commands}
+    for tool in (
+        "FLOWNO_SELECTOR=poll ", "check(", "shadow(", "trace(", "FLOWNO_LOG_LEVEL=", "FLOWNO_MONITOR=", "flowno ps ",
+        "flowno where ", "flowno top ", "kill -USR1 ", "flowno trace ", "FLOWNO_DEBUG=1 ",
+    ):  # fmt: skip
+        assert any(tool in line for line in used), tool
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is a shell")
+def test_a_transcript_that_has_become_wrong_is_written_again(tmp_path: Path) -> None:
+    page = tmp_path / "page.rst"
+    right = "A page\n======\n\n   $ python -c 'print(6 * 7)'\n   42\n   $ echo a; echo b\n   a\n   ...\n\nThe end.\n"
+    page.write_text(right.replace("42", "43"), encoding="utf-8")
+    update(page)
+    assert page.read_text(encoding="utf-8") == right
 
 
 # -------------------------------------------------------------------------------------------------------------- README

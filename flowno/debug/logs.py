@@ -11,10 +11,15 @@ from flowno.core.event_loop.observers import LOG_LEVEL_VARIABLE
 if TYPE_CHECKING:
     from flowno.core.event_loop.event_loop import EventLoop
 
-__all__ = ["attach"]
+__all__ = ["attach", "formatter"]
 
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"
 _TIME = "%H:%M:%S"
+
+
+def formatter() -> logging.Formatter:
+    """How a line looks that is shown in a program which has configured no logging."""
+    return logging.Formatter(_FORMAT, _TIME)
 
 
 class _QuickLook(logging.StreamHandler):  # type: ignore[type-arg]  # the class is generic for type checkers only
@@ -22,7 +27,7 @@ class _QuickLook(logging.StreamHandler):  # type: ignore[type-arg]  # the class 
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        self.setFormatter(formatter())
 
     def filter(self, record: logging.LogRecord) -> bool:
         is_alone = not logging.getLogger().handlers and logging.getLogger("flowno").handlers == [self]

@@ -31,8 +31,8 @@ MOST_ALIKE: Final = 3
 DEEPEST: Final = 20
 LONGEST: Final = 200
 
-#: In the path of every file of the core, wherever it is installed.
-_OWN: Final = os.path.join("flowno", "core", "event_loop", "")
+#: In the path of every file that a task of a program can be in and that is flowno's, wherever it is installed.
+_OWN: Final = tuple(os.path.join("flowno", room, "") for room in ("core", "net"))
 
 #: Seconds that a signal handler waits for the report that it prints.
 LIMIT: Final = 5.0
@@ -150,10 +150,11 @@ def _children_of(tasks: Iterable[TaskSnapshot]) -> dict[int | None, list[TaskSna
 
 
 def place_of(task: TaskSnapshot) -> str:
-    """Where a task is in the program: the innermost line that is none of flowno's own, where there is one."""
+    """Where a task is in the program: the innermost line that is none of flowno's own, else the outermost of all."""
     if not task.stack:
         return ""
-    frame = next((each for each in reversed(task.stack) if _OWN not in each.file), task.stack[-1])
+    outside = (each for each in reversed(task.stack) if not any(own in each.file for own in _OWN))
+    frame = next(outside, task.stack[0])
     return f"{frame.file}:{frame.line}"
 
 

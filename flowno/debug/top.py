@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group
@@ -30,7 +32,7 @@ _ORDER: Final = {"running": 0, "ready": 1, "waiting": 2}
 
 
 def watch(ask: Callable[[], Answer], console: Console | None = None) -> None:
-    """Show a process until it ends or Ctrl-C comes.
+    """Show a process until it ends or Ctrl-C comes; where there is no terminal, one look after the other.
 
     Args:
         ask: Asks it.
@@ -41,11 +43,19 @@ def watch(ask: Callable[[], Answer], console: Console | None = None) -> None:
     """
     console = Console() if console is None else console
     before = ask()
-    with Live(screen_of(before, before, console.height), console=console, screen=console.is_terminal) as live:
+    first = screen_of(before, before, console.height)
+    show: Callable[[Group], None]
+    with ExitStack() as stack:
+        if console.is_terminal:
+            live = stack.enter_context(Live(first, console=console, screen=True))
+            show = partial(live.update, refresh=True)
+        else:
+            show = console.print
+            show(first)
         while True:
             time.sleep(INTERVAL)
             answer = ask()
-            live.update(screen_of(answer, before, console.height), refresh=True)
+            show(screen_of(answer, before, console.height))
             before = answer
 
 

@@ -394,6 +394,13 @@ def _gives_generator(handler: Any) -> bool:
     return bool(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR)) and not flags & CO_ITERABLE_COROUTINE
 
 
+def _name_of(handler: Any) -> str:
+    """What the tasks of connections are called: as a task that runs the handler itself would be."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return getattr(handler, "__qualname__", None) or type(handler).__name__
+
+
 class Server:
     """Accepts connections and runs their handlers. Made by :func:`serve_tcp` and its like, not by calling this class.
 
@@ -406,6 +413,7 @@ class Server:
 
     def __init__(self, settings: _Settings, listeners: Sequence[SocketHandle], file: _SocketFile | None = None) -> None:
         self._settings = settings
+        self._name_of_tasks = _name_of(settings.handler)
         self.sockets = tuple(listeners)
         self._file = file
         self._closing = False
@@ -562,7 +570,9 @@ class Server:
             except (OSError, ValueError, KeyError) as error:
                 self._kept[listener] = accepted
                 raise OSError(errno.ENOBUFS, str(error)) from error
-            self._connections[loop.create_task(self._serve(*accepted))] = accepted[1]
+            serving: Any = self._serve(*accepted)
+            serving.__qualname__ = self._name_of_tasks  # by which reports and traces tell one server from another
+            self._connections[loop.create_task(serving)] = accepted[1]
         return False
 
     def _next(self, listener: SocketHandle) -> tuple[SocketHandle, Address] | None:

@@ -203,6 +203,15 @@ async def accept() -> AsyncIterator[Wait]:
 
 
 @asynccontextmanager
+async def acceptable() -> AsyncIterator[Wait]:
+    with flowno.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        words = f"a connection to 127.0.0.1:{server.getsockname()[1]} on fd {server.fileno()}"
+        yield flowno.wait_readable(server), words
+
+
+@asynccontextmanager
 async def datagram() -> AsyncIterator[Wait]:
     with flowno.socket(type=system_socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
@@ -233,8 +242,8 @@ class Silent(Command):
 
 
 WAITS = [
-    accept, barrier, cancel, condition, datagram, event, for_ever, group, item, join, limiter, lock, peek, readable,
-    receive, room, semaphore, send, thread, writable,
+    accept, acceptable, barrier, cancel, condition, datagram, event, for_ever, group, item, join, limiter, lock, peek,
+    readable, receive, room, semaphore, send, thread, writable,
 ]  # fmt: skip
 
 

@@ -11,9 +11,11 @@ import pytest
 
 import flowno
 from flowno import EventLoop, EventLoopError, TaskGroup, gather, print_tasks, sleep, spawn
+from flowno.core.event_loop import selectors
 from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, take_snapshot
 from flowno.debug import report_on_signal, reports
-from flowno.debug.reports import lines_of, printable
+from flowno.debug.reports import lines_of, place_of, printable
+from flowno.net import servers, streams
 from tests.conftest import RunPython
 from tests.support.tasks import FOREVER
 
@@ -155,6 +157,16 @@ def test_a_file_with_a_small_alphabet_gets_what_it_has_and_no_error() -> None:
         return buffer.getvalue().decode("ascii")
 
     assert r"- M\xfc\xdfiggang waits" in "\n".join(run_and_print(main))
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [([servers.__file__, "program.py", streams.__file__], 1), ([servers.__file__, selectors.__file__], 0)],
+)
+def test_a_task_is_at_the_innermost_line_of_the_program_else_at_the_outermost(files: list[str], place: int) -> None:
+    stack = tuple(FrameSnapshot(file, line, "function") for line, file in enumerate(files))
+    task = TaskSnapshot(1, "task", "waiting", None, None, None, None, False, stack)
+    assert place_of(task) == f"{files[place]}:{place}"
 
 
 def test_the_middle_of_a_very_long_stack_is_left_out() -> None:

@@ -241,7 +241,8 @@ loop = EventLoop("poll,select", debug=True)
 loop.run_until_complete(sleep(0))
 child = os.fork()
 with loop:
-    print(loop.run_until_complete(blocks(), join=True), flush=True)
+    line = f"{loop.run_until_complete(blocks(), join=True)}\\n"
+    os.write(1, line.encode())  # at once, as two processes write
 if child:
     os.waitpid(child, 0)
 """

@@ -126,6 +126,18 @@ def test_a_client_can_connect_as_soon_as_serve_tcp_has_returned() -> None:
     assert flowno.run(root()) == b"x"
 
 
+@pytest.mark.parametrize("handler", [echo, functools.partial(echo)])
+def test_the_task_of_a_connection_is_called_as_its_handler(handler: Any) -> None:
+    async def root() -> set[str]:
+        async with await serve_tcp(handler, "127.0.0.1", 0) as server:
+            async with await open_connection(*server.addresses[0]) as stream:
+                await stream.write(b"x")
+                await stream.readexactly(1)
+                return {task.name for task in flowno.current_event_loop().snapshot().tasks}
+
+    assert "echo" in flowno.run(root())
+
+
 @needs_ipv6
 @pytest.mark.parametrize("host", [None, ""])
 def test_all_interfaces_are_both_families_on_one_port(host: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket as _socket
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -188,6 +189,8 @@ def _thread(task: TaskHandle[Any], command: ThreadCommand) -> str:
 
 
 def _receive(task: TaskHandle[Any], command: SocketCommand) -> str:
+    if _listens(_socket_of(command)):  # by wait_readable, as a server does
+        return _accept(task, command)
     return f"data{_from_whom(command)}"
 
 
@@ -226,6 +229,13 @@ def _from_whom(command: SocketCommand | FdReadableCommand) -> str:
 
 def _socket_of(command: SocketCommand | FdReadableCommand) -> Any:
     return None if command.record is None else command.record.socket()
+
+
+def _listens(sock: Any) -> bool:
+    try:
+        return bool(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+    except (OSError, AttributeError):  # it is closed; it is something else than a socket, or the system cannot say
+        return False
 
 
 def _fd_of(command: SocketCommand | FdReadableCommand | FdWritableCommand) -> str:

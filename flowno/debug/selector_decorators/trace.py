@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flowno.core.event_loop.backend import FileObject, display_name, world_of
 
+from ..logs import formatter
 from .base import SelectorDecorator, events_in_words
 
 __all__ = ["TraceSelector"]
@@ -71,7 +72,7 @@ class TraceSelector(SelectorDecorator):
         clock = world_of(self.inner).clock
         start = clock()
         return self._traced(
-            ("select(%r)", timeout),
+            ("select(%r)", round(timeout, 6) if isinstance(timeout, float) else timeout),
             lambda ready: f"{_reports(ready)}, after {clock() - start:.6f} s",
             lambda: self.inner.select(timeout),
         )
@@ -120,7 +121,7 @@ class _Console(logging.Handler):
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
         self._logger = logger
-        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        self.setFormatter(formatter())
         self.addFilter(self._is_alone)
 
     def _is_alone(self, record: logging.LogRecord) -> bool:
