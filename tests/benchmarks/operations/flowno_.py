@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flowno import AsyncQueue, Event, Lock, TaskGroup, sleep, spawn, timeout
+from flowno import AsyncQueue, Event, Lock, TaskGroup, sleep, sleep_forever, spawn, timeout
 from flowno import run as run_flowno
 from tests.benchmarks.operations.measuring import (
     CONTENDERS,
@@ -109,7 +109,7 @@ async def sleep_often(count: int, seconds: float) -> None:
 
 
 async def wait_forever() -> None:
-    await Event().wait()
+    await sleep_forever()
 
 
 async def wait_for(event: Event) -> None:
