@@ -47,7 +47,7 @@ from .queues import _Queue
 from .running import current_task, current_world, here
 from .selectors import _CLOSED, Address, SocketHandle
 from .tasks import TaskCancelled, TaskHandle, function_name
-from .words import written
+from .words import address_in_words, peer_in_words
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -912,7 +912,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[get] %r: %s, %s", queue, _shown(item), _at_once(immediate))
 
     def on_socket_connect_start(self, metadata: SocketConnectStartMetadata) -> None:
-        self._write("[connect] %r to %s", metadata.socket_handle, written(metadata.target_address))
+        self._write("[connect] %r to %s", metadata.socket_handle, address_in_words(metadata.target_address))
 
     def on_socket_connect_ready(self, metadata: SocketConnectReadyMetadata) -> None:
         self._write("[connect] %r: connected, %s", metadata.socket_handle, _duration(metadata))
@@ -921,7 +921,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[accept] %r", metadata.socket_handle)
 
     def on_socket_accept_ready(self, metadata: ReadySocketInstrumentationMetadata) -> None:
-        peer = written(metadata.peer_address) or "a local client"
+        peer = peer_in_words(metadata.peer_address)
         self._write("[accept] %r: %s, %s", metadata.socket_handle, peer, _duration(metadata))
 
     def on_socket_recv_start(self, metadata: InstrumentationMetadata) -> None:
