@@ -32,7 +32,7 @@ from .running import current_world, here, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
-from .timers import checked_seconds
+from .timers import checked_seconds, is_over
 
 if TYPE_CHECKING:
     from typing import AwaitableGenerator, TypeAlias, TypeVar
@@ -766,7 +766,7 @@ class TLSSocketHandle(SocketHandle):
             while True:
                 done = step()
                 while not self._flush():
-                    if timer[2] is None:  # it found this task awake, and could not interrupt it
+                    if is_over(timer):  # it found this task awake, and could not interrupt it
                         raise expired
                     yield self._send_command
                 if done:
@@ -774,7 +774,7 @@ class TLSSocketHandle(SocketHandle):
                 wait = self._drained or loop.budget.left <= 0
                 while True:
                     if wait:
-                        if timer[2] is None:
+                        if is_over(timer):
                             raise expired
                         yield self._recv_command
                     loop.budget.left -= 1

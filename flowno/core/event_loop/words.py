@@ -37,6 +37,7 @@ from .commands import (
     SocketSendCommand,
     ThreadCommand,
 )
+from .timers import ARGUMENT, DEADLINE, FIRE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +82,7 @@ def timer_in_words(timer: Timer) -> tuple[str, TaskHandle[Any] | None]:
     from .scopes import CancelScope  # which is built on what imports this
     from .tasks import TaskHandle
 
-    _, _, fire, argument = timer
+    fire, argument = timer[FIRE], timer[ARGUMENT]
     if isinstance(argument, TaskHandle):
         return f"wakes {argument.name}", argument
     if isinstance(argument, CancelScope):
@@ -126,7 +127,7 @@ def peer_in_words(address: Any) -> str:
 def _sleep(task: TaskHandle[Any], command: SleepCommand) -> str:
     if command.seconds == inf:
         return "its cancellation, as it sleeps for ever"
-    left = max(0.0, task._timer[0] - task.event_loop.clock())
+    left = max(0.0, task._timer[DEADLINE] - task.event_loop.clock())
     return f"a timer, {left:.2f} s left of {command.seconds:g} s"
 
 
