@@ -574,7 +574,7 @@ class Server:
         """
         kept = self._kept.get(listener)
         if kept is None:
-            return listener._accept_at_once()
+            return listener._accept_nowait()
         handle, address = kept
         moved = listener._accepted(handle.socket.dup())
         del self._kept[listener]

@@ -630,7 +630,7 @@ def _accept(handle: SocketHandle, operation: _Driven) -> _Driven:
     return accepted
 
 
-def _accept_at_once(original: Callable[[SocketHandle], Any]) -> Callable[..., Any]:
+def _accept_nowait(original: Callable[[SocketHandle], Any]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: SocketHandle) -> Any:
         accepted: tuple[SocketHandle, Address] | None = original(self)
@@ -835,7 +835,7 @@ def _find_exchanges() -> Iterator[Exchange]:
     """What is exchanged while somebody watches."""
     handle_layers: dict[str, Any] = {
         "accept": _accept,
-        "_accept_at_once": _accept_at_once,
+        "_accept_nowait": _accept_nowait,
         "recv": _recv,
         "recv_into": _recv_into,
         "_read_by": _read_by,

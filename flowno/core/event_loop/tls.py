@@ -701,7 +701,7 @@ class TLSSocketHandle(SocketHandle):
             The record, free in the direction that is asked for or owned in it already.
         """
         over = self._over
-        if over is not None and not self._record.dead and not self._spoken_for & direction:
+        if over is not None and self._record.table is not None and not self._spoken_for & direction:
             self._take(direction)
             try:
                 yield from over.wait()  # pyright: ignore[reportGeneralTypeIssues]
