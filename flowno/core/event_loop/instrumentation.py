@@ -40,9 +40,10 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
+from . import exchange
 from .commands import Command
 from .errors import ClosedResourceError, EventLoopError
-from .exchange import Exchange, Exchanged, Exchanges
+from .exchange import Exchange, Replacement
 from .queues import _Queue
 from .running import current_task, current_world, here
 from .selectors import _CLOSED, Address, SocketHandle
@@ -297,7 +298,7 @@ class EventLoopInstrument:
         """A task was cancelled, and has ended by that."""
 
     def __enter__(self) -> Self:
-        exchanges.begin()
+        _watching.begin()
         entry = _Entry(self)
         self._entries = [*self._entries, entry]
         _stack.set((entry, *_those_here()))
@@ -326,12 +327,12 @@ class _Entry:
 
     def leave(self) -> None:
         """It is told of nothing any more; also not by tasks that have it in their context."""
-        with Exchanged.lock:
+        with exchange.lock:
             was_active, self.is_active = self.is_active, False
         if was_active:
             self.instrument = _NOBODY
-            exchanges.end()
-            if not exchanges.users:
+            _watching.end()
+            if not _watching.users:
                 _watch_steps_no_more()
 
 
@@ -404,14 +405,14 @@ _watched_loops: WeakSet[EventLoop] = WeakSet()
 
 
 def _watch_steps_of(loop: EventLoop) -> None:
-    with Exchanged.lock:
+    with exchange.lock:
         _watched_loops.add(loop)
     if _watch_step not in loop.step_wrappers:
         loop.add_step_wrapper(_watch_step)
 
 
 def _watch_steps_no_more() -> None:
-    with Exchanged.lock:
+    with exchange.lock:
         loops = list(_watched_loops)
         _watched_loops.clear()
     for loop in loops:
@@ -419,8 +420,8 @@ def _watch_steps_no_more() -> None:
 
 
 def _stop_watching(loop: EventLoop) -> None:
-    if exchanges.users:  # another one has come meanwhile
-        with Exchanged.lock:
+    if _watching.users:  # another one has come meanwhile
+        with exchange.lock:
             _watched_loops.add(loop)
     elif _watch_step in loop.step_wrappers:
         loop.remove_step_wrapper(_watch_step)
@@ -831,7 +832,7 @@ def _get_nowait(original: Callable[[_Queue[Any, Any]], Any]) -> Callable[..., An
     return method
 
 
-def _find_exchanges() -> Iterator[Exchange]:
+def _replacements() -> Iterator[Replacement]:
     """What is exchanged while somebody watches."""
     handle_layers: dict[str, Any] = {
         "accept": _accept,
@@ -875,10 +876,10 @@ def _find_exchanges() -> Iterator[Exchange]:
         owners.append((TLSSocketHandle, tls_layers))
     for owner, layers in owners:
         for name, layer in layers.items():
-            yield Exchange(owner, name, layer)
+            yield Replacement(owner, name, layer)
 
 
-exchanges = Exchanges(_find_exchanges)
+_watching = Exchange(_replacements)
 
 
 # ---------------------------------------------------------------------------------------------------------- to look at
