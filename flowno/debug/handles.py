@@ -14,7 +14,7 @@ from functools import wraps
 from gc import get_referents
 from typing import TYPE_CHECKING, Any
 
-from flowno.core.event_loop.exchange import Exchange, Exchanges
+from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.running import here
 from flowno.core.event_loop.selectors import SocketHandle
 
@@ -68,11 +68,11 @@ def _connect(own: Callable[..., Any]) -> Callable[..., Any]:
     return connect
 
 
-_watching = Exchanges(
+_watching = Exchange(
     lambda: (
-        Exchange(SocketHandle, "__init__", _init),
-        Exchange(SocketHandle, "__del__", _del),
-        Exchange(SocketHandle, "connect", _connect),
+        Replacement(SocketHandle, "__init__", _init),
+        Replacement(SocketHandle, "__del__", _del),
+        Replacement(SocketHandle, "connect", _connect),
     )
 )
 

@@ -55,7 +55,7 @@ from flowno.core.event_loop.commands import (
     SpawnCommand,
     ThreadCommand,
 )
-from flowno.core.event_loop.exchange import Exchange, Exchanges
+from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
 from flowno.core.event_loop.running import current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
@@ -683,7 +683,7 @@ _COUNTED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_byte_counts = Exchanges(lambda: [Exchange(SocketHandle, name, watch) for name, watch in _COUNTED.items()])
+_byte_counts = Exchange(lambda: [Replacement(SocketHandle, name, watch) for name, watch in _COUNTED.items()])
 
 
 def _watch_bytes(trace: _LoopTrace) -> None:

@@ -1,4 +1,4 @@
-"""Addresses: how they read in a message, and the paths of Unix sockets."""
+"""The paths of Unix sockets."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ import errno
 import os
 import socket as _socket
 import sys
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-__all__ = ["UnixPath", "address_text", "unix_path"]
+__all__ = ["UnixPath", "unix_path"]
 
 UnixPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 """Where a Unix socket is. On Linux a name that begins with a zero byte is abstract: it is in no file system."""
-
-
-def address_text(address: Any) -> str:
-    """An address in the usual notation; empty where there is none, as of the client of a Unix socket."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    if isinstance(address, bytes):
-        address = os.fsdecode(address)
-    return str(address or "").replace("\0", "@")  # as ss(8) shows abstract names
 
 
 def unix_path(path: UnixPath) -> str | bytes:

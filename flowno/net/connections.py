@@ -19,7 +19,8 @@ from ..core.event_loop.scopes import move_on_after
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.threads import run_in_thread
 from ..core.event_loop.timers import checked_seconds
-from .addresses import UnixPath, address_text, unix_path
+from ..core.event_loop.words import address_in_words
+from .addresses import UnixPath, unix_path
 from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
@@ -178,7 +179,7 @@ async def _candidates(
         local.setdefault(info[0], []).append(info[4])
     fitting = [_Candidate(*way[:3], way[4], tuple(local[way[0]])) for way in ways if way[0] in local]
     if not fitting:
-        texts = ", ".join(address_text(way[4]) for way in ways)
+        texts = ", ".join(address_in_words(way[4]) for way in ways)
         raise OSError(
             errno.EAFNOSUPPORT,
             f"local_address {local_address!r} is of another family than what it is to connect to: {texts}",
@@ -230,7 +231,7 @@ def _bind_to_one(handle: SocketHandle, addresses: Sequence[tuple[Any, ...]]) -> 
             break
         except OSError as error:
             if position == len(addresses):
-                text = f"the local address {address_text(address)}: {error.strerror}"
+                text = f"the local address {address_in_words(address)}: {error.strerror}"
                 raise OSError(error.errno, text) from None
 
 
@@ -313,7 +314,7 @@ class _Race:
     def _failure(self) -> OSError:
         """What to raise where every attempt has failed."""
         reasons = [
-            f"{address_text(candidate.address)}: {getattr(error, 'strerror', None) or error}"
+            f"{address_in_words(candidate.address)}: {getattr(error, 'strerror', None) or error}"
             for candidate, error in self._errors
         ]
         text = f"cannot connect to {self._asked}: {'; '.join(reasons)}"

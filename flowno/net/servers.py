@@ -31,8 +31,9 @@ from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds
+from ..core.event_loop.words import address_in_words, peer_in_words
 from .activation import activated_sockets
-from .addresses import UnixPath, address_text, unix_path
+from .addresses import UnixPath, unix_path
 from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
 from .connections import set_no_delay
 from .resolver import getaddrinfo
@@ -516,7 +517,7 @@ class Server:
         await self.aclose()
 
     def __repr__(self) -> str:
-        where = ", ".join(address_text(address) for address in self.addresses)
+        where = ", ".join(address_in_words(address) for address in self.addresses)
         state = "closed" if self._ended.is_set() else "closing" if self._closing else "listening"
         return f"<Server {where} {state}, {len(self._connections)} connections>"
 
@@ -583,7 +584,7 @@ class Server:
         """
         kept = self._kept.get(listener)
         if kept is None:
-            return listener._accept_at_once()
+            return listener._accept_nowait()
         handle, address = kept
         moved = listener._accepted(handle.socket.dup())
         del self._kept[listener]
@@ -601,7 +602,7 @@ class Server:
             self._paused = True
             logger.error(
                 "%r cannot accept connections for now: %s; they wait in the backlog of %s, which is tried every %g s",
-                self, getattr(error, "strerror", None) or error, address_text(listener.getsockname()), PAUSE,
+                self, getattr(error, "strerror", None) or error, address_in_words(listener.getsockname()), PAUSE,
             )  # fmt: skip
         await sleep(PAUSE)
 
@@ -639,7 +640,7 @@ class Server:
                 self._report(address, error)
                 return None
             except Exception:
-                logger.exception("%r: the TLS handshake with %s could not be made", self, _peer(address))
+                logger.exception("%r: the TLS handshake with %s could not be made", self, peer_in_words(address))
                 handle.abort()
                 return None
         return Stream(handle, limit=settings.limit)
@@ -648,12 +649,12 @@ class Server:
         """Say that a TLS handshake has failed: to the hook where there is one."""
         hook = self._settings.on_handshake_error
         if hook is None:
-            logger.info("%r: the TLS handshake with %s failed: %s", self, _peer(address), error)
+            logger.info("%r: the TLS handshake with %s failed: %s", self, peer_in_words(address), error)
             return
         try:
             hook(address, error)
         except Exception:
-            logger.exception("%r: on_handshake_error failed for %s", self, _peer(address))
+            logger.exception("%r: on_handshake_error failed for %s", self, peer_in_words(address))
 
     async def _handle(self, stream: Stream, address: Address) -> None:
         """Run the handler. Its stream is closed in any case: in order where it returned, else cut off."""
@@ -663,26 +664,30 @@ class Server:
                 if not isawaitable(serving):
                     logger.error(
                         "%r: the handler %r, which is to be an async function, gave %r for %s, whose connection is "
-                        "closed", self, self._settings.handler, serving, _peer(address),
+                        "closed", self, self._settings.handler, serving, peer_in_words(address),
                     )  # fmt: skip
                     return
                 await serving
             except Exception as error:
                 if stream._is_loss(error):
-                    logger.info("%r: the connection of %s was lost: %s", self, _peer(address), error)
+                    logger.info("%r: the connection of %s was lost: %s", self, peer_in_words(address), error)
                 else:
-                    logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
+                    logger.exception(
+                        "%r: the handler of %s failed, and its connection is closed", self, peer_in_words(address)
+                    )
                 return
             except TaskCancelled as cancelled:
                 if cancelled.by.raw_task is current_task():
                     raise
-                logger.exception("%r: the handler of %s failed, and its connection is closed", self, _peer(address))
+                logger.exception(
+                    "%r: the handler of %s failed, and its connection is closed", self, peer_in_words(address)
+                )
                 return
             try:
                 with move_on_after(CLOSING_TIME):
                     await stream.aclose()
             except Exception as error:
-                logger.info("%r: %s was gone before its connection was closed: %s", self, _peer(address), error)
+                logger.info("%r: %s was gone before its connection was closed: %s", self, peer_in_words(address), error)
         finally:
             stream.abort()
 
@@ -712,7 +717,7 @@ class Server:
 
     def _name_others(self) -> None:
         """Say in the log which handlers still run; of very many, a few."""
-        if peers := [_peer(self._connections[task]) for task in self._others()]:
+        if peers := [peer_in_words(self._connections[task]) for task in self._others()]:
             logger.warning(
                 "%r waits for %d handlers that were cancelled and have not ended, those of %s",
                 self, len(peers), ", ".join([*peers[:20], *(["others"] if peers[20:] else [])]),
@@ -727,10 +732,6 @@ class Server:
     def _check_end(self) -> None:
         if self._closing and not self._accepting and not self._connections:
             self._ended.set()
-
-
-def _peer(address: Address) -> str:
-    return address_text(address) or "a local client"
 
 
 # ------------------------------------------------------------------------------------------------------------------ TCP

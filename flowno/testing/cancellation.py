@@ -26,7 +26,7 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..core.event_loop.errors import FlownoError
-from ..core.event_loop.event_loop import EventLoop, entry_of, run
+from ..core.event_loop.event_loop import EventLoop, handler_for, run
 from ..core.event_loop.primitives import sleep
 from ..core.event_loop.scopes import CancelScope, move_on_after
 from ..core.event_loop.synchronization import Event
@@ -144,7 +144,7 @@ def cancel_everywhere(
         ...     lock.release()
         >>> cancel_everywhere(careless)
         Traceback (most recent call last):
-        flowno.testing.cancellation.CancellationLeak: the program was cancelled at suspension 1, SleepCommand(0), by...
+        flowno.testing.cancellation.CancellationLeak: the program was cancelled at suspension 1, GiveWayCommand(), by...
           <TaskHandle careless cancelled> ended with a lock that it did not release: <Lock broken by ...
     """
     run(program(), selector)  # also so that whatever is imported or opened once is, before anything is counted
@@ -425,15 +425,12 @@ class _Run:
             self._cancel()
             return
         handlers = self.loop.handlers
-        handler = entry_of(handlers, command.__class__)
+        handler = handler_for(handlers, command.__class__)
 
         def carry_out(task: TaskHandle[Any], command: Command) -> None:
             handlers[command.__class__] = handler
             try:
-                if handler is None:
-                    self.loop.ready.append(task)
-                else:
-                    handler(task, command)
+                self.loop.carry_out(handler, task, command)
             finally:
                 if when is _When.WAITING or probe._waiting is None:
                     self._cancel()

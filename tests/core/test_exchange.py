@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flowno.core.event_loop.exchange import Exchange, Exchanges
+from flowno.core.event_loop.exchange import Exchange, Replacement
 
 
 class Greeter:
@@ -14,14 +14,14 @@ class Greeter:
 METHOD = vars(Greeter)["greet"]
 
 
-def marking(mark: str) -> Exchanges:
+def marking(mark: str) -> Exchange:
     def layer(original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda self, name: f"{mark}({original(self, name)})"
 
-    def find() -> Iterator[Exchange]:
-        yield Exchange(Greeter, "greet", layer)
+    def find() -> Iterator[Replacement]:
+        yield Replacement(Greeter, "greet", layer)
 
-    return Exchanges(find)
+    return Exchange(find)
 
 
 def test_a_method_is_exchanged_while_somebody_needs_that_and_is_itself_afterwards() -> None:
@@ -54,11 +54,11 @@ def test_those_who_watch_the_same_method_may_end_in_any_order() -> None:
 def test_what_is_to_be_exchanged_is_asked_when_the_first_one_needs_it() -> None:
     asked = []
 
-    def find() -> Iterator[Exchange]:
+    def find() -> Iterator[Replacement]:
         asked.append(True)
         return iter(())
 
-    watching = Exchanges(find)
+    watching = Exchange(find)
     assert asked == []
     for _ in range(2):
         watching.begin()

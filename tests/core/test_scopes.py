@@ -662,12 +662,15 @@ def test_a_timeout_of_a_task_that_does_not_wait_says_so() -> None:
 
 def test_what_is_waited_for_may_have_no_words_and_the_time_is_over_all_the_same() -> None:
     class Wordless(QueueingCommand):
+        def __init__(self) -> None:
+            self.queue = {}
+
         def __repr__(self) -> str:
             raise RuntimeError("no words")
 
     @types.coroutine
     def wait() -> Generator[Command, Any, None]:
-        yield Wordless({})
+        yield Wordless()
 
     async def main() -> None:
         with pytest.raises(TimeoutError, match="longer than") as caught:

@@ -38,6 +38,7 @@ from flowno import (
 )
 from flowno.core.event_loop.commands import Command
 from flowno.core.event_loop.snapshots import LoopSnapshot, TaskSnapshot
+from flowno.core.event_loop.words import address_in_words, peer_in_words
 from tests.support.tasks import FOREVER
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -283,6 +284,25 @@ def test_a_task_that_waits_for_signals_says_for_which() -> None:
         return named("receiver", here()).waits_for
 
     assert flowno.run(main()) == "a signal: SIGUSR1, SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), "[::1]:80"),
+        ("/tmp/sock", "/tmp/sock"),
+        (b"/tmp/sock", "/tmp/sock"),
+        ("\0name", "@name"),
+        (b"\0name", "@name"),
+        ("", ""),
+        (b"", ""),
+        (None, ""),
+    ],
+)
+def test_an_address_reads_the_same_in_whatever_form_the_system_gives_it(address: Any, text: str) -> None:
+    assert address_in_words(address) == text
+    assert peer_in_words(address) == (text or "a local client")
 
 
 def test_a_wait_that_nobody_has_words_for_is_named_by_its_command() -> None:

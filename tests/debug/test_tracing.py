@@ -20,7 +20,7 @@ import trustme
 
 import flowno
 from flowno import AsyncQueue, Event, EventLoop, Lock, SocketHandle, TaskGroup, run_in_thread, sleep, spawn
-from flowno.core.event_loop.exchange import Exchanged
+from flowno.core.event_loop import exchange
 from flowno.core.event_loop.observers import entering, leaving
 from flowno.debug import trace, tracing
 from flowno.debug.trace_file import PIECE, TraceFile
@@ -444,7 +444,7 @@ def test_traces_may_overlap_and_end_in_any_order_and_nothing_stays_behind(tmp_pa
         callbacks = list(loop.close_callbacks)
         loop.run_until_complete(main(), join=True)
     assert [vars(SocketHandle)[name] for name in names] == before
-    assert not Exchanged.layers
+    assert not exchange.layers
     for name in ("first", "second"):
         found = read_trace(tmp_path / f"{name}.json")
         assert found.counters["bytes in"][-1] == 2

@@ -454,9 +454,9 @@ def test_the_error_says_where_how_and_what() -> None:
     leak = leak_of(that_does_not_release_a_lock)
     assert isinstance(leak, AssertionError)
     assert isinstance(leak, FlownoError)
-    assert (leak.suspension, leak.command, leak.way) == (1, "SleepCommand(0)", "by cancel(), before it waited")
+    assert (leak.suspension, leak.command, leak.way) == (1, "GiveWayCommand()", "by cancel(), before it waited")
     first, *rest = str(leak).splitlines()
-    assert first == "the program was cancelled at suspension 1, SleepCommand(0), by cancel(), before it waited:"
+    assert first == "the program was cancelled at suspension 1, GiveWayCommand(), by cancel(), before it waited:"
     assert rest == [f"  {problem}" for problem in leak.problems]
 
 

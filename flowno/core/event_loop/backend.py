@@ -22,7 +22,7 @@ from selectors import SelectorKey
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from .errors import SelectorUnavailableError, UnknownSelectorError
-from .selector_names import MistakeError, Place, Term, terms_of
+from .selector_names import ChoiceError, Place, Term, terms_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -440,7 +440,7 @@ def _request(asked_by: str, value: Sequence[object]) -> _Request:
             raise TypeError(f"selector: a list must hold names, not {part!r}")
         try:
             terms.extend(terms_of(part))
-        except MistakeError as mistake:
+        except ChoiceError as mistake:
             raise _unknown(_Request(asked_by, ()), mistake) from None
     return _Request(asked_by, tuple(terms))
 
@@ -452,7 +452,7 @@ def _resolve(request: _Request) -> list[_Candidate]:
         for term in request.terms or terms_of(_AUTO):
             for candidate in _candidates(term):
                 found.setdefault(candidate.name, candidate)
-    except MistakeError as mistake:
+    except ChoiceError as mistake:
         raise _unknown(request, mistake) from None
     return list(found.values())
 
@@ -461,7 +461,7 @@ def _candidates(term: Term) -> list[_Candidate]:
     """The ways to get what a term stands for; of ``auto`` and what is around it there are several.
 
     Raises:
-        MistakeError: There is none.
+        ChoiceError: There is none.
     """
     if term.inner:
         decorator = _decorator(term)
@@ -482,14 +482,14 @@ def _candidates(term: Term) -> list[_Candidate]:
         hint = " (one of your own is written package.module:factory)"
     else:
         hint = _did_you_mean(key, [*built_in, *(other.name for other in _plugins() if other.obstacle is None)])
-    raise MistakeError(f"no selector is named {name!r}{hint}", term.place, "selectors")
+    raise ChoiceError(f"no selector is named {name!r}{hint}", term.place, "selectors")
 
 
 def _decorator(term: Term) -> _Candidate:
     """The decorator that a term names.
 
     Raises:
-        MistakeError: There is none, or it is one of our own and takes another number of selectors.
+        ChoiceError: There is none, or it is one of our own and takes another number of selectors.
     """
     name, key = term.name, term.name.casefold()
     decorator = _known_decorator(key)
@@ -506,7 +506,7 @@ def _decorator(term: Term) -> _Candidate:
         hint = " (one of your own is written package.module:factory(selector))"
     else:
         hint = _did_you_mean(key, [other.name for other in _decorators() if other.obstacle is None])
-    raise MistakeError(f"no decorator of selectors is named {name!r}{hint}", term.place, "decorators")
+    raise ChoiceError(f"no decorator of selectors is named {name!r}{hint}", term.place, "decorators")
 
 
 def _decorated(decorator: _Candidate, inner: tuple[_Candidate, ...]) -> _Candidate:
@@ -675,7 +675,7 @@ def _check_number(decorator: _Candidate, factory: object, number: int) -> None:
     """See that a decorator takes so many selectors.
 
     Raises:
-        MistakeError: It does not.
+        ChoiceError: It does not.
     """
     least, most = _arity(factory)
     if number < least or (most is not None and number > most):
@@ -683,7 +683,7 @@ def _check_number(decorator: _Candidate, factory: object, number: int) -> None:
         plural = "" if wanted.endswith("1") else "s"
         name = decorator.name.partition("(")[0]
         place = decorator.place
-        raise MistakeError(f"{name} takes {wanted} selector{plural}, not {number}", cast(Place, place))
+        raise ChoiceError(f"{name} takes {wanted} selector{plural}, not {number}", cast(Place, place))
 
 
 def _arity(factory: object) -> tuple[int, int | None]:
@@ -740,23 +740,23 @@ def _find(path: str, place: Place) -> object:
     """As :func:`_load`, for a path that somebody typed.
 
     Raises:
-        MistakeError: The path is malformed, or there is no such module or attribute. An error *in* the module, also an
+        ChoiceError: The path is malformed, or there is no such module or attribute. An error *in* the module, also an
             import of its own that fails, comes out as it is.
     """
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        raise MistakeError(f"{path!r} is not of the form package.module:factory", place, "selectors")
+        raise ChoiceError(f"{path!r} is not of the form package.module:factory", place, "selectors")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise MistakeError(f"there is no module {error.name!r}", place, "selectors") from error
+        raise ChoiceError(f"there is no module {error.name!r}", place, "selectors") from error
     try:
         return operator.attrgetter(attribute)(module)
     except AttributeError as error:
         hint = _did_you_mean(attribute, vars(module))
-        raise MistakeError(f"module {module_name!r} has no {attribute!r}{hint}", place, "selectors") from error
+        raise ChoiceError(f"module {module_name!r} has no {attribute!r}{hint}", place, "selectors") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- in words
@@ -764,7 +764,7 @@ def _find(path: str, place: Place) -> object:
 
 def _unknown(request: _Request, error: UnknownSelectorError) -> UnknownSelectorError:
     """The error of a request: who has asked, what is wrong, what there is instead, and where it was written."""
-    about, place = (error.about, str(error.place)) if isinstance(error, MistakeError) else ("selectors", "")
+    about, place = (error.about, str(error.place)) if isinstance(error, ChoiceError) else ("selectors", "")
     instead = ""
     if about == "selectors":
         instead = f"; {_usable_here(request)}"

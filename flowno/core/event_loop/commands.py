@@ -138,25 +138,23 @@ class SleepCommand(Command):
         self.seconds = seconds
 
     def __repr__(self) -> str:
-        return f"SleepCommand({self.seconds!r})"
+        return f"{type(self).__name__}({self.seconds!r})"
 
 
 class GiveWayCommand(SleepCommand):
-    """Let the other ready tasks run once. A wait.
-
-    Args:
-        seconds: 0.
-    """
+    """Let the other ready tasks run once. A wait."""
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
 
 class ShieldedGiveWayCommand(GiveWayCommand):
-    """Let the other ready tasks run once, after an operation that has acted already: no wait.
-
-    Args:
-        seconds: 0.
-    """
+    """Let the other ready tasks run once, after an operation that has acted already: no wait."""
 
     __slots__ = ()
 
@@ -167,14 +165,15 @@ class ShieldedGiveWayCommand(GiveWayCommand):
 class QueueingCommand(Command):
     """Wait in the queue of something that tasks wait for in turn, until whoever takes the task out resumes it. A wait.
 
-    Args:
+    The classes below set the queue themselves: a call less for each wait.
+
+    Attributes:
         queue: The tasks that wait, in the order in which they came.
     """
 
     __slots__ = ("queue",)
 
-    def __init__(self, queue: dict[TaskHandle[Any], None]) -> None:
-        self.queue = queue  # the subclasses set it themselves: a call less for each wait
+    queue: dict[TaskHandle[Any], None]
 
 
 class EventWaitCommand(QueueingCommand):

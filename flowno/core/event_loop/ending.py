@@ -129,10 +129,8 @@ class Ending:
         def handle(task: TaskHandle[Any], command: Any) -> None:
             if task._has_swallowed_cancellation:
                 self._cancel_again(task)
-            elif handler is None:
-                self._loop.ready.append(task)
             else:
-                handler(task, command)  # it was not told yet, or cleans up
+                self._loop.carry_out(handler, task, command)  # it was not told yet, or cleans up
 
         return handle
 

@@ -136,7 +136,7 @@ class _Exit(BaseException):
         self.command = command
 
 
-def entry_of(table: Table, command_class: type[Command]) -> Handler | None:
+def handler_for(table: Table, command_class: type[Command]) -> Handler | None:
     """What a table says of a class: as of what it is derived from, and then it stands there itself."""
     for base in command_class.__mro__:
         if base in table:
@@ -625,7 +625,7 @@ class EventLoop:
                     try:
                         handler = handlers[command.__class__]
                     except KeyError:
-                        handler = entry_of(handlers, command.__class__)
+                        handler = handler_for(handlers, command.__class__)
                     if handler is None:
                         ready.append(task)
                     else:
@@ -933,11 +933,18 @@ class EventLoop:
         try:
             forget = forgetters[command.__class__]
         except KeyError:
-            forget = entry_of(forgetters, command.__class__)
+            forget = handler_for(forgetters, command.__class__)
         if not forget(task, command):  # type: ignore[misc]  # None is for what is no wait
             return False
         task._waiting = None
         return True
+
+    def carry_out(self, handler: Handler | None, task: TaskHandle[Any], command: Command) -> None:
+        """As :meth:`run_until` does it, for those who put themselves in the place of a handler."""
+        if handler is None:
+            self.ready.append(task)
+        else:
+            handler(task, command)
 
     def _generator_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         """An asynchronous generator was dropped before its end, maybe in another thread: it is closed by a task."""

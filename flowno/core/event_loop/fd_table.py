@@ -54,7 +54,7 @@ class FdRecord:
     def __init__(self, fd: int, socket: Callable[[], Any], table: FdTable | None) -> None:
         self.fd = fd
         self.socket = socket  # weak reference to the socket object that owns the fd
-        self.table = table
+        self.table = table  # None where it is dead
         self.armed = 0  # the mask that the selector holds; 0 where the fd is not registered
         self.reader: TaskHandle[Any] | None = None  # the task that waits for readability
         self.writer: TaskHandle[Any] | None = None
@@ -63,11 +63,6 @@ class FdRecord:
         self.always_ready = False  # regular files, and what else epoll cannot hold
         self.reading = self.writing = table is None  # the direction is owned
         self.budget = Budget() if table is None else table.budget
-
-    @property
-    def dead(self) -> bool:
-        """Whether no loop holds this record, not yet or not any more."""
-        return self.table is None
 
     @property
     def is_open(self) -> bool:
@@ -274,9 +269,9 @@ class FdTable:
         record, command.record = command.record, None
         if record is not None:
             if direction == EVENT_READ:
-                record.reading = record.dead
+                record.reading = record.table is None
             else:
-                record.writing = record.dead
+                record.writing = record.table is None
             self.detach(record)
 
     def _adopt(self, command: SocketCommand | FdCommand, directions: int) -> FdRecord:

@@ -40,14 +40,15 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
+from . import exchange
 from .commands import Command
 from .errors import ClosedResourceError, EventLoopError
-from .exchange import Exchange, Exchanged, Exchanges
+from .exchange import Exchange, Replacement
 from .queues import _Queue
 from .running import current_task, current_world, here
 from .selectors import _CLOSED, Address, SocketHandle
 from .tasks import TaskCancelled, TaskHandle, function_name
-from .words import written
+from .words import address_in_words, peer_in_words
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -297,7 +298,7 @@ class EventLoopInstrument:
         """A task was cancelled, and has ended by that."""
 
     def __enter__(self) -> Self:
-        exchanges.begin()
+        _watching.begin()
         entry = _Entry(self)
         self._entries = [*self._entries, entry]
         _stack.set((entry, *_those_here()))
@@ -326,12 +327,12 @@ class _Entry:
 
     def leave(self) -> None:
         """It is told of nothing any more; also not by tasks that have it in their context."""
-        with Exchanged.lock:
+        with exchange.lock:
             was_active, self.is_active = self.is_active, False
         if was_active:
             self.instrument = _NOBODY
-            exchanges.end()
-            if not exchanges.users:
+            _watching.end()
+            if not _watching.users:
                 _watch_steps_no_more()
 
 
@@ -404,14 +405,14 @@ _watched_loops: WeakSet[EventLoop] = WeakSet()
 
 
 def _watch_steps_of(loop: EventLoop) -> None:
-    with Exchanged.lock:
+    with exchange.lock:
         _watched_loops.add(loop)
     if _watch_step not in loop.step_wrappers:
         loop.add_step_wrapper(_watch_step)
 
 
 def _watch_steps_no_more() -> None:
-    with Exchanged.lock:
+    with exchange.lock:
         loops = list(_watched_loops)
         _watched_loops.clear()
     for loop in loops:
@@ -419,8 +420,8 @@ def _watch_steps_no_more() -> None:
 
 
 def _stop_watching(loop: EventLoop) -> None:
-    if exchanges.users:  # another one has come meanwhile
-        with Exchanged.lock:
+    if _watching.users:  # another one has come meanwhile
+        with exchange.lock:
             _watched_loops.add(loop)
     elif _watch_step in loop.step_wrappers:
         loop.remove_step_wrapper(_watch_step)
@@ -630,7 +631,7 @@ def _accept(handle: SocketHandle, operation: _Driven) -> _Driven:
     return accepted
 
 
-def _accept_at_once(original: Callable[[SocketHandle], Any]) -> Callable[..., Any]:
+def _accept_nowait(original: Callable[[SocketHandle], Any]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: SocketHandle) -> Any:
         accepted: tuple[SocketHandle, Address] | None = original(self)
@@ -831,11 +832,11 @@ def _get_nowait(original: Callable[[_Queue[Any, Any]], Any]) -> Callable[..., An
     return method
 
 
-def _find_exchanges() -> Iterator[Exchange]:
+def _replacements() -> Iterator[Replacement]:
     """What is exchanged while somebody watches."""
     handle_layers: dict[str, Any] = {
         "accept": _accept,
-        "_accept_at_once": _accept_at_once,
+        "_accept_nowait": _accept_nowait,
         "recv": _recv,
         "recv_into": _recv_into,
         "_read_by": _read_by,
@@ -875,10 +876,10 @@ def _find_exchanges() -> Iterator[Exchange]:
         owners.append((TLSSocketHandle, tls_layers))
     for owner, layers in owners:
         for name, layer in layers.items():
-            yield Exchange(owner, name, layer)
+            yield Replacement(owner, name, layer)
 
 
-exchanges = Exchanges(_find_exchanges)
+_watching = Exchange(_replacements)
 
 
 # ---------------------------------------------------------------------------------------------------------- to look at
@@ -912,7 +913,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[get] %r: %s, %s", queue, _shown(item), _at_once(immediate))
 
     def on_socket_connect_start(self, metadata: SocketConnectStartMetadata) -> None:
-        self._write("[connect] %r to %s", metadata.socket_handle, written(metadata.target_address))
+        self._write("[connect] %r to %s", metadata.socket_handle, address_in_words(metadata.target_address))
 
     def on_socket_connect_ready(self, metadata: SocketConnectReadyMetadata) -> None:
         self._write("[connect] %r: connected, %s", metadata.socket_handle, _duration(metadata))
@@ -921,7 +922,7 @@ class PrintInstrument(EventLoopInstrument):
         self._write("[accept] %r", metadata.socket_handle)
 
     def on_socket_accept_ready(self, metadata: ReadySocketInstrumentationMetadata) -> None:
-        peer = written(metadata.peer_address) or "a local client"
+        peer = peer_in_words(metadata.peer_address)
         self._write("[accept] %r: %s, %s", metadata.socket_handle, peer, _duration(metadata))
 
     def on_socket_recv_start(self, metadata: InstrumentationMetadata) -> None:

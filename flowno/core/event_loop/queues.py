@@ -77,12 +77,12 @@ class _Queue(Generic[Put, Got]):
         """How many items are in the queue."""
         raise NotImplementedError
 
-    def _add(self, item: Put) -> bool | None:
-        """Keep an item; true where it came to one that is there already. What raises has changed nothing."""
+    def _add_or_join(self, item: Put) -> bool | None:
+        """Keep an item; true where it has joined one that is there already. What raises has changed nothing."""
         raise NotImplementedError
 
     def _pass(self, item: Put) -> Any:
-        """What comes out when an item goes through an empty queue. Raises what :meth:`_add` does."""
+        """What comes out when an item goes through an empty queue. Raises what :meth:`_add_or_join` does."""
         return item
 
     def _first(self) -> Got:
@@ -276,10 +276,10 @@ class _Queue(Generic[Put, Got]):
         return self._maxsize is None or (len(self) < self._maxsize and not self.putters) or self._joins(item)
 
     def _take_in(self, item: Put) -> bool:
-        """Keep an item, or give it to whoever waits for one; False where it came to one that is there already."""
+        """Keep an item, or give it to whoever waits for one; False where it has joined one that is there."""
         if self.peekers:
             check_at_hand(self.peekers, "put()")
-        for task in self.getters:  # the one that has waited longest
+        for task in self.getters:  # the one that has waited longest; quicker than take_first(), which is a call
             loop = task.event_loop
             if loop is not here.loop:
                 check_at_hand(self.getters, "put()")
@@ -290,7 +290,7 @@ class _Queue(Generic[Put, Got]):
             loop.resume(task, passed)
             break
         else:
-            if self._add(item):
+            if self._add_or_join(item):
                 return False
             if self.peekers:
                 self._show(item)
@@ -388,7 +388,7 @@ class AsyncQueue(_Queue[T, T]):
         """
         self._put_nowait(item)
 
-    def _add(self, item: T) -> None:
+    def _add_or_join(self, item: T) -> None:
         self._items.append(item)
 
     def _first(self) -> T:
@@ -468,7 +468,7 @@ class AsyncPriorityQueue(_Queue[T, T]):
         """
         self._put_nowait(item)
 
-    def _add(self, item: T) -> None:
+    def _add_or_join(self, item: T) -> None:
         runs = self._runs
         key: Any = item  # whether it can be compared is seen when it is
         if runs:
@@ -562,7 +562,7 @@ class AsyncSetQueue(_GatheringQueue[T, T]):
         hash(item)
         return item
 
-    def _add(self, item: T) -> bool:
+    def _add_or_join(self, item: T) -> bool:
         if item in self._items:
             return True
         self._items[item] = None
@@ -630,7 +630,7 @@ class AsyncMapQueue(_GatheringQueue[tuple[K, C], tuple[K, list[C]]]):
         hash(key)
         return key, [cause]
 
-    def _add(self, item: tuple[K, C]) -> bool:
+    def _add_or_join(self, item: tuple[K, C]) -> bool:
         key, cause = item
         if key in self._causes:
             self._causes[key].append(cause)

@@ -9,13 +9,15 @@ A name is whatever holds no comma and no parenthesis; white space around it does
 not known here.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .errors import UnknownSelectorError
 
-__all__ = ["MistakeError", "Place", "Term", "terms_of"]
+__all__ = ["ChoiceError", "Place", "Term", "terms_of"]
 
 _TOKEN: Final = re.compile(r"[(),]|[^(),\s](?:[^(),]*[^(),\s])?")
 
@@ -39,14 +41,14 @@ class Term(NamedTuple):
     """One selector, as it was written: a name, and where it is a decorator's, the selectors that it is put around."""
 
     name: str
-    inner: tuple["Term", ...]
+    inner: tuple[Term, ...]
     place: Place
 
     def __str__(self) -> str:
         return f"{self.name}({','.join(map(str, self.inner))})" if self.inner else self.name
 
 
-class MistakeError(UnknownSelectorError):
+class ChoiceError(UnknownSelectorError):
     """What was written cannot be meant.
 
     Args:
@@ -65,7 +67,7 @@ def terms_of(text: str) -> list[Term]:
     """The selectors that are written in a text, in order; empty places between commas do not count.
 
     Raises:
-        MistakeError: It is not of the form that the top of this module shows.
+        ChoiceError: It is not of the form that the top of this module shows.
     """
     return _Reader(text).read()
 
@@ -92,16 +94,16 @@ class _Reader:
             if self._token not in (",", ")"):
                 terms.append(self._term())
             if self._token == ")":
-                raise MistakeError("there is no parenthesis to be closed", self._place)
+                raise ChoiceError("there is no parenthesis to be closed", self._place)
             self._comma()
         return terms
 
     def _term(self) -> Term:
         name, place = self._token, self._place
         if name == "(":
-            raise MistakeError("the name of a decorator is missing before the parenthesis", place)
+            raise ChoiceError("the name of a decorator is missing before the parenthesis", place)
         if name in (",", ")", ""):
-            raise MistakeError("the name of a selector is missing", place)
+            raise ChoiceError("the name of a selector is missing", place)
         self._advance()
         return Term(name, self._inner() if self._token == "(" else (), place)
 
@@ -115,10 +117,10 @@ class _Reader:
                 self._advance()
                 return tuple(terms)
             self._comma()
-        raise MistakeError("the parenthesis is not closed", opening)
+        raise ChoiceError("the parenthesis is not closed", opening)
 
     def _comma(self) -> None:
         if self._token == ",":
             self._advance()
         elif self._token:
-            raise MistakeError("a comma is missing", self._place)
+            raise ChoiceError("a comma is missing", self._place)

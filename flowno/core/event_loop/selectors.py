@@ -301,7 +301,7 @@ class SocketHandle:
     def _shared_record(self) -> FdRecord:
         """The record of the socket, whoever uses it: maybe not this handle yet, but another one, or a bare wait."""
         record = self._record
-        loop = current_event_loop() if record.dead else None
+        loop = current_event_loop() if record.table is None else None
         return record if loop is None else loop.fds.find(self.socket) or record
 
     def abort(self) -> None:
@@ -1042,7 +1042,7 @@ class SocketHandle:
         """
         loop = here.loop or required_event_loop(repr(self))
         record = self._record
-        if record.dead and record is not _CLOSED and self._fileno() >= 0:
+        if record.table is None and record is not _CLOSED and self._fileno() >= 0:
             self._record = record = loop.fds.attach(self.socket)
             self._recv_command = SocketRecvCommand(self, record)
             self._send_command = SocketSendCommand(self, record)
@@ -1078,9 +1078,9 @@ class SocketHandle:
         to another loop, or was closed."""
         record = self._record
         if directions & EVENT_READ:
-            record.reading = record.dead
+            record.reading = record.table is None
         if directions & EVENT_WRITE:
-            record.writing = record.dead
+            record.writing = record.table is None
 
     def _bind(self, record: FdRecord) -> None:
         """Take the record of an event loop, which this handle belongs to from now on."""
@@ -1120,8 +1120,11 @@ class SocketHandle:
             raise self._failure(error, "accept") from None
         return self._accepted(connection), address
 
-    def _accept_at_once(self) -> tuple[SocketHandle, Address] | None:
-        """The whole of an operation that accepts without waiting, for those who wait by other means."""
+    def _accept_nowait(self) -> tuple[SocketHandle, Address] | None:
+        """The next connection, as :meth:`_accept_now` has it, for a server, which waits once for many of them.
+
+        A method by itself, as instruments exchange it: of what :meth:`accept` does they hear from that.
+        """
         return self._accept_now()
 
     def _accepted(self, connection: _socket.socket) -> SocketHandle:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import threading
 from itertools import takewhile
+from operator import attrgetter
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from .timers import DEADLINE, FIRE
 from .words import address_of, holder_of, timer_in_words, wait_in_words
 
 if TYPE_CHECKING:
@@ -175,7 +177,7 @@ def take_snapshot(loop: EventLoop, limit: int | None = None) -> LoopSnapshot:
     """
     living = _copied(loop._living_tasks)
     records = sorted(_copied(lambda: list(loop.fds._records.values())), key=lambda record: record.fd)
-    timers = sorted((list(timer) for timer in loop.timers.heap.copy() if timer[2] is not None), key=lambda t: t[:2])
+    timers = sorted((list(timer) for timer in loop.timers.heap.copy() if timer[FIRE] is not None), key=lambda t: t[:2])
     running = loop.running_task
     now = loop.clock()
     thread = loop.inbox.thread_id
@@ -236,7 +238,7 @@ def _task(task: TaskHandle[Any], running: TaskHandle[Any] | None) -> TaskSnapsho
     holder, parent = holder_of(task), _parent_of(task)
     taken = TaskSnapshot(
         id=id(task),
-        name=_tried(_name_of, task, type(task.raw_task).__name__),
+        name=_tried(attrgetter("name"), task, type(task.raw_task).__name__),
         state=state,
         waits_for=wait_in_words(task) if state == "waiting" else None,
         command=type(command).__name__ if command is not None and state == "waiting" else None,
@@ -270,10 +272,6 @@ def _parent_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
         scope = scope.parent
     joiners = task._joiners
     return next(iter(joiners), None) if joiners else None
-
-
-def _name_of(task: TaskHandle[Any]) -> str:
-    return task.name
 
 
 def _stack_of(task: TaskHandle[Any]) -> tuple[FrameSnapshot, ...]:
@@ -311,7 +309,7 @@ def _registration(record: FdRecord) -> RegistrationSnapshot:
 
 def _timer(timer: list[Any], now: float) -> TimerSnapshot:
     purpose, task = timer_in_words(timer)
-    return TimerSnapshot(timer[0] - now, purpose, None if task is None else id(task))
+    return TimerSnapshot(timer[DEADLINE] - now, purpose, None if task is None else id(task))
 
 
 def _name_of_thread(number: int) -> str:

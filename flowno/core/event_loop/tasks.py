@@ -43,8 +43,8 @@ OPERATIONS_PER_STEP = 64
 ALIVE, RETURNED, FAILED, CANCELLED = 0, 1, 2, 3
 
 #: What an operation yields that has done enough without suspending its task.
-GIVE_WAY = GiveWayCommand(0)
-GIVE_WAY_SHIELDED = ShieldedGiveWayCommand(0)
+GIVE_WAY = GiveWayCommand()
+GIVE_WAY_SHIELDED = ShieldedGiveWayCommand()
 
 #: Of a generator function that ``types.coroutine`` has made a coroutine function. The name is that of :mod:`inspect`,
 #: which takes longer to import than all of the core.

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Timer", "Timers", "checked_seconds"]
+__all__ = ["ARGUMENT", "DEADLINE", "FIRE", "Timer", "Timers", "checked_seconds", "is_over"]
 
 #: Cancelled timers are swept out once there are this many of them and they outnumber the others: it bounds memory, and
 #: the cost of a sweep is shared by the cancellations that made it due.
 _SWEEP_FROM = 1000
 
-
 #: One deadline, as :meth:`Timers.add` makes it: when it comes, a number that breaks ties, what to call, and with what.
 #: What to call is None once it has fired or was cancelled. A list, as it stands in the heap by itself then.
 Timer: TypeAlias = "list[Any]"
+
+#: Where that is in a timer. This room and the loop write the numbers: a name of a module costs a look-up each time.
+DEADLINE, FIRE, ARGUMENT = 0, 2, 3
 
 
 class Timers:
@@ -81,6 +83,11 @@ class Timers:
             else:
                 timer[2] = timer[3] = None
                 fire(argument)
+
+
+def is_over(timer: Timer) -> bool:
+    """Whether a timer has fired or was cancelled."""
+    return timer[FIRE] is None
 
 
 def checked_seconds(value: float, argument: str) -> float:

@@ -32,7 +32,7 @@ from .running import current_world, here, required_event_loop
 from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
-from .timers import checked_seconds
+from .timers import checked_seconds, is_over
 
 if TYPE_CHECKING:
     from typing import AwaitableGenerator, TypeAlias, TypeVar
@@ -701,7 +701,7 @@ class TLSSocketHandle(SocketHandle):
             The record, free in the direction that is asked for or owned in it already.
         """
         over = self._over
-        if over is not None and not self._record.dead and not self._spoken_for & direction:
+        if over is not None and self._record.table is not None and not self._spoken_for & direction:
             self._take(direction)
             try:
                 yield from over.wait()  # pyright: ignore[reportGeneralTypeIssues]
@@ -766,7 +766,7 @@ class TLSSocketHandle(SocketHandle):
             while True:
                 done = step()
                 while not self._flush():
-                    if timer[2] is None:  # it found this task awake, and could not interrupt it
+                    if is_over(timer):  # it found this task awake, and could not interrupt it
                         raise expired
                     yield self._send_command
                 if done:
@@ -774,7 +774,7 @@ class TLSSocketHandle(SocketHandle):
                 wait = self._drained or loop.budget.left <= 0
                 while True:
                     if wait:
-                        if timer[2] is None:
+                        if is_over(timer):
                             raise expired
                         yield self._recv_command
                     loop.budget.left -= 1

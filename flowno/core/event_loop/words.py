@@ -38,6 +38,7 @@ from .commands import (
     SocketSendCommand,
     ThreadCommand,
 )
+from .timers import ARGUMENT, DEADLINE, FIRE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from .tasks import TaskHandle
     from .timers import Timer
 
-__all__ = ["address_of", "holder_of", "timer_in_words", "wait_in_words", "written"]
+__all__ = ["address_in_words", "address_of", "holder_of", "peer_in_words", "timer_in_words", "wait_in_words"]
 
 #: Says what a task waits for in a command; to be read after "waits for".
 Describe: TypeAlias = "Callable[[TaskHandle[Any], Any], str]"
@@ -82,7 +83,7 @@ def timer_in_words(timer: Timer) -> tuple[str, TaskHandle[Any] | None]:
     from .scopes import CancelScope  # which is built on what imports this
     from .tasks import TaskHandle
 
-    _, _, fire, argument = timer
+    fire, argument = timer[FIRE], timer[ARGUMENT]
     if isinstance(argument, TaskHandle):
         return f"wakes {argument.name}", argument
     if isinstance(argument, CancelScope):
@@ -101,19 +102,24 @@ def address_of(socket: Any, method: str) -> str:
         method: ``"getsockname"`` or ``"getpeername"``.
     """
     try:
-        return written(getattr(socket, method)())
+        return address_in_words(getattr(socket, method)())
     except (OSError, AttributeError):
         return ""
 
 
-def written(address: Any) -> str:
-    """As :func:`address_of`, of an address that is known."""
+def address_in_words(address: Any) -> str:
+    """An address in the usual notation; empty where there is none, as of the client of a Unix socket."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    if isinstance(address, bytes):  # an abstract name, unix(7), as ss(8) and lsof(8) write it
-        return f"@{os.fsdecode(address[1:])}" if address else ""
-    return str(address) if address else ""
+    if isinstance(address, bytes):
+        address = os.fsdecode(address)
+    return str(address or "").replace("\0", "@")  # as ss(8) shows abstract names
+
+
+def peer_in_words(address: Any) -> str:
+    """As :func:`address_in_words`, of whoever a connection was accepted from; never empty."""
+    return address_in_words(address) or "a local client"
 
 
 # ------------------------------------------------------------------------------------------------------------ the words
@@ -122,7 +128,7 @@ def written(address: Any) -> str:
 def _sleep(task: TaskHandle[Any], command: SleepCommand) -> str:
     if command.seconds == inf:
         return "its cancellation, as it sleeps for ever"
-    left = max(0.0, task._timer[0] - task.event_loop.clock())
+    left = max(0.0, task._timer[DEADLINE] - task.event_loop.clock())
     return f"a timer, {left:.2f} s left of {command.seconds:g} s"
 
 
