@@ -17,7 +17,7 @@ import flowno_backends
 from flowno.core.event_loop import commands, instrumentation, selectors
 from flowno.core.event_loop.backend import BUILT_IN, available_selectors
 from flowno.core.event_loop.instrumentation import EventLoopInstrument
-from tests.conftest import ROOT, RunPython
+from tests.conftest import IS_DEBUGGED, ROOT, RunPython
 from tests.support.trace_format import read_trace
 from tests.support.transcripts import Command, fits, open_shell, sessions_of, update
 
@@ -66,6 +66,8 @@ def test_the_examples_in_docstrings_run(backend: str, module: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if ">>>" in text_of(page)], ids=name_of)
 def test_the_examples_in_pages_run(backend: str, page: Path) -> None:
+    if IS_DEBUGGED and page.name == "testing.rst":
+        pytest.skip("FLOWNO_DEBUG: of a handle that is dropped, more is said")
     result = doctest.testfile(
         str(page), module_relative=False, optionflags=doctest.ELLIPSIS, encoding="utf-8", raise_on_error=False
     )

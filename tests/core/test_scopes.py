@@ -623,7 +623,8 @@ def test_the_timeout_says_what_the_tasks_of_the_block_waited_for() -> None:
             return error.__notes__
         return []
 
-    [note] = flowno.run(main())
+    with VirtualTimeSelector() as selector:
+        [note] = flowno.run(main(), selector)
     assert note.splitlines() == [
         "when the time was over:",
         ANY,
@@ -642,7 +643,8 @@ def test_a_timeout_of_many_tasks_names_some_of_them() -> None:
             return error.__notes__
         return []
 
-    [note] = flowno.run(main())
+    with VirtualTimeSelector() as selector:
+        [note] = flowno.run(main(), selector)
     assert len(note.splitlines()) == 12
     assert note.endswith("\n  and 91 more")
 

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -150,16 +151,22 @@ def test_the_traceback_of_a_task_that_is_watched_begins_in_the_task(loop: EventL
 
 
 def test_nothing_of_a_task_that_is_watched_is_held_in_a_cycle(loop: EventLoop) -> None:
+    tasks: list[weakref.ref[TaskHandle[Any]]] = []
+
     async def main() -> None:
         for coroutine in (value(42), fail(ValueError("of a task"))):
             task = await spawn(coroutine)
+            tasks.append(weakref.ref(task))
             try:
                 await task.join()
             except ValueError:
                 pass
             del task, coroutine
         await sleep(0)
-        gone = [one for one in gc.get_objects() if isinstance(one, TaskHandle) and one.done()]
-        assert gone == []
+        assert [task() for task in tasks] == [None, None]
 
-    loop.run_until_complete(main(), join=True)
+    gc.disable()
+    try:
+        loop.run_until_complete(main(), join=True)
+    finally:
+        gc.enable()
