@@ -10,6 +10,7 @@ from traceback import FrameSummary, StackSummary
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowno.core.event_loop import event_loop
+from flowno.core.event_loop.snapshots import is_own
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,9 +26,8 @@ ORIGIN_DEPTH: Final = 10
 #: A task ends, outwards, where the loop has stepped it: what comes then is whoever has started the run.
 _LOOP: Final = event_loop.__file__
 
-#: Where the frames are that are not the program's: of those who watch, and of all of flowno.
+#: Where the frames are of those who watch.
 _WATCHERS: Final = os.path.dirname(__file__) + os.sep
-_FLOWNO: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def here_and_outwards() -> Place:
@@ -41,7 +41,7 @@ def here_and_outwards() -> Place:
     while frame is not None and len(frames) < ORIGIN_DEPTH and frame.f_code.co_filename != _LOOP:
         filename = frame.f_code.co_filename
         if not filename.startswith(_WATCHERS):
-            found = ours if filename.startswith(_FLOWNO) else frames
+            found = ours if is_own(frame) else frames
             found.append((filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(frames or ours[:ORIGIN_DEPTH])

@@ -31,9 +31,6 @@ MOST_ALIKE: Final = 3
 DEEPEST: Final = 20
 LONGEST: Final = 200
 
-#: In the path of every file of the core, wherever it is installed.
-_OWN: Final = os.path.join("flowno", "core", "event_loop", "")
-
 #: Seconds that a signal handler waits for the report that it prints.
 LIMIT: Final = 5.0
 
@@ -153,7 +150,7 @@ def place_of(task: TaskSnapshot) -> str:
     """Where a task is in the program: the innermost line that is none of flowno's own, where there is one."""
     if not task.stack:
         return ""
-    frame = next((each for each in reversed(task.stack) if _OWN not in each.file), task.stack[-1])
+    frame = next((each for each in reversed(task.stack) if not each.is_own), task.stack[-1])
     return f"{frame.file}:{frame.line}"
 
 
@@ -213,15 +210,18 @@ def _lines_of_task(task: TaskSnapshot, depth: int) -> Iterator[str]:
     margin = "  " * depth
     does = f"waits for {task.waits_for}" if task.waits_for is not None else f"is {task.state}"
     yield f"{margin}- {printable(task.name)} {printable(does)}{', cancelled' if task.is_cancelled else ''}"
-    for file, line, function in _ends_of(task.stack):
-        yield f"{margin}    at {printable(file)}:{line} in {printable(function)}" if file else f"{margin}    ..."
+    for frame in _ends_of(task.stack):
+        if frame is None:
+            yield f"{margin}    ..."
+        else:
+            yield f"{margin}    at {printable(frame.file)}:{frame.line} in {printable(frame.function)}"
 
 
-def _ends_of(stack: Sequence[FrameSnapshot]) -> Sequence[FrameSnapshot | tuple[str, int, str]]:
-    """A stack, without the middle where it is very long."""
+def _ends_of(stack: Sequence[FrameSnapshot]) -> Sequence[FrameSnapshot | None]:
+    """A stack, with None for the middle where it is very long."""
     if len(stack) <= 2 * MOST_ENTRIES:
         return stack
-    return [*stack[:MOST_ENTRIES], ("", 0, ""), *stack[-MOST_ENTRIES:]]
+    return [*stack[:MOST_ENTRIES], None, *stack[-MOST_ENTRIES:]]
 
 
 def _section(title: str, lines: Sequence[str], total: int) -> Iterator[str]:

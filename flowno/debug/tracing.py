@@ -59,6 +59,7 @@ from flowno.core.event_loop.exchange import Exchange, Exchanges
 from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
 from flowno.core.event_loop.running import current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
+from flowno.core.event_loop.snapshots import is_own
 from flowno.core.event_loop.tasks import _frames_of, function_name
 
 from .trace_file import TraceFile
@@ -108,8 +109,6 @@ WAITS: dict[type[Command], str] = {
 _BETWEEN_TASK_AND_SYSTEM = (FdCommand, SignalWaitCommand, SleepCommand, SocketCommand, ThreadCommand)
 
 _IN, _OUT = 0, 1
-
-_FLOWNO = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 logger = logging.getLogger("flowno.trace")
 
@@ -587,7 +586,7 @@ def _place_of(task: TaskHandle[Any]) -> tuple[str, str]:
     """Where a task is that does not run, in the innermost function but flowno's: in short, and with the path."""
     found = None
     for frame in _frames_of(task.raw_task):
-        if found is None or not frame.f_code.co_filename.startswith(_FLOWNO):
+        if found is None or not is_own(frame):
             found = frame
     if found is None:
         return function_name(task.raw_task), ""
