@@ -69,8 +69,8 @@ class Monitor:
     ``FLOWNO_MONITOR`` opens one for a program that is not changed for it.
 
     Args:
-        path: Where to listen: a path that is free, or on which a process that has ended has listened. ``%p`` stands for
-            the number of the process; in a folder it is ``flowno-NUMBER.sock``. The file is for its owner only.
+        path: Where to listen: a path that is free, or on which a process that has ended has listened. ``{pid}`` stands
+            for the number of the process; in a folder it is ``flowno-NUMBER.sock``. The file is for its owner only.
 
     Raises:
         BusyResourceError: Somebody listens there, or something else is there.
@@ -279,7 +279,7 @@ def _listen(path: str) -> socket.socket:
             if os.path.lexists(path):
                 raise BusyResourceError(
                     f"there is something at {path} already, other than the socket of a monitor that has ended; choose "
-                    "another path, such as one with %p in it for the number of the process"
+                    "another path, such as one with {pid} in it for the number of the process"
                 ) from None
             error.filename = path
             raise

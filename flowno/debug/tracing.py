@@ -62,6 +62,7 @@ from flowno.core.event_loop.selectors import SocketHandle
 from flowno.core.event_loop.snapshots import is_own
 from flowno.core.event_loop.tasks import _frames_of, function_name
 
+from . import path_in_process
 from .trace_file import TraceFile
 
 if TYPE_CHECKING:
@@ -176,11 +177,11 @@ def attach(loop: EventLoop, value: str) -> None:
     """
     process = os.getpid()
     asked_by = _asked_for.get(value)
-    if asked_by == process or (asked_by is not None and "{pid}" not in value):
+    if asked_by == process or (asked_by is not None and path_in_process(value) == value):
         return
     _asked_for[value] = process
     try:
-        trace_process(os.path.abspath(value.replace("{pid}", str(process))))
+        trace_process(os.path.abspath(path_in_process(value)))
     except OSError as error:
         logger.error("%s=%s: there will be no trace: %s", TRACE_VARIABLE, value, error)
 

@@ -370,7 +370,7 @@ def test_a_folder_that_is_not_there_is_an_error_that_names_it(folder: str) -> No
 
 
 def test_the_path_may_have_the_number_of_the_process_or_be_a_folder(folder: str) -> None:
-    assert path_of(f"{folder}/%p.sock", 123) == f"{folder}/123.sock"
+    assert path_of(f"{folder}/{{pid}}.sock", 123) == f"{folder}/123.sock"
     assert path_of(folder, 123) == f"{folder}/flowno-123.sock"
     with Monitor(Path(folder)) as opened:
         assert opened.path == f"{folder}/flowno-{os.getpid()}.sock"
@@ -398,7 +398,7 @@ def test_python_without_unix_sockets_has_no_monitor(path: str, monkeypatch: pyte
 def test_the_variable_opens_a_monitor_for_as_long_as_there_is_a_loop(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/%p")
+    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{{pid}}")
     path = f"{folder}/{os.getpid()}"
     first = EventLoop()
     with EventLoop():
@@ -479,7 +479,7 @@ if os.getpid() != parent:
     flowno.run(child())
 print(len(os.listdir(folder)))
 """
-    result = run_python(program, folder, options=FORKING, env={"FLOWNO_MONITOR": f"{folder}/%p"})
+    result = run_python(program, folder, options=FORKING, env={"FLOWNO_MONITOR": f"{folder}/{{pid}}"})
     assert result.stderr == ""
     assert result.stdout.splitlines() == ["inherited 1", "child True 2", "1", "parent True 1", "0"]
 
@@ -507,7 +507,7 @@ def stuck(folder: str) -> Iterator["subprocess.Popen[str]"]:
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]),
-            "FLOWNO_MONITOR": f"{folder}/%p.sock",
+            "FLOWNO_MONITOR": f"{folder}/{{pid}}.sock",
         },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -533,7 +533,7 @@ def test_elsewhere_the_variable_here_says_where_a_number_listens(
     from flowno.debug import asking
 
     monkeypatch.setattr(asking.sys, "platform", "darwin")
-    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/%p.sock")
+    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{{pid}}.sock")
     assert ask_target(str(stuck.pid)).pid == stuck.pid
     monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{stuck.pid}.sock")
     with pytest.raises(MonitorError, match=f"process {stuck.pid} answers, and not 1"):
