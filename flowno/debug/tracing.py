@@ -186,6 +186,10 @@ def attach(loop: EventLoop, value: str) -> None:
         logger.error("%s=%s: there will be no trace: %s", TRACE_VARIABLE, value, error)
 
 
+#: Those whose locks the child of a fork has to renew.
+_tracers: weakref.WeakSet[Tracer] = weakref.WeakSet()
+
+
 class Tracer:
     """Traces the event loops of a process into one file.
 
@@ -199,6 +203,7 @@ class Tracer:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.file = TraceFile(path)
         self.lock = threading.RLock()
+        _tracers.add(self)
         self.numbers = count(1)  # for the loops and the lanes
         self.arrows = count(1)
         self.origin = perf_counter_ns()
@@ -279,7 +284,6 @@ class _LoopTrace:
         self.loop = weakref.ref(loop)
         self._tracer = tracer
         self._file = tracer.file
-        self._lock = tracer.lock
         self._is_on = True
         self._last_time = 0
         self._process = self._lane = next(tracer.numbers)  # the lane of the same number is the main one: the selector's
@@ -314,7 +318,7 @@ class _LoopTrace:
 
     def rest(self) -> None:
         """The loop has run: its last task is kept no longer, nor those that were closed where they stood."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._settle()
                 for task in [task for task in self._tasks if task.done()]:
@@ -323,7 +327,7 @@ class _LoopTrace:
 
     def stop(self) -> None:
         """Write what is going on as if it ended here, and watch no more."""
-        with self._lock:
+        with self._tracer.lock:
             if not self._is_on:
                 return
             running = self._step.task if self._step is not None and not self._step.end else None
@@ -352,7 +356,7 @@ class _LoopTrace:
         self, task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any
     ) -> Any:
         """Wraps the steps; see :meth:`EventLoop.add_step_wrapper`."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._begin_step(task, is_thrown=method is not task._send)
         command = None
@@ -360,7 +364,7 @@ class _LoopTrace:
             command = run(method, argument)
             return command
         finally:
-            with self._lock:
+            with self._tracer.lock:
                 if self._is_on and self._step is not None:
                     self._step.end = self._now()
                     self._step.command = command
@@ -371,7 +375,7 @@ class _LoopTrace:
         self, ask: Callable[[float | None], list[tuple[SelectorKey, int]]], timeout: float | None
     ) -> list[tuple[SelectorKey, int]]:
         """Wraps the questions to the selector; see :meth:`EventLoop.add_select_wrapper`."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._settle()
                 if timeout is None or timeout > 0:
@@ -382,7 +386,7 @@ class _LoopTrace:
             events = ask(timeout)
             return events
         finally:
-            with self._lock:
+            with self._tracer.lock:
                 if self._is_on:
                     self._asked = self._now()
                     ready = None if events is None else len(events)
@@ -696,3 +700,19 @@ def _unwatch_bytes(trace: _LoopTrace) -> None:
     with _counting_lock:
         del _counting[trace]
         _byte_counts.end()
+
+
+# --------------------------------------------------------------------------------------------------------------- a fork
+
+
+def _renew_locks() -> None:
+    """In the child: whoever had one of them is not there any more."""
+    global _counting_lock
+    _counting_lock = threading.RLock()
+    for tracer in _tracers:
+        tracer.lock = threading.RLock()
+        tracer.file.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
