@@ -486,6 +486,18 @@ print(len(os.listdir(folder)))
 
 # --------------------------------------------------------------------------------------------------- whom one asks, how
 
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the environment of another process")
+@pytest.mark.parametrize("off", ["", "0"])
+def test_a_process_whose_variable_is_off_has_no_monitor(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWNO_MONITOR", raising=False)
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"FLOWNO_MONITOR": off}) as it,
+        pytest.raises(MonitorError, match=f"process {it.pid} has no monitor that is known here"),
+    ):
+        ask_target(str(it.pid))
+
+
 PROGRAM = """
 import sys
 import flowno
@@ -538,9 +550,10 @@ def test_elsewhere_the_variable_here_says_where_a_number_listens(
     monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{stuck.pid}.sock")
     with pytest.raises(MonitorError, match=f"process {stuck.pid} answers, and not 1"):
         ask_target("1")
-    monkeypatch.delenv("FLOWNO_MONITOR")
-    with pytest.raises(MonitorError, match="process 1 has no monitor that is known here: start it with FLOWNO_MONITOR"):
-        ask_target("1")
+    for off in ("", "0"):
+        monkeypatch.setenv("FLOWNO_MONITOR", off)
+        with pytest.raises(MonitorError, match="process 1 has no monitor that is known here: start it with FLOWNO_M"):
+            ask_target("1")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="there is no SIGSTOP")
