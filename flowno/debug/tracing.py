@@ -29,29 +29,12 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from flowno.core.event_loop.commands import (
-    BarrierWaitCommand,
-    CancelCommand,
     Command,
-    ConditionWaitCommand,
-    EventWaitCommand,
     FdCommand,
-    FdReadableCommand,
-    FdWritableCommand,
-    GroupWaitCommand,
-    JoinCommand,
-    LimiterAcquireCommand,
-    LockAcquireCommand,
-    QueueGetCommand,
-    QueuePeekCommand,
-    QueuePutCommand,
-    SemaphoreAcquireCommand,
     SignalWaitCommand,
     SleepCommand,
-    SocketAcceptCommand,
     SocketCommand,
     SocketConnectCommand,
-    SocketRecvCommand,
-    SocketSendCommand,
     SpawnCommand,
     ThreadCommand,
 )
@@ -61,6 +44,7 @@ from flowno.core.event_loop.running import current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
 from flowno.core.event_loop.snapshots import is_own
 from flowno.core.event_loop.tasks import _frames_of, function_name
+from flowno.core.event_loop.words import kind_of_wait
 
 from . import path_in_process
 from .trace_file import TraceFile
@@ -79,32 +63,6 @@ LANES = 500
 
 #: Characters of what a command says of itself: it may have an item of the program in it.
 LONGEST_TEXT = 200
-
-#: What the slice of a wait is called, by the class of the command or of what that is derived from.
-WAITS: dict[type[Command], str] = {
-    BarrierWaitCommand: "waits for the others at a barrier",
-    CancelCommand: "waits for the end of a task that it has cancelled",
-    ConditionWaitCommand: "waits for a condition",
-    EventWaitCommand: "waits for an event",
-    FdReadableCommand: "waits for something to read",
-    FdWritableCommand: "waits for room to write",
-    GroupWaitCommand: "waits for the tasks of its group",
-    JoinCommand: "waits for the end of a task",
-    LimiterAcquireCommand: "waits for a token of a limiter",
-    LockAcquireCommand: "waits for a lock",
-    QueueGetCommand: "waits for an item",
-    QueuePeekCommand: "waits for an item",
-    QueuePutCommand: "waits for room in a queue",
-    SemaphoreAcquireCommand: "waits for a permit of a semaphore",
-    SignalWaitCommand: "waits for a signal",
-    SleepCommand: "sleeps",
-    SocketAcceptCommand: "waits for a connection",
-    SocketConnectCommand: "waits to be connected",
-    SocketRecvCommand: "waits for data",
-    SocketSendCommand: "waits for room to send",
-    ThreadCommand: "waits for a thread",
-    Command: "waits",
-}
 
 #: Waits that no other task ends, and that make no other task ready.
 _BETWEEN_TASK_AND_SYSTEM = (FdCommand, SignalWaitCommand, SleepCommand, SocketCommand, ThreadCommand)
@@ -510,8 +468,7 @@ class _LoopTrace:
             return
         woken = known.woken or (known.since if known.wait is None else now)
         if known.wait is not None and woken > known.since:
-            name = next(WAITS[base] for base in known.wait.__mro__ if base in WAITS)
-            self._slice(known.lane, name, "wait", known.since, woken, {"for": known.detail})
+            self._slice(known.lane, kind_of_wait(known.wait), "wait", known.since, woken, {"for": known.detail})
         if woken < now:
             self._slice(known.lane, "is ready", "ready", woken, now, {})
         if known.arrow:
