@@ -162,7 +162,7 @@ with EventLoop() as loop:
     loop.run_until_complete(sleep(0))
     loop.run_until_complete(sleep(0))
 """
-LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} flowno\.selector: select: (?:register|unregister|select|close)\(.*"
+LINE = r"\d\d:\d\d:\d\d\.\d{3} DEBUG flowno\.selector: select: (?:register|unregister|select|close)\(.*"
 
 
 def traced(run_python: RunPython, before: str = "", between: str = "pass") -> list[str]:
