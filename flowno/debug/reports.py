@@ -87,6 +87,11 @@ def head_of(snapshot: LoopSnapshot) -> str:
     )
 
 
+def none_in(process: str) -> str:
+    """What is said of a process in which there is no loop to show."""
+    return f"no event loop runs in {process}"
+
+
 def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
     """A snapshot as text.
 
@@ -234,7 +239,7 @@ def _section(title: str, lines: Sequence[str], total: int) -> Iterator[str]:
 
 def _text_of(snapshots: Sequence[LoopSnapshot]) -> str:
     if not snapshots:
-        return "no event loop runs in this process\n"
+        return f"{none_in('this process')}\n"
     return "".join(f"{line}\n" for snapshot in snapshots for line in lines_of(snapshot))
 
 
