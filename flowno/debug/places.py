@@ -15,7 +15,15 @@ from flowno.core.event_loop.snapshots import is_own
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["ORIGIN_DEPTH", "Place", "here_and_outwards", "in_the_task", "indented", "written"]
+__all__ = [
+    "ORIGIN_DEPTH",
+    "Place",
+    "here_and_outwards",
+    "in_the_task",
+    "place_in_words",
+    "stack_in_words",
+    "with_stack",
+]
 
 #: The innermost frames: file, line, function, as in the ``cr_origin`` of a coroutine.
 Place: TypeAlias = tuple[tuple[str, int, str], ...]
@@ -53,14 +61,19 @@ def in_the_task(place: Place) -> Place:
     return tuple(frame for frame in inside if not frame[0].startswith(_WATCHERS))
 
 
-def written(place: Place) -> str:
-    """A place as a traceback has it, the innermost frame last."""
+def stack_in_words(stack: StackSummary) -> str:
+    """A stack as a traceback has it, the innermost frame last."""
+    return "".join(stack.format()).rstrip()
+
+
+def place_in_words(place: Place) -> str:
+    """As :func:`stack_in_words`, of a place."""
     for filename, _, _ in place:
         linecache.checkcache(filename)
     frames = [FrameSummary(filename, line, function) for filename, line, function in reversed(place)]
-    return "".join(StackSummary.from_list(frames).format()).rstrip()
+    return stack_in_words(StackSummary.from_list(frames))
 
 
-def indented(what: str, place: Place | None) -> str:
+def with_stack(what: str, place: Place | None) -> str:
     """A line about what was made, and where; nothing where that is not known."""
-    return f"\n{what} (most recent call last):\n{written(place)}" if place else ""
+    return f"\n{what} (most recent call last):\n{place_in_words(place)}" if place else ""
