@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
     from flowno.core.event_loop.snapshots import FrameSnapshot, LoopSnapshot, RegistrationSnapshot, TaskSnapshot
 
+__all__ = [
+    "SignalReporter",
+    "head_of",
+    "lines_of",
+    "none_in",
+    "place_of",
+    "print_tasks",
+    "printable",
+    "report_on_signal",
+    "rows_of",
+    "take_all",
+]
 
 #: How many tasks, registrations and timers a report shows at most, and how many children of a task that are alike.
 MOST_TASKS: Final = 200

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from flowno.core.event_loop.event_loop import EventLoop
     from flowno.core.event_loop.tasks import TaskHandle
 
-__all__ = ["Tracer", "attach", "trace", "trace_process"]
+__all__ = ["Tracer", "attach", "trace"]
 
 #: How many lanes the tasks of a loop get.
 LANES = 500

@@ -226,8 +226,12 @@ def test_an_accept_that_fails_is_logged_and_the_monitor_goes_on(
         def __getattr__(self, name: str) -> Any:
             return getattr(self._listener, name)
 
+    def listen_and_fail(path: str) -> Any:
+        listener, file = listen(path)
+        return Failing(listener), file
+
     listen = monitor._listen
-    monkeypatch.setattr(monitor, "_listen", lambda path: Failing(listen(path)))
+    monkeypatch.setattr(monitor, "_listen", listen_and_fail)
     with Monitor(path):
         assert ask(path).pid == os.getpid()
     assert [record.message for record in caplog.records] == [
@@ -374,6 +378,16 @@ def test_the_path_may_have_the_number_of_the_process_or_be_a_folder(folder: str)
     assert path_of(folder, 123) == f"{folder}/flowno-123.sock"
     with Monitor(Path(folder)) as opened:
         assert opened.path == f"{folder}/flowno-{os.getpid()}.sock"
+
+
+def test_one_that_cannot_begin_leaves_nothing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(monitor, "OwnThread", refuse)
+    with pytest.raises(MemoryError):
+        Monitor(f"{folder}/socket")
+    assert os.listdir(folder) == []
 
 
 def test_a_program_may_change_its_folder(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
