@@ -464,8 +464,10 @@ def _ask(options: argparse.Namespace) -> Answer:
 
 
 def _say_if_idle(answer: Answer) -> None:
+    from .debug.reports import none_in
+
     if not answer.loops:
-        print(f"no event loop runs in process {answer.pid}")
+        print(none_in(f"process {answer.pid}"))
 
 
 def _print_json(answer: Answer) -> None:

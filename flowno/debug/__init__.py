@@ -8,6 +8,7 @@ monitor.
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,7 +17,6 @@ from flowno.core.event_loop.observers import DEBUG_VARIABLE, LOG_LEVEL_VARIABLE,
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from flowno.core.event_loop.event_loop import EventLoop
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .reports import report_on_signal
     from .tracing import trace
 
-__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "report_on_signal", "trace"]
+__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "path_in_process", "report_on_signal", "trace"]
 
 
 class Attachment(NamedTuple):
@@ -69,6 +69,16 @@ def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
             continue
         module, _, name = function.partition(":")
         getattr(importlib.import_module(module), name)(loop, value)
+
+
+def path_in_process(path: str, pid: int | None = None) -> str:
+    """A path that a variable or a program asks for, with the number of the process in the place of ``{pid}``.
+
+    Args:
+        path: The path.
+        pid: The number; None is that of this process.
+    """
+    return path.replace("{pid}", str(os.getpid() if pid is None else pid))
 
 
 #: What is loaded when it is first asked for; each part of this package is on its own.

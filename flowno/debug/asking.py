@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from flowno.core.event_loop.errors import FlownoError
-from flowno.core.event_loop.observers import MONITOR_VARIABLE
+from flowno.core.event_loop.observers import MONITOR_VARIABLE, switched_on
 
 from .protocol import MOST, decode, path_of, request
 
@@ -21,6 +21,9 @@ __all__ = ["MonitorError", "ask", "ask_target"]
 
 #: Seconds to wait for each part of an answer.
 PATIENCE: Final = 10.0
+
+#: What the variable is where it asks for nothing, as :func:`switched_on` has it of this process.
+_OFF: Final = (b"", b"0")
 
 
 class MonitorError(FlownoError, OSError):
@@ -110,7 +113,7 @@ def _paths(pid: int) -> Iterator[str]:
             raise MonitorError(f"process {pid} is not yours: {error.strerror}") from None
         for entry in environment.split(b"\0"):
             name, _, value = entry.partition(b"=")
-            if name == MONITOR_VARIABLE.encode() and value:
+            if name == MONITOR_VARIABLE.encode() and value not in _OFF:
                 yield path_of(os.path.join(folder, os.fsdecode(value)), pid)
-    if value_here := os.environ.get(MONITOR_VARIABLE):
-        yield path_of(os.path.abspath(value_here), pid)
+    if switched_on(MONITOR_VARIABLE):
+        yield path_of(os.path.abspath(os.environ[MONITOR_VARIABLE]), pid)

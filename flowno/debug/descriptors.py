@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flowno.core.event_loop.fd_table import FdTable, identity_of
 
-from .places import Place, here_and_outwards, indented
+from .places import Place, here_and_outwards, with_stack
 
 if TYPE_CHECKING:
     from flowno.core.event_loop.fd_table import FdRecord
@@ -71,5 +71,5 @@ class WatchedFdTable(FdTable):
         ]
         logger.warning(
             "fd %d was closed by other means than its handle, while %s had it%s; close the handle instead%s",
-            record.fd, repr(self.selector), "".join(waiters), indented("it was first used at", place),
+            record.fd, repr(self.selector), "".join(waiters), with_stack("it was first used at", place),
         )  # fmt: skip

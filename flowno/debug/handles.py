@@ -18,7 +18,7 @@ from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.running import here
 from flowno.core.event_loop.selectors import SocketHandle
 
-from .places import Place, here_and_outwards, indented, written
+from .places import Place, here_and_outwards, place_in_words, with_stack
 
 if TYPE_CHECKING:
     from flowno.core.event_loop.selectors import Address
@@ -48,7 +48,7 @@ def _del(own: Callable[..., Any]) -> Callable[..., Any]:
         if place is not None and _takes_an_open_socket_along(self):
             what = repr(self) if self.fileno() >= 0 else type(self).__name__
             # Without a source: whoever keeps the warning would keep the socket.
-            warnings.warn(f"unclosed {what}{indented('made at', place)}", ResourceWarning, stacklevel=2)
+            warnings.warn(f"unclosed {what}{with_stack('made at', place)}", ResourceWarning, stacklevel=2)
         own(self)
 
     return __del__
@@ -61,7 +61,7 @@ def _connect(own: Callable[..., Any]) -> Callable[..., Any]:
         if loop is not None and loop.running_task is not None:
             logger.warning(
                 "%s holds up the event loop by connect(%r); await flowno.connect(handle, address) does not:\n%s",
-                repr(loop.running_task), address, written(here_and_outwards()),
+                repr(loop.running_task), address, place_in_words(here_and_outwards()),
             )  # fmt: skip
         own(self, address)
 

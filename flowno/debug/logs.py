@@ -1,8 +1,9 @@
-"""A quick look at what flowno logs, by ``FLOWNO_LOG_LEVEL``, in a program that has configured no logging itself."""
+"""A quick look at what flowno logs, by ``FLOWNO_LOG_LEVEL`` and others, where the program has configured no logging."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -11,27 +12,37 @@ from flowno.core.event_loop.observers import LOG_LEVEL_VARIABLE
 if TYPE_CHECKING:
     from flowno.core.event_loop.event_loop import EventLoop
 
-__all__ = ["attach", "formatter"]
+__all__ = ["Console", "attach"]
 
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"
 _TIME = "%H:%M:%S"
 
 
-def formatter() -> logging.Formatter:
-    """How a line looks that is shown in a program which has configured no logging."""
-    return logging.Formatter(_FORMAT, _TIME)
+class Console(logging.Handler):
+    """Writes to standard error what no handler of the program would get: it is quiet as soon as there is one.
 
+    Args:
+        logger: The logger that it is for.
+    """
 
-class _QuickLook(logging.StreamHandler):  # type: ignore[type-arg]  # the class is generic for type checkers only
-    """Writes to standard error, until the program configures logging itself."""
-
-    def __init__(self) -> None:
+    def __init__(self, logger: logging.Logger) -> None:
         super().__init__()
-        self.setFormatter(formatter())
+        self._logger = logger
+        self.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        self.addFilter(self._is_alone)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        is_alone = not logging.getLogger().handlers and logging.getLogger("flowno").handlers == [self]
-        return is_alone and bool(super().filter(record))
+    def _is_alone(self, record: logging.LogRecord) -> bool:
+        logger = self._logger
+        if any(handler is not self for handler in logger.handlers):
+            return False
+        return not logger.propagate or logger.parent is None or not logger.parent.hasHandlers()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if sys.stderr is not None:  # as it is in a program without a console
+                sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
 
 
 def attach(loop: EventLoop, value: str) -> None:
@@ -51,7 +62,7 @@ def attach(loop: EventLoop, value: str) -> None:
             stacklevel=1,  # always this line, so that the default filter shows it once and not once for each loop
         )
     elif not logger.hasHandlers():
-        logger.addHandler(_QuickLook())
+        logger.addHandler(Console(logger))
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
 

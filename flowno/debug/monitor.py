@@ -56,8 +56,8 @@ LONGEST_END: Final = 2.0
 
 _PRIVATE: Final = 0o600
 
-#: Bytes of a struct ucred, unix(7): three numbers, of the process, its user and its group.
-_CREDENTIALS: Final = struct.calcsize("3i")
+#: A struct ucred, unix(7): three numbers, of the process, its user and its group.
+_CREDENTIALS: Final = struct.Struct("3i")
 
 #: No SIGPIPE for a client that has gone: it would end a program that has put its default back.
 _QUIETLY: Final[int] = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -69,8 +69,8 @@ class Monitor:
     ``FLOWNO_MONITOR`` opens one for a program that is not changed for it.
 
     Args:
-        path: Where to listen: a path that is free, or on which a process that has ended has listened. ``%p`` stands for
-            the number of the process; in a folder it is ``flowno-NUMBER.sock``. The file is for its owner only.
+        path: Where to listen: a path that is free, or on which a process that has ended has listened. ``{pid}`` stands
+            for the number of the process; in a folder it is ``flowno-NUMBER.sock``. The file is for its owner only.
 
     Raises:
         BusyResourceError: Somebody listens there, or something else is there.
@@ -92,26 +92,24 @@ class Monitor:
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(f"a monitor needs Unix sockets, which Python has not on {sys.platform}")
         self.path = os.path.abspath(path_of(os.fspath(path), os.getpid()))  # the program may change its folder
-        self.users = 1  # those that close() is to be called by
+        self._users = 1  # those that close() is to be called by
         self._clients: dict[socket.socket, _Client] = {}
         self._is_ending = False
         self._waker, self._far_end = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         try:
-            self._listener = _listen(self.path)
+            self._listener, self._file = _listen(self.path)
         except BaseException:
             self._close_all(self._waker, self._far_end)
             raise
-        status = os.lstat(self.path)
-        self._file = status.st_dev, status.st_ino
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._waker, selectors.EVENT_READ)
-        self._thread = OwnThread(name="flowno monitor", target=self._serve)
-        with _lock:
-            _open.add(self)
         try:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._selector.register(self._waker, selectors.EVENT_READ)
+            self._thread = OwnThread(name="flowno monitor", target=self._serve)
+            with _lock:
+                _open.add(self)
             self._thread.start()
-        except BaseException:  # the system has no more threads
+        except BaseException:  # the system has no more threads, or Ctrl-C
             self._end()
             raise
 
@@ -124,8 +122,8 @@ class Monitor:
     def close(self) -> None:
         """Stop listening, and remove the file. Where several use the monitor, the last of them ends it."""
         with _lock:
-            self.users -= 1
-            if self.users or self not in _open:
+            self._users -= 1
+            if self._users or self not in _open:
                 return
             self._is_ending = True
             self._far_end.send(b"\0")
@@ -264,8 +262,8 @@ def _answer_to(line: bytes) -> bytes:
         return encode(f"{type(error).__name__}: {error}")
 
 
-def _listen(path: str) -> socket.socket:
-    """A socket that listens at a path, for the owner of this process only."""
+def _listen(path: str) -> tuple[socket.socket, tuple[int, int]]:
+    """A socket that listens at a path, for the owner of this process only; and device and inode of its file."""
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -279,18 +277,23 @@ def _listen(path: str) -> socket.socket:
             if os.path.lexists(path):
                 raise BusyResourceError(
                     f"there is something at {path} already, other than the socket of a monitor that has ended; choose "
-                    "another path, such as one with %p in it for the number of the process"
+                    "another path, such as one with {pid} in it for the number of the process"
                 ) from None
             error.filename = path
             raise
-        if stat.S_IMODE(os.lstat(path).st_mode) != _PRIVATE:
-            os.chmod(path, _PRIVATE)
-        listener.listen()
-        listener.setblocking(False)
+        status = os.lstat(path)
+        try:
+            if stat.S_IMODE(status.st_mode) != _PRIVATE:
+                os.chmod(path, _PRIVATE)
+            listener.listen()
+            listener.setblocking(False)
+        except BaseException:
+            os.unlink(path)
+            raise
     except BaseException:
         listener.close()
         raise
-    return listener
+    return listener, (status.st_dev, status.st_ino)
 
 
 def _remove_stale(path: str) -> None:
@@ -315,7 +318,8 @@ def _may_ask(connection: socket.socket) -> bool:
     """Whether a peer is the owner of this process, or root: where the system tells, the mode of the file is not all."""
     if sys.platform != "linux":
         return True
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS))
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
     return uid in (os.geteuid(), 0)
 
 
@@ -334,7 +338,7 @@ def attach(loop: EventLoop, value: str) -> None:
     """
     path = os.path.abspath(path_of(value, os.getpid()))
     with _lock:
-        monitor = next((each for each in _open if each.path == path and each.users), None)
+        monitor = next((each for each in _open if each.path == path and each._users), None)
         if monitor is None:
             try:
                 monitor = Monitor(path)
@@ -344,14 +348,14 @@ def attach(loop: EventLoop, value: str) -> None:
                     logger.warning("%s=%s: this process has no monitor: %s", MONITOR_VARIABLE, value, error)
                 return
         else:
-            monitor.users += 1
+            monitor._users += 1
     loop.close_callbacks.append(monitor.close)
 
 
 def _at_exit() -> None:
     """The process ends, maybe in the middle of a run."""
     for monitor in list(_open):
-        monitor.users = 1
+        monitor._users = 1
         monitor.close()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowno.core.event_loop.tasks import RETURNED, ErrorReport, TaskHandle
 
-from .places import ORIGIN_DEPTH, Place, in_the_task, indented
+from .places import ORIGIN_DEPTH, Place, in_the_task, with_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class ValueReport(ErrorReport):
     def report(self) -> None:
         if not self.is_known:
             self.is_known = True
-            made = indented("its coroutine was made at", self._place)
+            made = with_stack("its coroutine was made at", self._place)
             logger.warning("%s returned %s, which nobody asked it for%s", self._name, reprlib.repr(self._value), made)
 
     __del__ = report

@@ -10,11 +10,20 @@ from traceback import FrameSummary, StackSummary
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowno.core.event_loop import event_loop
+from flowno.core.event_loop.snapshots import is_own
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["ORIGIN_DEPTH", "Place", "here_and_outwards", "in_the_task", "indented", "written"]
+__all__ = [
+    "ORIGIN_DEPTH",
+    "Place",
+    "here_and_outwards",
+    "in_the_task",
+    "place_in_words",
+    "stack_in_words",
+    "with_stack",
+]
 
 #: The innermost frames: file, line, function, as in the ``cr_origin`` of a coroutine.
 Place: TypeAlias = tuple[tuple[str, int, str], ...]
@@ -25,9 +34,8 @@ ORIGIN_DEPTH: Final = 10
 #: A task ends, outwards, where the loop has stepped it: what comes then is whoever has started the run.
 _LOOP: Final = event_loop.__file__
 
-#: Where the frames are that are not the program's: of those who watch, and of all of flowno.
+#: Where the frames are of those who watch.
 _WATCHERS: Final = os.path.dirname(__file__) + os.sep
-_FLOWNO: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def here_and_outwards() -> Place:
@@ -41,7 +49,7 @@ def here_and_outwards() -> Place:
     while frame is not None and len(frames) < ORIGIN_DEPTH and frame.f_code.co_filename != _LOOP:
         filename = frame.f_code.co_filename
         if not filename.startswith(_WATCHERS):
-            found = ours if filename.startswith(_FLOWNO) else frames
+            found = ours if is_own(frame) else frames
             found.append((filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(frames or ours[:ORIGIN_DEPTH])
@@ -53,14 +61,19 @@ def in_the_task(place: Place) -> Place:
     return tuple(frame for frame in inside if not frame[0].startswith(_WATCHERS))
 
 
-def written(place: Place) -> str:
-    """A place as a traceback has it, the innermost frame last."""
+def stack_in_words(stack: StackSummary) -> str:
+    """A stack as a traceback has it, the innermost frame last."""
+    return "".join(stack.format()).rstrip()
+
+
+def place_in_words(place: Place) -> str:
+    """As :func:`stack_in_words`, of a place."""
     for filename, _, _ in place:
         linecache.checkcache(filename)
     frames = [FrameSummary(filename, line, function) for filename, line, function in reversed(place)]
-    return "".join(StackSummary.from_list(frames).format()).rstrip()
+    return stack_in_words(StackSummary.from_list(frames))
 
 
-def indented(what: str, place: Place | None) -> str:
+def with_stack(what: str, place: Place | None) -> str:
     """A line about what was made, and where; nothing where that is not known."""
-    return f"\n{what} (most recent call last):\n{written(place)}" if place else ""
+    return f"\n{what} (most recent call last):\n{place_in_words(place)}" if place else ""

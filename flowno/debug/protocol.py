@@ -21,6 +21,8 @@ from flowno.core.event_loop.snapshots import (
     TimerSnapshot,
 )
 
+from . import path_in_process
+
 __all__ = [
     "LONGEST_REQUEST",
     "MOST",
@@ -56,11 +58,11 @@ class Answer(NamedTuple):
 
 
 def path_of(value: str, pid: int) -> str:
-    """Where a process listens, by what ``FLOWNO_MONITOR`` says: ``%p`` stands for its number.
+    """Where a process listens, by what ``FLOWNO_MONITOR`` says: ``{pid}`` stands for its number.
 
     In a folder that is there it is ``flowno-NUMBER.sock``.
     """
-    path = value.replace("%p", str(pid))
+    path = path_in_process(value, pid)
     return os.path.join(path, f"flowno-{pid}.sock") if os.path.isdir(path) else path
 
 

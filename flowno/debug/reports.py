@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
     from flowno.core.event_loop.snapshots import FrameSnapshot, LoopSnapshot, RegistrationSnapshot, TaskSnapshot
 
+__all__ = [
+    "SignalReporter",
+    "head_of",
+    "lines_of",
+    "none_in",
+    "place_of",
+    "print_tasks",
+    "printable",
+    "report_on_signal",
+    "rows_of",
+    "take_all",
+]
 
 #: How many tasks, registrations and timers a report shows at most, and how many children of a task that are alike.
 MOST_TASKS: Final = 200
@@ -30,9 +42,6 @@ MOST_ALIKE: Final = 3
 #: Levels of the tree that are shown by indentation, and characters of a text.
 DEEPEST: Final = 20
 LONGEST: Final = 200
-
-#: In the path of every file that a task of a program can be in and that is flowno's, wherever it is installed.
-_OWN: Final = tuple(os.path.join("flowno", room, "") for room in ("core", "net"))
 
 #: Seconds that a signal handler waits for the report that it prints.
 LIMIT: Final = 5.0
@@ -88,6 +97,11 @@ def head_of(snapshot: LoopSnapshot) -> str:
         f"{snapshot.loop} {where}, tasks: {counters.tasks} ({counters.ready} ready, {counters.waiting} waiting), "
         f"fds: {counters.fds}, timers: {counters.timers}"
     )
+
+
+def none_in(process: str) -> str:
+    """What is said of a process in which there is no loop to show."""
+    return f"no event loop runs in {process}"
 
 
 def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
@@ -153,8 +167,7 @@ def place_of(task: TaskSnapshot) -> str:
     """Where a task is in the program: the innermost line that is none of flowno's own, else the outermost of all."""
     if not task.stack:
         return ""
-    outside = (each for each in reversed(task.stack) if not any(own in each.file for own in _OWN))
-    frame = next(outside, task.stack[0])
+    frame = next((each for each in reversed(task.stack) if not each.is_own), task.stack[0])
     return f"{frame.file}:{frame.line}"
 
 
@@ -214,15 +227,18 @@ def _lines_of_task(task: TaskSnapshot, depth: int) -> Iterator[str]:
     margin = "  " * depth
     does = f"waits for {task.waits_for}" if task.waits_for is not None else f"is {task.state}"
     yield f"{margin}- {printable(task.name)} {printable(does)}{', cancelled' if task.is_cancelled else ''}"
-    for file, line, function in _ends_of(task.stack):
-        yield f"{margin}    at {printable(file)}:{line} in {printable(function)}" if file else f"{margin}    ..."
+    for frame in _ends_of(task.stack):
+        if frame is None:
+            yield f"{margin}    ..."
+        else:
+            yield f"{margin}    at {printable(frame.file)}:{frame.line} in {printable(frame.function)}"
 
 
-def _ends_of(stack: Sequence[FrameSnapshot]) -> Sequence[FrameSnapshot | tuple[str, int, str]]:
-    """A stack, without the middle where it is very long."""
+def _ends_of(stack: Sequence[FrameSnapshot]) -> Sequence[FrameSnapshot | None]:
+    """A stack, with None for the middle where it is very long."""
     if len(stack) <= 2 * MOST_ENTRIES:
         return stack
-    return [*stack[:MOST_ENTRIES], ("", 0, ""), *stack[-MOST_ENTRIES:]]
+    return [*stack[:MOST_ENTRIES], None, *stack[-MOST_ENTRIES:]]
 
 
 def _section(title: str, lines: Sequence[str], total: int) -> Iterator[str]:
@@ -235,7 +251,7 @@ def _section(title: str, lines: Sequence[str], total: int) -> Iterator[str]:
 
 def _text_of(snapshots: Sequence[LoopSnapshot]) -> str:
     if not snapshots:
-        return "no event loop runs in this process\n"
+        return f"{none_in('this process')}\n"
     return "".join(f"{line}\n" for snapshot in snapshots for line in lines_of(snapshot))
 
 

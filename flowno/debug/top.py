@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .reports import place_of, printable
+from .reports import head_of, none_in, place_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,24 +69,22 @@ def screen_of(answer: Answer, before: Answer, height: int) -> Group:
     """
     earlier = {loop.loop: loop for loop in before.loops}
     room = max(1, (height - 2) // max(1, len(answer.loops)) - 5)
-    parts: list[Text | Table] = [Text(f"process {answer.pid}", style="bold")]
+    process = f"process {answer.pid}"
+    parts: list[Text | Table] = [Text(process, style="bold")]
     for loop in answer.loops:
         parts += [_head(loop, earlier.get(loop.loop)), _table(loop, room)]
     if not answer.loops:
-        parts.append(Text("no event loop runs there"))
+        parts.append(Text(none_in(process)))
     return Group(*parts)
 
 
 def _head(loop: LoopSnapshot, before: LoopSnapshot | None) -> Text:
     counters = loop.counters
-    text = (
-        f"{loop.loop} in {loop.thread}, {'asleep' if loop.is_asleep else 'busy'}: {counters.tasks} tasks, "
-        f"{counters.ready} ready, {counters.fds} fds, {counters.timers} timers, {counters.threads} threads"
-    )
+    text = f"{head_of(loop)}, threads: {counters.threads}, {'asleep' if loop.is_asleep else 'busy'}"
     if before is not None and loop.time > before.time:
         waits = (counters.selector_waits - before.counters.selector_waits) / (loop.time - before.time)
-        text += f", {waits:,.0f} waits/s"
-    return Text(printable(text))
+        text += f", waits/s: {waits:,.0f}"
+    return Text(text)
 
 
 def _table(loop: LoopSnapshot, room: int) -> Table:

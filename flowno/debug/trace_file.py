@@ -46,7 +46,7 @@ class TraceFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115  # close() is what closes it
         self._path = os.fspath(path)
-        self._lock = RLock()
+        self.renew_lock()
         self._owner = os.getpid()
         self._events: list[dict[str, Any]] = []
         self._written = perf_counter()
@@ -59,6 +59,10 @@ class TraceFile:
         except BaseException:
             self._file.close()
             raise
+
+    def renew_lock(self) -> None:
+        """For the child of a fork: whoever had the lock is not there any more."""
+        self._lock = RLock()
 
     @property
     def is_writable(self) -> bool:

@@ -29,29 +29,12 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from flowno.core.event_loop.commands import (
-    BarrierWaitCommand,
-    CancelCommand,
     Command,
-    ConditionWaitCommand,
-    EventWaitCommand,
     FdCommand,
-    FdReadableCommand,
-    FdWritableCommand,
-    GroupWaitCommand,
-    JoinCommand,
-    LimiterAcquireCommand,
-    LockAcquireCommand,
-    QueueGetCommand,
-    QueuePeekCommand,
-    QueuePutCommand,
-    SemaphoreAcquireCommand,
     SignalWaitCommand,
     SleepCommand,
-    SocketAcceptCommand,
     SocketCommand,
     SocketConnectCommand,
-    SocketRecvCommand,
-    SocketSendCommand,
     SpawnCommand,
     ThreadCommand,
 )
@@ -59,8 +42,11 @@ from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
 from flowno.core.event_loop.running import current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
+from flowno.core.event_loop.snapshots import is_own
 from flowno.core.event_loop.tasks import _frames_of, function_name
+from flowno.core.event_loop.words import kind_of_wait
 
+from . import path_in_process
 from .trace_file import TraceFile
 
 if TYPE_CHECKING:
@@ -70,7 +56,7 @@ if TYPE_CHECKING:
     from flowno.core.event_loop.event_loop import EventLoop
     from flowno.core.event_loop.tasks import TaskHandle
 
-__all__ = ["Tracer", "attach", "trace", "trace_process"]
+__all__ = ["Tracer", "attach", "trace"]
 
 #: How many lanes the tasks of a loop get.
 LANES = 500
@@ -78,38 +64,10 @@ LANES = 500
 #: Characters of what a command says of itself: it may have an item of the program in it.
 LONGEST_TEXT = 200
 
-#: What the slice of a wait is called, by the class of the command or of what that is derived from.
-WAITS: dict[type[Command], str] = {
-    BarrierWaitCommand: "waits for the others at a barrier",
-    CancelCommand: "waits for the end of a task that it has cancelled",
-    ConditionWaitCommand: "waits for a condition",
-    EventWaitCommand: "waits for an event",
-    FdReadableCommand: "waits for something to read",
-    FdWritableCommand: "waits for room to write",
-    GroupWaitCommand: "waits for the tasks of its group",
-    JoinCommand: "waits for the end of a task",
-    LimiterAcquireCommand: "waits for a token of a limiter",
-    LockAcquireCommand: "waits for a lock",
-    QueueGetCommand: "waits for an item",
-    QueuePeekCommand: "waits for an item",
-    QueuePutCommand: "waits for room in a queue",
-    SemaphoreAcquireCommand: "waits for a permit of a semaphore",
-    SignalWaitCommand: "waits for a signal",
-    SleepCommand: "sleeps",
-    SocketAcceptCommand: "waits for a connection",
-    SocketConnectCommand: "waits to be connected",
-    SocketRecvCommand: "waits for data",
-    SocketSendCommand: "waits for room to send",
-    ThreadCommand: "waits for a thread",
-    Command: "waits",
-}
-
 #: Waits that no other task ends, and that make no other task ready.
 _BETWEEN_TASK_AND_SYSTEM = (FdCommand, SignalWaitCommand, SleepCommand, SocketCommand, ThreadCommand)
 
 _IN, _OUT = 0, 1
-
-_FLOWNO = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 logger = logging.getLogger("flowno.trace")
 
@@ -177,13 +135,17 @@ def attach(loop: EventLoop, value: str) -> None:
     """
     process = os.getpid()
     asked_by = _asked_for.get(value)
-    if asked_by == process or (asked_by is not None and "{pid}" not in value):
+    if asked_by == process or (asked_by is not None and path_in_process(value) == value):
         return
     _asked_for[value] = process
     try:
-        trace_process(os.path.abspath(value.replace("{pid}", str(process))))
+        trace_process(os.path.abspath(path_in_process(value)))
     except OSError as error:
         logger.error("%s=%s: there will be no trace: %s", TRACE_VARIABLE, value, error)
+
+
+#: Those whose locks the child of a fork has to renew.
+_tracers: weakref.WeakSet[Tracer] = weakref.WeakSet()
 
 
 class Tracer:
@@ -199,6 +161,7 @@ class Tracer:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.file = TraceFile(path)
         self.lock = threading.RLock()
+        _tracers.add(self)
         self.numbers = count(1)  # for the loops and the lanes
         self.arrows = count(1)
         self.origin = perf_counter_ns()
@@ -279,7 +242,6 @@ class _LoopTrace:
         self.loop = weakref.ref(loop)
         self._tracer = tracer
         self._file = tracer.file
-        self._lock = tracer.lock
         self._is_on = True
         self._last_time = 0
         self._process = self._lane = next(tracer.numbers)  # the lane of the same number is the main one: the selector's
@@ -314,7 +276,7 @@ class _LoopTrace:
 
     def rest(self) -> None:
         """The loop has run: its last task is kept no longer, nor those that were closed where they stood."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._settle()
                 for task in [task for task in self._tasks if task.done()]:
@@ -323,7 +285,7 @@ class _LoopTrace:
 
     def stop(self) -> None:
         """Write what is going on as if it ended here, and watch no more."""
-        with self._lock:
+        with self._tracer.lock:
             if not self._is_on:
                 return
             running = self._step.task if self._step is not None and not self._step.end else None
@@ -352,7 +314,7 @@ class _LoopTrace:
         self, task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any
     ) -> Any:
         """Wraps the steps; see :meth:`EventLoop.add_step_wrapper`."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._begin_step(task, is_thrown=method is not task._send)
         command = None
@@ -360,7 +322,7 @@ class _LoopTrace:
             command = run(method, argument)
             return command
         finally:
-            with self._lock:
+            with self._tracer.lock:
                 if self._is_on and self._step is not None:
                     self._step.end = self._now()
                     self._step.command = command
@@ -371,7 +333,7 @@ class _LoopTrace:
         self, ask: Callable[[float | None], list[tuple[SelectorKey, int]]], timeout: float | None
     ) -> list[tuple[SelectorKey, int]]:
         """Wraps the questions to the selector; see :meth:`EventLoop.add_select_wrapper`."""
-        with self._lock:
+        with self._tracer.lock:
             if self._is_on:
                 self._settle()
                 if timeout is None or timeout > 0:
@@ -382,7 +344,7 @@ class _LoopTrace:
             events = ask(timeout)
             return events
         finally:
-            with self._lock:
+            with self._tracer.lock:
                 if self._is_on:
                     self._asked = self._now()
                     ready = None if events is None else len(events)
@@ -506,8 +468,7 @@ class _LoopTrace:
             return
         woken = known.woken or (known.since if known.wait is None else now)
         if known.wait is not None and woken > known.since:
-            name = next(WAITS[base] for base in known.wait.__mro__ if base in WAITS)
-            self._slice(known.lane, name, "wait", known.since, woken, {"for": known.detail})
+            self._slice(known.lane, kind_of_wait(known.wait), "wait", known.since, woken, {"for": known.detail})
         if woken < now:
             self._slice(known.lane, "is ready", "ready", woken, now, {})
         if known.arrow:
@@ -587,7 +548,7 @@ def _place_of(task: TaskHandle[Any]) -> tuple[str, str]:
     """Where a task is that does not run, in the innermost function but flowno's: in short, and with the path."""
     found = None
     for frame in _frames_of(task.raw_task):
-        if found is None or not frame.f_code.co_filename.startswith(_FLOWNO):
+        if found is None or not is_own(frame):
             found = frame
     if found is None:
         return function_name(task.raw_task), ""
@@ -696,3 +657,19 @@ def _unwatch_bytes(trace: _LoopTrace) -> None:
     with _counting_lock:
         del _counting[trace]
         _byte_counts.end()
+
+
+# --------------------------------------------------------------------------------------------------------------- a fork
+
+
+def _renew_locks() -> None:
+    """In the child: whoever had one of them is not there any more."""
+    global _counting_lock
+    _counting_lock = threading.RLock()
+    for tracer in _tracers:
+        tracer.lock = threading.RLock()
+        tracer.file.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from flowno.core.event_loop.running import fork_count
 from flowno.core.event_loop.threads import OwnThread
 
+from .places import stack_in_words
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -74,7 +76,7 @@ class Watchdog:
             self._step = None
             took = perf_counter() - began
             if took > limit and self._claim(began):
-                logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
+                _report_end(task, took)
             del task, run, method, argument  # the traceback of an error has this frame
 
     def end(self) -> None:
@@ -134,9 +136,9 @@ class Watchdog:
             task, began = step
             took = perf_counter() - began
             if took > limit and began != self._reported and self._claim(began):
-                stack = "".join(task.get_stack().format()).rstrip()
+                stack = stack_in_words(task.get_stack())
                 if self._step is not step:
-                    logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
+                    _report_end(task, took)
                 else:
                     logger.warning(
                         "%s holds up the event loop: its step has taken %.3f s so far, and is here "
@@ -144,3 +146,12 @@ class Watchdog:
                         repr(task), took, stack,
                     )  # fmt: skip
         return min(max(limit / LOOKS_PER_LIMIT, SHORTEST_PAUSE), LONGEST_PAUSE)
+
+
+def _report_end(task: TaskHandle[Any], took: float) -> None:
+    """Report a step that is over.
+
+    The log gets the words for the task, and not the task: a record that is kept would keep it, and who formats the
+    record later would find it changed.
+    """
+    logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)

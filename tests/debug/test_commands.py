@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import TaskGroup, sleep
+from flowno import EventLoop, TaskGroup, sleep
 from flowno.cli import main as command_line
 from flowno.debug import Monitor
 from flowno.debug.asking import MonitorError, ask
@@ -170,12 +170,22 @@ def test_top_shows_what_runs_first_and_what_the_others_wait_for(path: str, monke
     before, *shown = looks(path, 3, monkeypatch).split(title)
     assert (before, len(shown)) == ("", 3)
     head, _, table = shown[-1].partition(" task ")
-    assert "busy: 3 tasks, 0 ready, 0 fds, 2 timers, 0 threads" in " ".join(head.split())
-    assert "waits/s" in head
+    words = " ".join(head.split())
+    assert " in MainThread, tasks: 3 (0 ready, 2 waiting), fds: 0, timers: 2, threads: 0, busy, waits/s: " in words
     _, running, *rows = table.rstrip().splitlines()
     assert running.split()[1:] == ["running", running.split()[-1]]
     assert [row.split()[:3] for row in rows] == [["worker", f"[red]{number}", "waiting"] for number in range(2)]
     assert all("a timer, " in row and row.rstrip().endswith(os.path.basename(PLACE)) for row in rows)
+
+
+def test_top_says_of_a_loop_that_has_just_stopped_that_it_does_not_run(backend: str) -> None:
+    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=200)
+    from flowno.debug import top
+
+    with EventLoop() as loop:
+        answer = Answer(1, (loop.snapshot(),))
+    console.print(top.screen_of(answer, answer, 40))
+    assert f"<EventLoop {backend} idle> not running, tasks: 0 " in console.file.getvalue()
 
 
 def test_top_shows_as_many_tasks_as_there_are_lines_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +213,7 @@ def test_top_ends_with_the_process_and_with_ctrl_c(
     monkeypatch.setattr(top.time, "sleep", interrupt)
     with Monitor(path):
         assert command_line(["top", path]) == 130
-    assert "no event loop runs there" in capsys.readouterr().out
+    assert f"no event loop runs in process {os.getpid()}" in capsys.readouterr().out
 
 
 def test_top_without_rich_says_what_to_install(

@@ -53,7 +53,7 @@ def test_the_table_of_the_page_has_every_logger() -> None:
 
 
 def test_nothing_is_logged_by_the_common_logger_itself() -> None:
-    assert [path for name, path in loggers() if name == "flowno"] == ["flowno/debug/logs.py"] * 2
+    assert [path for name, path in loggers() if name == "flowno"] == ["flowno/debug/logs.py"]
 
 
 def test_the_backend_in_use_is_one_debug_line(backend: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,6 +125,13 @@ def test_the_variable_shows_messages_from_its_level_on(
     assert lines.count("INFO flowno.test: a message 1") == message
     assert sum(line.startswith("DEBUG flowno.selector: <EventLoop ") for line in lines) == selector
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} ", line) for line in result.stderr.splitlines())
+
+
+def test_a_program_without_standard_error_runs_all_the_same(run_python: RunPython) -> None:
+    program = HELLO.format(before="import sys; shown, sys.stderr = sys.stderr, None")
+    result = run_python(f"{program}\nsys.stderr = shown\nflowno.run(main())", env={"FLOWNO_LOG_LEVEL": "info"})
+    assert result.returncode == 0
+    assert lines_of(result.stderr) == ["INFO flowno.test: a message 1"]
 
 
 @pytest.mark.parametrize("before", [BY_THE_ROOT, BY_FLOWNO], ids=["root", "flowno"])

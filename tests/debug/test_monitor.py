@@ -226,8 +226,12 @@ def test_an_accept_that_fails_is_logged_and_the_monitor_goes_on(
         def __getattr__(self, name: str) -> Any:
             return getattr(self._listener, name)
 
+    def listen_and_fail(path: str) -> Any:
+        listener, file = listen(path)
+        return Failing(listener), file
+
     listen = monitor._listen
-    monkeypatch.setattr(monitor, "_listen", lambda path: Failing(listen(path)))
+    monkeypatch.setattr(monitor, "_listen", listen_and_fail)
     with Monitor(path):
         assert ask(path).pid == os.getpid()
     assert [record.message for record in caplog.records] == [
@@ -370,10 +374,20 @@ def test_a_folder_that_is_not_there_is_an_error_that_names_it(folder: str) -> No
 
 
 def test_the_path_may_have_the_number_of_the_process_or_be_a_folder(folder: str) -> None:
-    assert path_of(f"{folder}/%p.sock", 123) == f"{folder}/123.sock"
+    assert path_of(f"{folder}/{{pid}}.sock", 123) == f"{folder}/123.sock"
     assert path_of(folder, 123) == f"{folder}/flowno-123.sock"
     with Monitor(Path(folder)) as opened:
         assert opened.path == f"{folder}/flowno-{os.getpid()}.sock"
+
+
+def test_one_that_cannot_begin_leaves_nothing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(monitor, "OwnThread", refuse)
+    with pytest.raises(MemoryError):
+        Monitor(f"{folder}/socket")
+    assert os.listdir(folder) == []
 
 
 def test_a_program_may_change_its_folder(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +412,7 @@ def test_python_without_unix_sockets_has_no_monitor(path: str, monkeypatch: pyte
 def test_the_variable_opens_a_monitor_for_as_long_as_there_is_a_loop(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/%p")
+    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{{pid}}")
     path = f"{folder}/{os.getpid()}"
     first = EventLoop()
     with EventLoop():
@@ -479,12 +493,24 @@ if os.getpid() != parent:
     flowno.run(child())
 print(len(os.listdir(folder)))
 """
-    result = run_python(program, folder, options=FORKING, env={"FLOWNO_MONITOR": f"{folder}/%p"})
+    result = run_python(program, folder, options=FORKING, env={"FLOWNO_MONITOR": f"{folder}/{{pid}}"})
     assert result.stderr == ""
     assert result.stdout.splitlines() == ["inherited 1", "child True 2", "1", "parent True 1", "0"]
 
 
 # --------------------------------------------------------------------------------------------------- whom one asks, how
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the environment of another process")
+@pytest.mark.parametrize("off", ["", "0"])
+def test_a_process_whose_variable_is_off_has_no_monitor(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWNO_MONITOR", raising=False)
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"FLOWNO_MONITOR": off}) as it,
+        pytest.raises(MonitorError, match=f"process {it.pid} has no monitor that is known here"),
+    ):
+        ask_target(str(it.pid))
+
 
 PROGRAM = """
 import sys
@@ -507,7 +533,7 @@ def stuck(folder: str) -> Iterator["subprocess.Popen[str]"]:
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]),
-            "FLOWNO_MONITOR": f"{folder}/%p.sock",
+            "FLOWNO_MONITOR": f"{folder}/{{pid}}.sock",
         },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -533,14 +559,15 @@ def test_elsewhere_the_variable_here_says_where_a_number_listens(
     from flowno.debug import asking
 
     monkeypatch.setattr(asking.sys, "platform", "darwin")
-    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/%p.sock")
+    monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{{pid}}.sock")
     assert ask_target(str(stuck.pid)).pid == stuck.pid
     monkeypatch.setenv("FLOWNO_MONITOR", f"{folder}/{stuck.pid}.sock")
     with pytest.raises(MonitorError, match=f"process {stuck.pid} answers, and not 1"):
         ask_target("1")
-    monkeypatch.delenv("FLOWNO_MONITOR")
-    with pytest.raises(MonitorError, match="process 1 has no monitor that is known here: start it with FLOWNO_MONITOR"):
-        ask_target("1")
+    for off in ("", "0"):
+        monkeypatch.setenv("FLOWNO_MONITOR", off)
+        with pytest.raises(MonitorError, match="process 1 has no monitor that is known here: start it with FLOWNO_M"):
+            ask_target("1")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="there is no SIGSTOP")

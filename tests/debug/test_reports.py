@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 import flowno
-from flowno import EventLoop, EventLoopError, TaskGroup, gather, print_tasks, sleep, spawn
-from flowno.core.event_loop import selectors
+from flowno import EventLoop, EventLoopError, Stream, TaskGroup, gather, print_tasks, sleep, spawn
 from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, take_snapshot
 from flowno.debug import report_on_signal, reports
 from flowno.debug.reports import lines_of, place_of, printable
-from flowno.net import servers, streams
 from tests.conftest import RunPython
 from tests.support.tasks import FOREVER
 
@@ -43,6 +41,25 @@ def tree_of(lines: list[str]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- the text
+
+
+def test_the_place_of_a_task_is_a_line_of_the_program_however_deep_in_flowno_it_waits() -> None:
+    async def reads(stream: Stream) -> None:
+        await stream.readline()
+
+    async def main() -> str:
+        near, far = flowno.socketpair()
+        with far:
+            async with Stream(near) as stream, TaskGroup() as group:
+                await group.spawn(reads(stream), name="reader")
+                await sleep(0)
+                [snapshot] = reports.take_all()
+                group.cancel_scope.cancel()
+        [reader] = [task for task in snapshot.tasks if task.name == "reader"]
+        assert [frame.is_own for frame in reader.stack[:2]] == [False, True]
+        return place_of(reader)
+
+    assert run_and_print(main) == [f"{__file__}:{reads.__code__.co_firstlineno + 1}"]
 
 
 def test_it_prints_a_tree_with_places_registrations_and_timers(backend: str) -> None:
@@ -159,18 +176,17 @@ def test_a_file_with_a_small_alphabet_gets_what_it_has_and_no_error() -> None:
     assert r"- M\xfc\xdfiggang waits" in "\n".join(run_and_print(main))
 
 
-@pytest.mark.parametrize(
-    ("files", "place"),
-    [([servers.__file__, "program.py", streams.__file__], 1), ([servers.__file__, selectors.__file__], 0)],
-)
-def test_a_task_is_at_the_innermost_line_of_the_program_else_at_the_outermost(files: list[str], place: int) -> None:
-    stack = tuple(FrameSnapshot(file, line, "function") for line, file in enumerate(files))
+@pytest.mark.parametrize(("own", "place"), [((True, False, True), 1), ((True, True), 0)])
+def test_a_task_is_at_the_innermost_line_of_the_program_else_at_the_outermost(
+    own: tuple[bool, ...], place: int
+) -> None:
+    stack = tuple(FrameSnapshot("file.py", line, "function", is_own) for line, is_own in enumerate(own))
     task = TaskSnapshot(1, "task", "waiting", None, None, None, None, False, stack)
-    assert place_of(task) == f"{files[place]}:{place}"
+    assert place_of(task) == f"file.py:{place}"
 
 
 def test_the_middle_of_a_very_long_stack_is_left_out() -> None:
-    stack = tuple(FrameSnapshot("deep.py", line, "down") for line in range(1000))
+    stack = tuple(FrameSnapshot("deep.py", line, "down", is_own=False) for line in range(1000))
     task = TaskSnapshot(1, "deep", "ready", None, None, None, None, False, stack)
     with EventLoop() as loop:
         snapshot = take_snapshot(loop)._replace(tasks=(task,))

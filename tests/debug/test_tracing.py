@@ -692,6 +692,38 @@ def test_with_its_number_in_the_path_each_process_has_a_trace_of_its_own(tmp_pat
     assert sorted(len(read_trace(path).processes) for path in tmp_path.iterdir()) == [1, 3]
 
 
+@on_posix
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_has(tmp_path: Path) -> None:
+    tracer = tracing.Tracer(tmp_path / "trace.json")
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with tracer.lock, tracer.file._lock, tracing._counting_lock:
+            held.set()
+            done.wait()
+
+    with EventLoop() as loop:
+        tracer.start()
+        loop.run_until_complete(sleep(0))
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)  # ends it where it hangs
+            try:
+                tracer.stop()
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        done.set()
+        thread.join()
+        tracer.stop()
+    assert status == 0
+
+
 def test_a_variable_that_names_no_file_is_one_line_in_the_log(tmp_path: Path, run_python: RunPython) -> None:
     path = tmp_path / "nowhere" / "trace.json"
     result = run_python(LOOPS, env={"FLOWNO_TRACE": str(path)})

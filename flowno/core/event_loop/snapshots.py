@@ -32,6 +32,7 @@ __all__ = [
     "RegistrationSnapshot",
     "TaskSnapshot",
     "TimerSnapshot",
+    "is_own",
     "take_snapshot",
 ]
 
@@ -50,11 +51,13 @@ class FrameSnapshot(NamedTuple):
         file: The path of the source file.
         line: The line in it; 0 where Python does not tell.
         function: The qualified name of the function.
+        is_own: Whether it is in flowno or its backends, and not in the program.
     """
 
     file: str
     line: int
     function: str
+    is_own: bool
 
 
 class TaskSnapshot(NamedTuple):
@@ -277,9 +280,19 @@ def _parent_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
 def _stack_of(task: TaskHandle[Any]) -> tuple[FrameSnapshot, ...]:
     # By no name of this frame, which may be among them: it would be kept by itself.
     return tuple(
-        FrameSnapshot(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname)
+        FrameSnapshot(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname, is_own(frame))
         for frame in takewhile(_is_the_tasks, task._frames())
     )
+
+
+#: By the module and not by the file: the two may be installed in different folders.
+_OWN_PACKAGES = frozenset({"flowno", "flowno_backends"})
+
+
+def is_own(frame: FrameType) -> bool:
+    """Whether a frame is in flowno or its backends, and not in the program."""
+    module = frame.f_globals.get("__name__")
+    return isinstance(module, str) and module.partition(".")[0] in _OWN_PACKAGES
 
 
 #: The files of those who ask for snapshots.

@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from .tasks import TaskHandle
     from .timers import Timer
 
-__all__ = ["address_in_words", "address_of", "holder_of", "peer_in_words", "timer_in_words", "wait_in_words"]
+__all__ = [
+    "address_in_words",
+    "address_of",
+    "holder_of",
+    "kind_of_wait",
+    "peer_in_words",
+    "timer_in_words",
+    "wait_in_words",
+]
 
 #: Says what a task waits for in a command; to be read after "waits for".
 Describe: TypeAlias = "Callable[[TaskHandle[Any], Any], str]"
@@ -58,14 +66,23 @@ def wait_in_words(task: TaskHandle[Any]) -> str | None:
     command = task._waiting
     if command is None:
         return None
-    for command_class in type(command).__mro__:
-        describe = _WORDS.get(command_class)
-        if describe is not None:
-            try:
-                return describe(task, command)
-            except Exception:
-                break  # what it waits for is on its way, or is of the program's making
+    words = _words_of(type(command))
+    if words is not None:
+        try:
+            return words[1](task, command)
+        except Exception:
+            pass  # what it waits for is on its way, or is of the program's making
     return f"the answer to a {type(command).__name__}"
+
+
+def kind_of_wait(command_class: type[Command]) -> str:
+    """What a task does that waits in a command of this class, in a few words that are the same for all of them."""
+    words = _words_of(command_class)
+    return "waits" if words is None else words[0]
+
+
+def _words_of(command_class: type[Command]) -> tuple[str, Describe] | None:
+    return next((_WORDS[base] for base in command_class.__mro__ if base in _WORDS), None)
 
 
 def holder_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
@@ -248,27 +265,27 @@ def _fd_of(command: SocketCommand | FdReadableCommand | FdWritableCommand) -> st
     return "" if command.record is None else f" on fd {command.record.fd}"
 
 
-#: By the class of the command, or of what that is derived from.
-_WORDS: dict[type[Command], Describe] = {
-    BarrierWaitCommand: _barrier,
-    CancelCommand: _cancel,
-    ConditionWaitCommand: _condition,
-    EventWaitCommand: _event,
-    FdReadableCommand: _readable,
-    FdWritableCommand: _writable,
-    GroupWaitCommand: _group,
-    JoinCommand: _join,
-    LimiterAcquireCommand: _limiter,
-    LockAcquireCommand: _lock,
-    QueueGetCommand: _item,
-    QueuePeekCommand: _item,
-    QueuePutCommand: _room,
-    SemaphoreAcquireCommand: _semaphore,
-    SignalWaitCommand: _signal,
-    SleepCommand: _sleep,
-    SocketAcceptCommand: _accept,
-    SocketConnectCommand: _connect,
-    SocketRecvCommand: _receive,
-    SocketSendCommand: _send,
-    ThreadCommand: _thread,
+#: By the class of the command, or of what that is derived from: the kind of wait, and what says more of it.
+_WORDS: dict[type[Command], tuple[str, Describe]] = {
+    BarrierWaitCommand: ("waits for the others at a barrier", _barrier),
+    CancelCommand: ("waits for the end of a task that it has cancelled", _cancel),
+    ConditionWaitCommand: ("waits for a condition", _condition),
+    EventWaitCommand: ("waits for an event", _event),
+    FdReadableCommand: ("waits for something to read", _readable),
+    FdWritableCommand: ("waits for room to write", _writable),
+    GroupWaitCommand: ("waits for the tasks of its group", _group),
+    JoinCommand: ("waits for the end of a task", _join),
+    LimiterAcquireCommand: ("waits for a token of a limiter", _limiter),
+    LockAcquireCommand: ("waits for a lock", _lock),
+    QueueGetCommand: ("waits for an item", _item),
+    QueuePeekCommand: ("waits for an item", _item),
+    QueuePutCommand: ("waits for room in a queue", _room),
+    SemaphoreAcquireCommand: ("waits for a permit of a semaphore", _semaphore),
+    SignalWaitCommand: ("waits for a signal", _signal),
+    SleepCommand: ("sleeps", _sleep),
+    SocketAcceptCommand: ("waits for a connection", _accept),
+    SocketConnectCommand: ("waits to be connected", _connect),
+    SocketRecvCommand: ("waits for data", _receive),
+    SocketSendCommand: ("waits for room to send", _send),
+    ThreadCommand: ("waits for a thread", _thread),
 }

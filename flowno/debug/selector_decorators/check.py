@@ -218,7 +218,7 @@ class CheckSelector(SelectorDecorator):
             if ready or not unchanged or (timeout is not None and waited >= timeout - _TOLERANCE):
                 return ready
             if excused == _EXCUSED:
-                self._violation("early", call, ready, f"after {waited:.6f} s, and twice before")
+                self._violation("early", call, ready, f"after {waited:.6f} s, and {_EXCUSED} times before")
             excused += 1
             left = None if timeout is None else timeout - waited
 

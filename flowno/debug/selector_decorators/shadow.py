@@ -1,12 +1,12 @@
 """``shadow(first, second)``: two selectors on the same descriptors, and where they disagree."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any, Final, TypeAlias
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name, world_of
+from flowno.core.event_loop.fd_table import identity_of
 
 from .base import SelectorDecorator, descriptor_of
 
@@ -24,9 +24,6 @@ _LONGEST_WAIT: Final = 1.0
 
 #: An event of an fd, and whether the first selector reports it and the second does not, or the other way round.
 _Difference: TypeAlias = tuple[int, int, bool]
-
-#: Device and inode of an open file, None where there is no such file; on Windows nothing can be told of a socket.
-_Identity: TypeAlias = tuple[int, int] | None
 
 _REFUSALS: Final = (KeyError, ValueError, OSError)
 
@@ -55,7 +52,7 @@ class ShadowSelector(SelectorDecorator):
         super().__init__(first)
         self.second = second
         self.name = f"{self.word}({display_name(first)},{display_name(second)})"
-        self._compared: dict[int, _Identity] = {}  # the fds that both hold, and the files that they stood for
+        self._compared: dict[int, tuple[Any, ...] | None] = {}  # by the fds that both hold, what they stood for
         self._known: set[_Difference] = set()
         self._is_closed = False
 
@@ -71,7 +68,7 @@ class ShadowSelector(SelectorDecorator):
             self._forget(key.fd)
             refusal = _refusal(self.second.register, fileobj, events, data)
             if refusal is None:
-                self._compared[key.fd] = _identity_of(key.fd)
+                self._compared[key.fd] = identity_of(key.fd)
             else:
                 self._report_refusal(f"register({fileobj!r}, {events!r})", None, refusal)
         return key
@@ -181,7 +178,7 @@ class ShadowSelector(SelectorDecorator):
 
     def _is_open(self, fd: int) -> bool:
         """Whether an fd still stands for the file that was registered, as far as can be told."""
-        return _identity_of(fd) == self._compared[fd]
+        return identity_of(fd) == self._compared[fd]
 
     def _events(self, ready: Iterable[tuple[SelectorKey, int]]) -> set[tuple[int, int]]:
         return {
@@ -216,14 +213,6 @@ class ShadowSelector(SelectorDecorator):
             display_name(self.second),
             "yes" if second is None else repr(second),
         )
-
-
-def _identity_of(fd: int) -> _Identity:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _refusal(method: Callable[..., object], *arguments: Any) -> Exception | None:

@@ -1,14 +1,13 @@
 """``trace(selector)``: what a selector is asked, and what it answers."""
 
 import logging
-import sys
 from collections.abc import Callable
 from selectors import SelectorKey
 from typing import Any, ClassVar, TypeVar
 
 from flowno.core.event_loop.backend import FileObject, display_name, world_of
 
-from ..logs import formatter
+from ..logs import Console
 from .base import SelectorDecorator, events_in_words
 
 __all__ = ["TraceSelector"]
@@ -28,7 +27,7 @@ class TraceSelector(SelectorDecorator):
         inner: The selector.
 
     Example:
-        >>> import selectors, socket
+        >>> import selectors, socket, sys
         >>> handler = logging.StreamHandler(sys.stdout)
         >>> TraceSelector.logger.addHandler(handler)
         >>> one, other = socket.socketpair()
@@ -112,35 +111,9 @@ def _reports(ready: Any) -> str:
     return ", ".join(reports) or "nothing"
 
 
-# -------------------------------------------------------------------------------------------- where the lines are seen
-
-
-class _Console(logging.Handler):
-    """Writes to standard error what no other handler of a logger would get."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        super().__init__()
-        self._logger = logger
-        self.setFormatter(formatter())
-        self.addFilter(self._is_alone)
-
-    def _is_alone(self, record: logging.LogRecord) -> bool:
-        logger = self._logger
-        if any(handler is not self for handler in logger.handlers):
-            return False
-        return not logger.propagate or logger.parent is None or not logger.parent.hasHandlers()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            if sys.stderr is not None:  # a program without a console
-                sys.stderr.write(f"{self.format(record)}\n")
-        except Exception:
-            self.handleError(record)
-
-
 def _show(logger: logging.Logger) -> None:
     """Turn a logger on, and see that its lines go somewhere."""
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.DEBUG)
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console(logger))
+    if not any(isinstance(handler, Console) for handler in logger.handlers):
+        logger.addHandler(Console(logger))
