@@ -392,7 +392,7 @@ def _is_no_moment(frame: FrameType | None) -> bool:
     innermost = frame
     while frame is not None:
         name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
-        is_elsewhere = frame is not innermost and name in _CALL_THE_PROGRAM  # in what the loop, or a watcher, has called
+        is_elsewhere = frame is not innermost and name in _CALL_THE_PROGRAM  # what the loop or a watcher has called
         if module in _BOOKKEEPING:
             return not is_elsewhere
         if name == "__del__" or (module.startswith(_WATCHERS) and not is_elsewhere):
