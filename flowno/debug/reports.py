@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from flowno.core.event_loop.snapshots import FrameSnapshot, LoopSnapshot, RegistrationSnapshot, TaskSnapshot
 
+logger = logging.getLogger("flowno.debug")
 
 #: How many tasks, registrations and timers a report shows at most, and how many children of a task that are alike.
 MOST_TASKS: Final = 200
@@ -254,7 +256,8 @@ def report_on_signal(number: int, file: TextIO | None = None) -> SignalReporter:
 
     Args:
         number: The signal, such as ``signal.SIGUSR1``.
-        file: Where to print it; None is standard error. What has an fd is written to past its buffer.
+        file: Where to print it; None is standard error. What has an fd is written to past its buffer. That it takes
+            nothing, as where it is closed, is logged to ``flowno.debug`` once.
 
     Raises:
         TypeError: ``number`` is no number.
@@ -282,6 +285,7 @@ class SignalReporter(OwnHandler):
         self._previous: signal._HANDLER = None
         self._was_entered = False
         self._is_open = False
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         if self._was_entered:
@@ -300,8 +304,12 @@ class SignalReporter(OwnHandler):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._is_open = False  # where somebody else has set a handler that calls this one, it goes on being called
         if signal.getsignal(self._number) == self._arrived:
+            previous = self._previous
+            # Those that were entered before this one and left before it, too.
+            while isinstance(reporter := getattr(previous, "__self__", None), SignalReporter) and not reporter._is_open:
+                previous = reporter._previous
             # None is one that was not set by Python, which cannot put it back either.
-            signal.signal(self._number, signal.SIG_DFL if self._previous is None else self._previous)
+            signal.signal(self._number, signal.SIG_DFL if previous is None else previous)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._is_open:
@@ -333,7 +341,13 @@ class SignalReporter(OwnHandler):
         else:
             made.acquire(timeout=LIMIT)
         text = texts[0] if texts else f"there is no report: it was not ready in {LIMIT:g} s\n"
-        _write(sys.stderr if self._file is None else self._file, text)
+        file = sys.stderr if self._file is None else self._file
+        try:
+            _write(file, text)
+        except Exception as error:  # of the file's making: the program that was interrupted has nothing to do with it
+            if not self._has_failed:
+                self._has_failed = True
+                logger.error("the report on signal %d cannot be written to %r: %s", self._number, file, error)
 
 
 def _make(texts: list[str], made: _thread.LockType) -> None:

@@ -1,6 +1,7 @@
 """print_tasks() shows every loop of the process, in few lines; a signal prints the same, and is not swallowed."""
 
 import io
+import itertools
 import os
 import signal
 import threading
@@ -407,6 +408,51 @@ def test_it_writes_past_the_buffer_of_standard_error(capfd: pytest.CaptureFixtur
         signal.raise_signal(signal.SIGUSR1)
         assert os.read(reading, 1000) == b"no event loop runs in this process\n"
     os.close(reading)
+
+
+class Refusing(io.StringIO):
+    def write(self, text: str) -> int:
+        raise ZeroDivisionError("no")
+
+
+class Closed(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+
+
+@needs_usr1
+@pytest.mark.parametrize(("kind", "reason"), [(Refusing, "no"), (Closed, "I/O operation on closed file")])
+def test_a_file_that_takes_no_report_is_logged_once_and_raises_nothing_into_the_program(
+    kind: type[io.StringIO], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with report_on_signal(signal.SIGUSR1, kind()):
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+    [message] = [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
+    assert message.startswith(f"the report on signal {signal.SIGUSR1:d} cannot be written to <")
+    assert message.endswith(f": {reason}")
+
+
+@needs_usr1
+def test_a_real_file_that_was_closed_raises_nothing_either(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    file = open(tmp_path / "file", "w")  # noqa: SIM115  # it is closed in the block
+    with report_on_signal(signal.SIGUSR1, file):
+        file.close()
+        signal.raise_signal(signal.SIGUSR1)
+    assert [record.name for record in caplog.records] == ["flowno.debug"]
+
+
+@needs_usr1
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_in_whatever_order_they_are_left_the_handler_of_before_is_put_back(order: tuple[int, ...]) -> None:
+    outer = signal.getsignal(signal.SIGUSR1)
+    reporters = [report_on_signal(signal.SIGUSR1, io.StringIO()) for _ in order]
+    for each in reporters:
+        each.__enter__()
+    for index in order:
+        reporters[index].__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGUSR1) is outer
 
 
 @needs_usr1
