@@ -111,7 +111,10 @@ def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
     names = {task.id: task.name for task in snapshot.tasks}
     fds = [_line_of_fd(each, names) for each in snapshot.registrations]
     yield from _section("registrations", fds, len(fds))
-    timers = [f"{left:.2f} s: {purpose}" for left, purpose, _ in snapshot.timers]
+    timers = [
+        f"{left:.2f} s: {purpose}" if left >= 0 else f"overdue by {-left:.2f} s: {purpose}"
+        for left, purpose, _ in snapshot.timers
+    ]
     yield from _section("timers", timers, counters.timers)
 
 

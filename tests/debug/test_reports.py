@@ -12,7 +12,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, EventLoopError, TaskGroup, gather, print_tasks, sleep, spawn
-from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, take_snapshot
+from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, TimerSnapshot, take_snapshot
 from flowno.debug import report_on_signal, reports
 from flowno.debug.reports import lines_of, printable
 from tests.conftest import RunPython
@@ -67,6 +67,14 @@ def test_it_prints_a_tree_with_places_registrations_and_timers(backend: str) -> 
     assert lines[reader + 1] == f"        at {__file__}:{reads.__code__.co_firstlineno + 1} in {reads.__qualname__}"
     assert f"  fd {fd}, armed: read, reader waits to read" in lines[lines.index("registrations:") :]
     assert lines[-1].endswith(" s: wakes sleeper")
+
+
+def test_a_timer_that_is_overdue_says_by_how_much() -> None:
+    with EventLoop() as loop:
+        snapshot = take_snapshot(loop)
+    timers = (TimerSnapshot(-0.284, "wakes one", None), TimerSnapshot(1.5, "wakes another", None))
+    *_, first, second = lines_of(snapshot._replace(timers=timers, counters=snapshot.counters._replace(timers=2)))
+    assert (first, second) == ("  overdue by 0.28 s: wakes one", "  1.50 s: wakes another")
 
 
 def test_tasks_that_join_each_other_in_a_ring_are_all_shown() -> None:
