@@ -73,6 +73,10 @@ def ask(path: str, limit: int = MOST) -> Answer:
     """
     if not hasattr(socket, "AF_UNIX"):
         raise MonitorError(f"a monitor is asked by a Unix socket, which Python has not on {sys.platform}")
+    if os.path.isdir(path):
+        raise MonitorError(f"{path}: that is a folder; a monitor in it is flowno-NUMBER.sock")
+    if os.path.isfile(path):
+        raise MonitorError(f"{path}: that is no socket")
     parts = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)

@@ -1,4 +1,4 @@
-"""Handles that are dropped unclosed, and those that are connected by a call that blocks.
+"""Handles that are dropped unclosed or never closed, and those that are connected by a call that blocks.
 
 A handle belongs to no event loop before it is first used. So as long as any loop of the process is in debug mode, it is
 the class of all handles that is watched: the methods here take the place of its own.
@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from gc import get_referents
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.running import here
@@ -27,15 +28,18 @@ __all__ = ["unwatch_handles", "watch_handles"]
 
 logger = logging.getLogger("flowno.debug")
 
-#: Where each handle was made that is not gone, by its id. Not by a weak reference, which is gone before ``__del__()``
-#: where the garbage collector has found the handle.
-_places: dict[int, Place] = {}
+#: How many handles are listed that were never closed.
+MOST_HANDLES: Final = 20
+
+#: Each handle that is not gone, and where it was made, by its id. Not by a weak reference, which is gone before
+#: ``__del__()`` where the garbage collector has found the handle.
+_made: dict[int, tuple[ref[SocketHandle], Place]] = {}
 
 
 def _init(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
     def init(self: SocketHandle, *args: Any, **options: Any) -> None:
-        _places[id(self)] = here_and_outwards()
+        _made[id(self)] = ref(self), here_and_outwards()
         own(self, *args, **options)
 
     return init
@@ -44,12 +48,21 @@ def _init(own: Callable[..., Any]) -> Callable[..., Any]:
 def _del(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
     def __del__(self: SocketHandle) -> None:  # by this name what Ctrl-C does knows a finalizer
-        place = _places.pop(id(self), None)
-        if place is not None and _takes_an_open_socket_along(self):
-            what = repr(self) if self.fileno() >= 0 else type(self).__name__
-            # Without a source: whoever keeps the warning would keep the socket.
-            warnings.warn(f"unclosed {what}{with_stack('made at', place)}", ResourceWarning, stacklevel=2)
-        own(self)
+        _, place = _made.pop(id(self), (None, None))
+        is_unclosed = place is not None and _is_the_last_owner(self)
+        try:
+            if is_unclosed:
+                what = repr(self) if self.fileno() >= 0 else type(self).__name__
+                message = f"unclosed {what}{with_stack('made at', place)}"
+                if _is_ignored(message):
+                    logger.warning("%s", message)
+                else:
+                    # Without a source: whoever keeps the warning would keep the socket.
+                    warnings.warn(message, ResourceWarning, stacklevel=2)
+        finally:
+            own(self)
+            if is_unclosed:
+                self.socket.close()  # it would go now, and Python warn of it, too
 
     return __del__
 
@@ -86,11 +99,26 @@ def unwatch_handles() -> None:
     """One less is."""
     _watching.end()
     if not _watching.users:
-        _places.clear()
+        handles = [(refers(), place) for refers, place in list(_made.values())]
+        _made.clear()
+        left = [(handle, place) for handle, place in handles if handle is not None and _is_the_last_owner(handle)]
+        for handle, place in left[:MOST_HANDLES]:
+            logger.warning("%s was never closed%s", repr(handle), with_stack("made at", place))
+        if len(left) > MOST_HANDLES:
+            logger.warning("%d more handles were never closed", len(left) - MOST_HANDLES)
 
 
-def _takes_an_open_socket_along(handle: SocketHandle) -> bool:
-    """Whether the socket of a handle that goes was not closed, and nothing else of the program refers to it."""
+def _is_ignored(message: str) -> bool:
+    """Whether the program shows no ResourceWarning of this text, as it is by default."""
+    for action, text, category, module, line in warnings.filters:
+        is_for_any_place = module is None and line == 0
+        if is_for_any_place and issubclass(ResourceWarning, category) and (text is None or text.match(message)):
+            return action == "ignore"
+    return False
+
+
+def _is_the_last_owner(handle: SocketHandle) -> bool:
+    """Whether the socket of a handle was not closed, and nothing else of the program refers to it."""
     if not hasattr(handle, "socket"):
         return False
     if handle.fileno() < 0:

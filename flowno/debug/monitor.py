@@ -14,6 +14,7 @@ d) bind refuses a path that exists, whatever is there, and the file stays when i
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import selectors
@@ -279,6 +280,9 @@ def _listen(path: str) -> tuple[socket.socket, tuple[int, int]]:
                     f"there is something at {path} already, other than the socket of a monitor that has ended; choose "
                     "another path, such as one with {pid} in it for the number of the process"
                 ) from None
+            if error.errno is None:  # Python itself refuses
+                reason = "the path is too long for a Unix socket, which takes about 100 bytes; choose a shorter one"
+                raise OSError(errno.ENAMETOOLONG, reason, path) from None
             error.filename = path
             raise
         status = os.lstat(path)

@@ -1,7 +1,7 @@
-"""Tasks whose value nobody has asked for, and operations that were never awaited: where they were made.
+"""Tasks whose value, or end, nobody has asked for, and operations that were never awaited: where they were made.
 
 That a task which fails is heard of, the core sees to itself. Here it is the value, unless that is None, which is how a
-task ends that is for its effects.
+task ends that is for its effects; and that a task was not through with them when its loop ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import reprlib
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from flowno.core.event_loop.tasks import RETURNED, ErrorReport, TaskHandle
+from flowno.core.event_loop.tasks import RETURNED, ErrorReport, TaskCancelled, TaskHandle
 
 from .places import ORIGIN_DEPTH, Place, in_the_task, with_stack
 
@@ -101,6 +101,12 @@ def run_step(task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[A
             report = ValueReport(repr(task), stop.value, _origin(task))
             task._unjoined = report
             task.event_loop._unjoined.add(report)
+        raise
+    except TaskCancelled:
+        if task.event_loop._ending is not None and not _is_heard_of(task):
+            # No warning: it is how a task ends that is to go on for as long as the program does.
+            made = with_stack("its coroutine was made at", _origin(task))
+            logger.info("%s was cancelled by the end of its loop, and nobody waited for it%s", repr(task), made)
         raise
     finally:
         sys.set_coroutine_origin_tracking_depth(outer_depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ __all__ = [
     "rows_of",
     "take_all",
 ]
+
+logger = logging.getLogger("flowno.debug")
 
 #: How many tasks, registrations and timers a report shows at most, and how many children of a task that are alike.
 MOST_TASKS: Final = 200
@@ -123,7 +126,10 @@ def lines_of(snapshot: LoopSnapshot, *, whole: bool = True) -> Iterator[str]:
     names = {task.id: task.name for task in snapshot.tasks}
     fds = [_line_of_fd(each, names) for each in snapshot.registrations]
     yield from _section("registrations", fds, len(fds))
-    timers = [f"{left:.2f} s: {purpose}" for left, purpose, _ in snapshot.timers]
+    timers = [
+        f"{left:.2f} s: {purpose}" if left >= 0 else f"overdue by {-left:.2f} s: {purpose}"
+        for left, purpose, _ in snapshot.timers
+    ]
     yield from _section("timers", timers, counters.timers)
 
 
@@ -271,7 +277,8 @@ def report_on_signal(number: int, file: TextIO | None = None) -> SignalReporter:
 
     Args:
         number: The signal, such as ``signal.SIGUSR1``.
-        file: Where to print it; None is standard error. What has an fd is written to past its buffer.
+        file: Where to print it; None is standard error. What has an fd is written to past its buffer. That it takes
+            nothing, as where it is closed, is logged to ``flowno.debug`` once.
 
     Raises:
         TypeError: ``number`` is no number.
@@ -299,6 +306,7 @@ class SignalReporter(OwnHandler):
         self._previous: signal._HANDLER = None
         self._was_entered = False
         self._is_open = False
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         if self._was_entered:
@@ -317,8 +325,12 @@ class SignalReporter(OwnHandler):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._is_open = False  # where somebody else has set a handler that calls this one, it goes on being called
         if signal.getsignal(self._number) == self._arrived:
+            previous = self._previous
+            # Those that were entered before this one and left before it, too.
+            while isinstance(reporter := getattr(previous, "__self__", None), SignalReporter) and not reporter._is_open:
+                previous = reporter._previous
             # None is one that was not set by Python, which cannot put it back either.
-            signal.signal(self._number, signal.SIG_DFL if self._previous is None else self._previous)
+            signal.signal(self._number, signal.SIG_DFL if previous is None else previous)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._is_open:
@@ -350,7 +362,13 @@ class SignalReporter(OwnHandler):
         else:
             made.acquire(timeout=LIMIT)
         text = texts[0] if texts else f"there is no report: it was not ready in {LIMIT:g} s\n"
-        _write(sys.stderr if self._file is None else self._file, text)
+        file = sys.stderr if self._file is None else self._file
+        try:
+            _write(file, text)
+        except Exception as error:  # of the file's making: the program that was interrupted has nothing to do with it
+            if not self._has_failed:
+                self._has_failed = True
+                logger.error("the report on signal %d cannot be written to %r: %s", self._number, file, error)
 
 
 def _make(texts: list[str], made: _thread.LockType) -> None:

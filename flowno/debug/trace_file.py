@@ -3,18 +3,29 @@
 The file is written as the events come, a piece at a time, and each piece with the end of the document behind it, which
 the next one overwrites. So what there is in memory is bounded, and the file is whole after every piece: after an
 exception, and also after SIGKILL.
+
+Two who write there would destroy it. So a file has a lock while it is written, which the system takes back however its
+process ends: flock(2), or on Windows that of a byte far behind the end, as there a lock keeps readers away, too.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import stat
 import sys
 from contextlib import suppress
 from threading import RLock
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 __all__ = ["TraceFile"]
 
@@ -24,6 +35,9 @@ DELAY = 0.25
 
 _HEAD = b'{"displayTimeUnit":"ms","otherData":%s,"traceEvents":[\n'
 _TAIL = b"\n]}\n"
+
+#: The byte that is locked on Windows.
+_FAR_BEHIND = 1 << 40
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -40,11 +54,11 @@ class TraceFile:
         path: The file. One that is there already is replaced.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written, or another trace is being written there, by whatever process.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115  # close() is what closes it
+        self._file = open(path, "wb", buffering=0, opener=_open_alone)  # noqa: SIM115  # close() is what closes it
         self._path = os.fspath(path)
         self.renew_lock()
         self._owner = os.getpid()
@@ -59,6 +73,7 @@ class TraceFile:
         except BaseException:
             self._file.close()
             raise
+        _files.add(self)
 
     def renew_lock(self) -> None:
         """For the child of a fork: whoever had the lock is not there any more."""
@@ -121,3 +136,52 @@ class TraceFile:
                 self._file.truncate(self._position)
                 self._file.seek(self._position)
                 self._write(_TAIL)
+
+
+def _open_alone(path: str, flags: int) -> int:
+    """Open and lock a file, and only then empty it."""
+    fd = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):  # many may write to a device or a pipe
+            if not _lock(fd):
+                reason = "another trace is being written there; choose another path"
+                raise OSError(errno.EBUSY, reason, path)
+            os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file until it is closed; False where it is locked."""
+    try:
+        if sys.platform == "win32":
+            os.lseek(fd, _FAR_BEHIND, os.SEEK_SET)
+            try:
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            finally:
+                os.lseek(fd, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass  # a file system that has no locks
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- after fork
+
+_files: WeakSet[TraceFile] = WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: the lock would last as long as its copy of the file."""
+    for each in _files:
+        each._file.close()
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

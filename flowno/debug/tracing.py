@@ -85,7 +85,7 @@ def trace(path: str | os.PathLike[str]) -> Iterator[None]:
         path: The file. One that is there already is replaced.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written, or another trace is being written there.
 
     Example:
         >>> import json, os, tempfile
@@ -114,15 +114,19 @@ def trace_process(path: str | os.PathLike[str]) -> None:
     """Trace every event loop of this process from now on to its end.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or another trace is being written there.
     """
     tracer = Tracer(path)
+    _paths.add(os.path.realpath(path))
     tracer.start()
     atexit.register(tracer.stop)
 
 
 #: What ``FLOWNO_TRACE`` was when it was honoured, and in which process.
 _asked_for: dict[str, int] = {}
+
+#: Where this process, or one that it was forked from, is traced to its end.
+_paths: set[str] = set()
 
 
 def attach(loop: EventLoop, value: str) -> None:
@@ -131,15 +135,19 @@ def attach(loop: EventLoop, value: str) -> None:
     Args:
         loop: The new loop.
         value: The path, in which ``{pid}`` stands for the number of the process. A forked child has a trace only where
-            it is in there: else it would write over its parent's.
+            it is in there: else it would write over its parent's. Where ``flowno trace`` writes there already, that
+            is the trace that is asked for.
     """
     process = os.getpid()
     asked_by = _asked_for.get(value)
     if asked_by == process or (asked_by is not None and path_in_process(value) == value):
         return
     _asked_for[value] = process
+    path = os.path.abspath(path_in_process(value))
+    if os.path.realpath(path) in _paths:
+        return
     try:
-        trace_process(os.path.abspath(path_in_process(value)))
+        trace_process(path)
     except OSError as error:
         logger.error("%s=%s: there will be no trace: %s", TRACE_VARIABLE, value, error)
 

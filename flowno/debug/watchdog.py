@@ -7,6 +7,7 @@ within the limit, whether the step that was begun last has come to its end, and 
 from __future__ import annotations
 
 import logging
+from math import inf
 from queue import Empty, SimpleQueue
 from threading import Lock, current_thread
 from time import perf_counter  # not the loop's clock, which may be simulated: what blocks, blocks in real time
@@ -46,7 +47,8 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
-        self._limit = 0.0  # seconds; what the loop had when the last step began
+        self._asked_for: object = inf  # the limit that the loop had when the last step began
+        self._limit = inf  # seconds; what that comes to
         self._step: tuple[TaskHandle[Any], float] | None = None  # the one that runs, and since when
         self._began = 0.0  # the last one
         self._reported = 0.0  # the last one of those that were, by when it began
@@ -64,7 +66,11 @@ class Watchdog:
         """A step wrapper, :meth:`EventLoop.add_step_wrapper`."""
         if self._forks != fork_count():
             self._start()
-        limit = self._limit = task.event_loop.slow_step_duration
+        asked_for = task.event_loop.slow_step_duration
+        if asked_for is not self._asked_for:
+            self._asked_for = asked_for
+            self._limit = _seconds(asked_for)
+        limit = self._limit
         began = self._began = perf_counter()
         self._step = task, began
         if self._rests:  # looked at after the step is there: the thread does it the other way round
@@ -155,3 +161,11 @@ def _report_end(task: TaskHandle[Any], took: float) -> None:
     record later would find it changed.
     """
     logger.warning("%s has held up the event loop: a step took %.3f s", repr(task), took)
+
+
+def _seconds(limit: object) -> float:
+    """A limit as the program has set it; infinite where it is none: whoever watches raises nothing."""
+    if isinstance(limit, (int, float)) and limit >= 0:
+        return limit
+    logger.error("slow_step_duration is to be a number of seconds, 0 or more, and not %r; no step is reported", limit)
+    return inf

@@ -805,6 +805,7 @@ def test_a_hook_that_raises_is_logged_once_and_its_instrument_taken_out(
     assert record.getMessage() == f"Recorder.{hook}() raised; the instrument is not called any more"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ZeroDivisionError)
+    assert record.exc_info[1].__context__ is None  # and not how the step has ended, which is no part of the hook
     assert raising.names[-1] == "broken"
     assert raising.names.count("broken") == 1
     assert inner.names == outer.names

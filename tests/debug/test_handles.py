@@ -11,6 +11,8 @@ import pytest
 
 import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, spawn
+from flowno.debug.handles import MOST_HANDLES
+from tests.conftest import RunPython
 from tests.support.loopback import listening, pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -55,6 +57,57 @@ def test_a_handle_that_is_dropped_unclosed_is_warned_of_with_where_it_was_made(
     assert re.match(r"unclosed <?SocketHandle.*\nmade at \(most recent call last\):\n", message)
     functions = re.findall(r", in (\w+)$", message, re.MULTILINE)
     assert functions[:2] == ["main", dropping.__name__]  # nothing of whoever runs the loop
+
+
+def test_a_dropped_handle_is_said_once_and_in_the_log_where_such_warnings_are_ignored(run_python: RunPython) -> None:
+    program = """
+import flowno
+
+async def main():
+    flowno.socket()
+
+flowno.run(main())
+"""
+    for options in ([], ["-W", "default"], ["-W", "error::DeprecationWarning"]):
+        result = run_python(program, options=options, env={"FLOWNO_DEBUG": "1"})
+        assert result.stderr.count("unclosed") == 1, result.stderr
+        assert ("ResourceWarning" in result.stderr) == ("default" in options)
+
+
+kept: list[SocketHandle] = []
+
+
+@pytest.mark.not_in_debug_mode(reason="there is always a loop in debug mode")
+def test_handles_that_are_still_open_when_the_last_loop_is_closed_are_reported_with_where_they_were_made(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket() as sock:
+
+        async def main() -> None:
+            kept.append(flowno.socket())
+            kept.append(SocketHandle(sock))  # somebody else's
+            flowno.socket().close()
+
+        with EventLoop(debug=True):
+            with EventLoop(debug=True) as loop:
+                loop.run_until_complete(main(), join=True)
+            assert messages(caplog) == []
+        [message] = messages(caplog)
+        assert re.match(r"<SocketHandle .*> was never closed\nmade at \(most recent call last\):\n", message)
+        assert ", in main" in message
+        while kept:
+            kept.pop().close()
+
+
+@pytest.mark.not_in_debug_mode(reason="there is always a loop in debug mode")
+def test_of_very_many_that_are_still_open_some_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with EventLoop(debug=True):
+        kept.extend(flowno.socket() for _ in range(MOST_HANDLES + 3))
+    *said, rest = messages(caplog)
+    assert len(said) == MOST_HANDLES
+    assert rest == "3 more handles were never closed"
+    while kept:
+        kept.pop().close()
 
 
 def test_a_tls_handle_is_warned_of_once(loop: EventLoop) -> None:

@@ -1,5 +1,6 @@
 """The monitor: private from its first moment, there while there is a loop, and held up by nobody."""
 
+import errno
 import json
 import logging
 import os
@@ -371,6 +372,21 @@ def test_the_socket_of_a_process_that_has_ended_is_replaced(path: str) -> None:
 def test_a_folder_that_is_not_there_is_an_error_that_names_it(folder: str) -> None:
     with pytest.raises(OSError, match="No such file or directory: .*/nowhere/socket"):
         Monitor(f"{folder}/nowhere/socket")
+
+
+def test_a_path_that_is_too_long_is_said_to_be(folder: str) -> None:
+    path = f"{folder}/{'x' * 120}"
+    with pytest.raises(OSError, match="the path is too long for a Unix socket") as caught:
+        Monitor(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENAMETOOLONG, path)
+
+
+def test_what_is_no_socket_is_named_for_what_it_is(folder: str, path: str) -> None:
+    Path(path).write_text("")
+    with pytest.raises(MonitorError, match=f"^{path}: that is no socket$"):
+        ask_target(path)
+    with pytest.raises(MonitorError, match=f"^{folder}: that is a folder; a monitor in it is flowno-NUMBER.sock$"):
+        ask_target(folder)
 
 
 def test_the_path_may_have_the_number_of_the_process_or_be_a_folder(folder: str) -> None:

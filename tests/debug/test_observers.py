@@ -52,9 +52,9 @@ def test_a_variable_is_read_when_a_loop_is_made(
         assert attached == [(loop, "somewhere")]
 
 
-@pytest.mark.parametrize("value", ["", "0"])
+@pytest.mark.parametrize("value", ["", " ", "0", "false", "No", " OFF "])
 @pytest.mark.parametrize("variable", observers.VARIABLES)
-def test_an_empty_variable_and_a_zero_ask_for_nothing(
+def test_an_empty_variable_and_one_that_says_no_ask_for_nothing(
     variable: str, value: str, attached: list[tuple[EventLoop, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)

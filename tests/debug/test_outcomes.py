@@ -1,6 +1,7 @@
 """Tasks that return something that nobody asks for."""
 
 import gc
+import logging
 import re
 import weakref
 from collections.abc import Callable, Iterator
@@ -128,6 +129,32 @@ def test_what_is_no_mistake_is_not_reported(loop: EventLoop, caplog: pytest.LogC
     for join in (True, False):  # without, the caller has said that the value is nothing to him
         loop.run_until_complete(main(), join=join)
     assert messages(caplog) == []
+
+
+def test_a_task_that_the_end_of_the_loop_cuts_off_is_told_of_where_nobody_waits_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "flowno.debug")
+
+    async def waits(task: TaskHandle[Any]) -> None:
+        await task.join()
+
+    async def main() -> None:
+        joined = await spawn(sleep(60), name="joined")
+        await spawn(waits(joined), name="joins")
+        await spawn(drop(joined), name="through")
+        await (await spawn(sleep(60), name="cancelled before")).cancel()
+
+    with EventLoop(debug=True) as loop:
+        loop.run_until_complete(main(), join=True, wait_for_spawned_tasks=False)
+        assert messages(caplog) == []
+    [message] = messages(caplog)
+    assert re.match(
+        r"<TaskHandle 'joins' \S*waits \w+> was cancelled by the end of its loop, and nobody waited for it\n"
+        r"its coroutine was made at \(most recent call last\):\n",
+        message,
+    )
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
 def test_an_error_that_nobody_asks_for_is_reported_once_as_without_debug_mode(

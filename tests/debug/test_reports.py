@@ -1,6 +1,7 @@
 """print_tasks() shows every loop of the process, in few lines; a signal prints the same, and is not swallowed."""
 
 import io
+import itertools
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, EventLoopError, Stream, TaskGroup, gather, print_tasks, sleep, spawn
-from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, take_snapshot
+from flowno.core.event_loop.snapshots import FrameSnapshot, TaskSnapshot, TimerSnapshot, take_snapshot
 from flowno.debug import report_on_signal, reports
 from flowno.debug.reports import lines_of, place_of, printable
 from tests.conftest import RunPython
@@ -85,6 +86,14 @@ def test_it_prints_a_tree_with_places_registrations_and_timers(backend: str) -> 
     assert lines[reader + 1] == f"        at {__file__}:{reads.__code__.co_firstlineno + 1} in {reads.__qualname__}"
     assert f"  fd {fd}, armed: read, reader waits to read" in lines[lines.index("registrations:") :]
     assert lines[-1].endswith(" s: wakes sleeper")
+
+
+def test_a_timer_that_is_overdue_says_by_how_much() -> None:
+    with EventLoop() as loop:
+        snapshot = take_snapshot(loop)
+    timers = (TimerSnapshot(-0.284, "wakes one", None), TimerSnapshot(1.5, "wakes another", None))
+    *_, first, second = lines_of(snapshot._replace(timers=timers, counters=snapshot.counters._replace(timers=2)))
+    assert (first, second) == ("  overdue by 0.28 s: wakes one", "  1.50 s: wakes another")
 
 
 def test_tasks_that_join_each_other_in_a_ring_are_all_shown() -> None:
@@ -435,6 +444,51 @@ def test_it_writes_past_the_buffer_of_standard_error(capfd: pytest.CaptureFixtur
         signal.raise_signal(signal.SIGUSR1)
         assert os.read(reading, 1000) == b"no event loop runs in this process\n"
     os.close(reading)
+
+
+class Refusing(io.StringIO):
+    def write(self, text: str) -> int:
+        raise ZeroDivisionError("no")
+
+
+class Closed(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+
+
+@needs_usr1
+@pytest.mark.parametrize(("kind", "reason"), [(Refusing, "no"), (Closed, "I/O operation on closed file")])
+def test_a_file_that_takes_no_report_is_logged_once_and_raises_nothing_into_the_program(
+    kind: type[io.StringIO], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with report_on_signal(signal.SIGUSR1, kind()):
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+    [message] = [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
+    assert message.startswith(f"the report on signal {signal.SIGUSR1:d} cannot be written to <")
+    assert message.endswith(f": {reason}")
+
+
+@needs_usr1
+def test_a_real_file_that_was_closed_raises_nothing_either(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    file = open(tmp_path / "file", "w")  # noqa: SIM115  # it is closed in the block
+    with report_on_signal(signal.SIGUSR1, file):
+        file.close()
+        signal.raise_signal(signal.SIGUSR1)
+    assert [record.name for record in caplog.records] == ["flowno.debug"]
+
+
+@needs_usr1
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_in_whatever_order_they_are_left_the_handler_of_before_is_put_back(order: tuple[int, ...]) -> None:
+    outer = signal.getsignal(signal.SIGUSR1)
+    reporters = [report_on_signal(signal.SIGUSR1, io.StringIO()) for _ in order]
+    for each in reporters:
+        each.__enter__()
+    for index in order:
+        reporters[index].__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGUSR1) is outer
 
 
 @needs_usr1

@@ -151,6 +151,26 @@ def test_to_import_or_make_one_changes_nothing_of_logging() -> None:
     assert (logger.handlers, logger.level) == ([], logging.NOTSET)
 
 
+def test_with_the_last_one_that_is_closed_the_logger_is_as_it_was() -> None:
+    logger = logging.getLogger(NAME)
+    one, other = TraceSelector(SelectSelector()), TraceSelector(SelectSelector())
+    one.select(0)
+    other.select(0)
+    one.close()
+    assert (len(logger.handlers), logger.level) == (1, logging.DEBUG)
+    other.close()
+    other.close()
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+
+
+def test_a_level_that_the_program_has_set_meanwhile_stays() -> None:
+    logger = logging.getLogger(NAME)
+    with TraceSelector(SelectSelector()) as selector:
+        selector.select(0)
+        logger.setLevel(logging.ERROR)
+    assert (logger.handlers, logger.level) == ([], logging.ERROR)
+
+
 # ----------------------------------------------------------------------------------------------------- where it is seen
 
 PROGRAM = """

@@ -546,6 +546,17 @@ def test_a_path_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Pa
     assert not leaving
 
 
+def test_two_traces_do_not_write_into_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with trace(path):
+        with pytest.raises(OSError, match="another trace is being written there"), trace(path):
+            raise AssertionError
+        flowno.run(wait_for_data())
+    assert read_trace(path).of("wait")
+    with trace(path):  # it is free again
+        pass
+
+
 def test_what_is_kept_in_memory_is_bounded_and_the_file_is_whole_after_each_piece(tmp_path: Path) -> None:
     file = TraceFile(tmp_path / "trace.json")
     number = 0
@@ -724,6 +735,36 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_has(tmp_pa
     assert status == 0
 
 
+def test_a_program_that_another_one_starts_does_not_write_into_its_trace(tmp_path: Path, run_python: RunPython) -> None:
+    child = "import flowno; flowno.run(flowno.sleep(0.001))"
+    program = f"{LOOPS}\nimport subprocess\nsubprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    path = tmp_path / "trace.json"
+    result = run_python(program, env={"FLOWNO_TRACE": str(path)})
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.startswith(f"FLOWNO_TRACE={path}: there will be no trace: ")
+    assert "another trace is being written there" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert len(read_trace(path).processes) == 2
+
+
+@on_posix
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_that_lives_on_does_not_keep_others_from_the_file(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with trace(tmp_path / "trace.json"):
+            child = os.fork()
+            if not child:
+                ours.close()
+                theirs.send(b"x")
+                theirs.recv(1)  # until the parent has looked
+                os._exit(0)
+            assert ours.recv(1) == b"x"
+        with trace(tmp_path / "trace.json"):
+            pass
+    os.waitpid(child, 0)
+
+
 def test_a_variable_that_names_no_file_is_one_line_in_the_log(tmp_path: Path, run_python: RunPython) -> None:
     path = tmp_path / "nowhere" / "trace.json"
     result = run_python(LOOPS, env={"FLOWNO_TRACE": str(path)})
@@ -821,6 +862,14 @@ def test_a_program_has_its_output_and_its_annotations_as_under_python(tmp_path: 
     (tmp_path / "program.py").write_text(program)
     result = run_flowno("flowno", "trace", "program.py", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_option_and_the_variable_may_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "program.py").write_text(TRACED)
+    monkeypatch.setenv("FLOWNO_TRACE", "same.json")
+    result = run_flowno("flowno", "trace", "-o", "same.json", "program.py", "exit", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (7, "")
+    assert read_trace(tmp_path / "same.json").of("step")
 
 
 def test_a_program_with_a_syntax_error_ends_as_under_python(tmp_path: Path) -> None:

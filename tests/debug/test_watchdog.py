@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import closing
-from math import inf
+from math import inf, nan
 from types import FunctionType
 from typing import Any
 
@@ -124,6 +124,24 @@ def test_steps_within_the_limit_are_not_reported(loop: EventLoop, reports: Repor
 
     loop.run_until_complete(main(), join=True)
     assert reports.records == []
+
+
+@pytest.mark.parametrize("value", [nan, -1.0, "0.1", None])
+def test_a_limit_that_is_none_is_logged_once_and_the_program_runs(
+    loop: EventLoop, reports: Reports, value: Any
+) -> None:
+    async def main() -> str:
+        await sleep(0)
+        loop.slow_step_duration = value
+        await sleep(0)
+        await sleep(0)
+        return "done"
+
+    loop.slow_step_duration = 20.0
+    assert loop.run_until_complete(main(), join=True) == "done"
+    assert reports.messages == [
+        f"slow_step_duration is to be a number of seconds, 0 or more, and not {value!r}; no step is reported"
+    ]
 
 
 def test_the_time_that_a_task_waits_does_not_count(loop: EventLoop, reports: Reports) -> None:

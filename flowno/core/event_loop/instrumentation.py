@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import logging
 import reprlib
+import sys
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
@@ -367,6 +368,7 @@ def _tell(entries: _Entries, hook: str, *args: Any) -> None:
     """Call a hook of each of them."""
     if not entries:
         return
+    failed: BaseException | None = None
     token = _stack.set(())  # what a hook does is not reported, or an instrument with a queue would never come to an end
     try:
         for entry in entries:
@@ -376,9 +378,22 @@ def _tell(entries: _Entries, hook: str, *args: Any) -> None:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                _take_out(instrument, hook, error)
+                failed = error
+            if failed is not None:
+                _leave_out(sys.exception(), failed)
+                _take_out(instrument, hook, failed)
+                failed = None
     finally:
         _stack.reset(token)
+
+
+def _leave_out(outer: BaseException | None, error: BaseException) -> None:
+    """Have an error of a hook not come "during handling" of what the hook was told of, as the end of a step is."""
+    while outer is not None and error.__context__ is not None:
+        if error.__context__ is outer:
+            error.__context__ = None
+        else:
+            error = error.__context__
 
 
 def _take_out(instrument: EventLoopInstrument, hook: str, error: BaseException) -> None:

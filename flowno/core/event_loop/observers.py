@@ -42,10 +42,13 @@ leaving: list[Callable[[EventLoop], object]] = []
 
 _OBSERVERS: Final = "flowno.debug"
 
+#: What such a variable is where nothing is asked for, in small letters.
+_OFF: Final = ("", "0", "false", "no", "off")
+
 
 def switched_on(variable: str) -> bool:
-    """Whether an environment variable asks for something: empty and ``0`` do not."""
-    return os.environ.get(variable, "") not in ("", "0")
+    """Whether an environment variable asks for something: empty, ``0``, ``false``, ``no`` and ``off`` do not."""
+    return os.environ.get(variable, "").strip().lower() not in _OFF
 
 
 def observe(loop: EventLoop, debug: bool | None = None) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from selectors import SelectorKey
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from flowno.core.event_loop.backend import FileObject, display_name, world_of
 
@@ -20,8 +21,9 @@ class TraceSelector(SelectorDecorator):
 
     Who asks for a trace by name is to see it. So the first call sets the level of that logger to DEBUG, unless the
     program has given it one, and has the lines written to standard error for as long as no handler of the program would
-    get them. A program that has configured logging finds them where its messages go. Where the logger is off, as by
-    ``logging.getLogger("flowno.selector").setLevel("INFO")``, nothing is formatted.
+    get them; with the last one that is closed, both are taken back. A program that has configured logging finds them
+    where its messages go. Where the logger is off, as by ``logging.getLogger("flowno.selector").setLevel("INFO")``,
+    nothing is formatted.
 
     Args:
         inner: The selector.
@@ -77,14 +79,20 @@ class TraceSelector(SelectorDecorator):
         )
 
     def close(self) -> None:
-        if self.logger.isEnabledFor(logging.DEBUG):
-            self._traced(("close()",), repr, self.inner.close)
-        else:
-            self.inner.close()
+        try:
+            if self.logger.isEnabledFor(logging.DEBUG):
+                self._traced(("close()",), repr, self.inner.close)
+            else:
+                self.inner.close()
+        finally:
+            if self in _shown:
+                _shown.discard(self)
+                _hide(self.logger)
 
     def _is_on(self) -> bool:
         if not self._is_shown:
             self._is_shown = True
+            _shown.add(self)
             _show(self.logger)
         return self.logger.isEnabledFor(logging.DEBUG)
 
@@ -111,9 +119,28 @@ def _reports(ready: Any) -> str:
     return ", ".join(reports) or "nothing"
 
 
+#: The selectors that have asked for it and are open, and whether the level is theirs.
+_shown: WeakSet[TraceSelector] = WeakSet()
+_has_set_level = False
+
+
 def _show(logger: logging.Logger) -> None:
     """Turn a logger on, and see that its lines go somewhere."""
+    global _has_set_level
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.DEBUG)
+        _has_set_level = True
     if not any(isinstance(handler, Console) for handler in logger.handlers):
         logger.addHandler(Console(logger))
+
+
+def _hide(logger: logging.Logger) -> None:
+    """Take that back where nobody asks for it any more."""
+    global _has_set_level
+    if _shown:
+        return
+    for handler in [handler for handler in logger.handlers if isinstance(handler, Console)]:
+        logger.removeHandler(handler)
+    if _has_set_level and logger.level == logging.DEBUG:
+        logger.setLevel(logging.NOTSET)
+    _has_set_level = False
