@@ -5,25 +5,16 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, spawn
+from tests.debug.conftest import messages
 from tests.support.loopback import listening, pair
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop(debug=True) as loop:
-        yield loop
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
 
 
 # ---------------------------------------------------------------------------------------------------- never closed

@@ -2,25 +2,16 @@
 
 import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flowno import EventLoop, TaskGroup, TaskHandle, gather, sleep, spawn
+from tests.debug.conftest import messages
 from tests.support.tasks import fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop(debug=True) as loop:
-        yield loop
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
 
 
 async def drop(task: TaskHandle[Any]) -> None:
@@ -159,7 +150,7 @@ def test_nothing_of_a_task_that_is_watched_is_held_in_a_cycle(loop: EventLoop) -
                 pass
             del task, coroutine
         await sleep(0)
-        gone = [one for one in gc.get_objects() if isinstance(one, TaskHandle) and one.done()]
-        assert gone == []
+        tasks = [one for one in gc.get_objects() if isinstance(one, TaskHandle) and one.event_loop is loop]
+        assert [task for task in tasks if task.done()] == []
 
     loop.run_until_complete(main(), join=True)
