@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -13,19 +13,10 @@ import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, spawn
 from flowno.debug.handles import MOST_HANDLES
 from tests.conftest import RunPython
+from tests.debug.conftest import messages
 from tests.support.loopback import listening, pair
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop(debug=True) as loop:
-        yield loop
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
 
 
 # ---------------------------------------------------------------------------------------------------- never closed

@@ -4,25 +4,16 @@ import gc
 import logging
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flowno import EventLoop, TaskGroup, TaskHandle, gather, sleep, spawn
+from tests.debug.conftest import messages
 from tests.support.tasks import fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop(debug=True) as loop:
-        yield loop
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "flowno.debug"]
 
 
 async def drop(task: TaskHandle[Any]) -> None:

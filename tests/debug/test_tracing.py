@@ -419,6 +419,7 @@ def test_every_loop_that_runs_meanwhile_has_its_group_of_lanes_also_in_other_thr
     assert found.of("step", "value")
 
 
+@pytest.mark.usefixtures("untraced_process")
 def test_traces_may_overlap_and_end_in_any_order_and_nothing_stays_behind(tmp_path: Path) -> None:
     names = ["recv_into", "_sock_recv", "_sock_send", "_read_by", "_write_by"]
     before = [vars(SocketHandle)[name] for name in names]
@@ -451,6 +452,7 @@ def test_traces_may_overlap_and_end_in_any_order_and_nothing_stays_behind(tmp_pa
         assert len([one for one in found.of("wait") if one.name == "waits for data"]) == 2
 
 
+@pytest.mark.usefixtures("untraced_process")
 def test_a_trace_that_ends_in_another_thread_leaves_the_loop_as_it_was(tmp_path: Path) -> None:
     started, ended = threading.Event(), Event()
     loops: list[EventLoop] = []
@@ -501,6 +503,7 @@ def test_in_virtual_time_the_trace_has_real_times(tmp_path: Path) -> None:
     assert wait.end - wait.start < 60e9
 
 
+@pytest.mark.usefixtures("untraced_process")
 def test_a_loop_that_is_dropped_is_freed_by_its_last_reference_and_its_part_is_complete(tmp_path: Path) -> None:
     gc.disable()
     try:
@@ -539,6 +542,7 @@ def test_an_error_of_a_task_has_no_frame_of_the_trace_and_keeps_nothing_alive(tm
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
+@pytest.mark.usefixtures("untraced_process")
 def test_a_path_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), trace(tmp_path / "nowhere" / "trace.json"):
         pass
