@@ -812,6 +812,7 @@ def test_a_hook_that_raises_is_logged_once_and_its_instrument_taken_out(
     assert len(inner.names) > len(raising.names)
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_with_the_last_instrument_that_raises_everything_is_put_back(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(EventLoopInstrument):
         def on_queue_put(self, queue: Any, item: Any, immediate: bool) -> None:
@@ -929,6 +930,7 @@ def test_nested_instruments_are_told_the_last_one_first() -> None:
     assert order == ["inner", "middle", "outer", "middle", "outer"]
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_they_are_left_in_any_order() -> None:
     async def main() -> None:
         first, second, third = Puts(), Puts(), Puts()
@@ -990,6 +992,7 @@ def test_one_that_was_not_entered_cannot_be_left() -> None:
         puts.__exit__(None, None, None)
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_tasks_that_are_still_seen_when_it_is_left_go_on_unseen() -> None:
     async def main() -> None:
         with pair() as (one, other):
@@ -1062,6 +1065,7 @@ def test_two_loops_in_two_threads_have_their_own() -> None:
     assert seen == {name: [f"{name} {number}" for number in range(50)] for name in ("one", "other")}
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_a_task_that_another_thread_starts_in_a_loop_is_seen_by_what_that_thread_has_entered() -> None:
     async def main() -> None:
         loop = current_event_loop()
@@ -1159,6 +1163,7 @@ def test_what_is_exchanged_is_put_back_and_nothing_else_ever_is() -> None:
     assert not any(name.startswith("EventLoop.") for name in names)
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_a_loop_has_its_steps_as_they_are_when_nobody_watches() -> None:
     async def main() -> None:
         loop = current_event_loop()

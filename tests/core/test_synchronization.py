@@ -397,6 +397,7 @@ async def in_a_limiter() -> None:
         await sleep(FOREVER)
 
 
+@pytest.mark.not_watched(reason="a dropped loop whose tasks are watched goes when the garbage collector comes")
 @pytest.mark.parametrize("work", [in_a_lock, in_a_condition, in_a_limiter])
 def test_a_loop_that_is_dropped_with_its_tasks_in_the_middle_says_nothing(
     caplog: pytest.LogCaptureFixture, work: Callable[[], Coroutine[Any, Any, None]]
@@ -442,6 +443,7 @@ def test_a_task_that_is_closed_where_it_stands_releases_its_locks_itself(
     assert not lock.is_locked()
 
 
+@pytest.mark.not_watched(reason="a dropped loop whose tasks are watched goes when the garbage collector comes")
 def test_what_a_task_does_while_its_dropped_loop_closes_it_it_does_as_itself() -> None:
     seen = []
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 # ------------------------------------------------------------------------------------------------------------- selector
 
 
+@pytest.mark.not_watched(reason="it looks at a loop that nobody else watches")
 def test_whoever_watches_the_selector_is_asked_in_its_place_until_it_is_taken_back() -> None:
     log: list[str] = []
 

@@ -167,6 +167,7 @@ def test_a_step_that_blocks_in_virtual_time_blocks_all_the_same(reports: Reports
     assert len(reports.records) == 1
 
 
+@pytest.mark.not_watched(reason="it counts the threads of the process")
 def test_a_thread_that_rests_while_the_loop_does_looks_again_afterwards(loop: EventLoop, reports: Reports) -> None:
     async def main() -> bool:
         await run_in_thread(resting)
@@ -188,6 +189,7 @@ def test_a_thread_that_rests_while_the_loop_does_looks_again_afterwards(loop: Ev
 # ----------------------------------------------------------------------------------------------------------- the thread
 
 
+@pytest.mark.not_watched(reason="it counts the threads of the process")
 def test_the_thread_begins_with_the_first_step_and_ends_with_the_loop() -> None:
     with EventLoop(debug=True) as loop:
         assert watchdogs() == []
@@ -199,6 +201,7 @@ def test_the_thread_begins_with_the_first_step_and_ends_with_the_loop() -> None:
     assert watchdogs() == []
 
 
+@pytest.mark.not_watched(reason="it counts the threads of the process")
 def test_each_loop_has_its_own() -> None:
     with EventLoop(debug=True) as one:
         one.run_until_complete(value(1))
@@ -208,6 +211,7 @@ def test_each_loop_has_its_own() -> None:
         assert len(watchdogs()) == 1
 
 
+@pytest.mark.not_watched(reason="it counts the threads of the process")
 def test_the_thread_keeps_no_loop_alive_and_ends_with_one_that_is_dropped() -> None:
     loop = EventLoop(debug=True)
     loop.run_until_complete(value(1))

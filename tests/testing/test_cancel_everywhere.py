@@ -304,6 +304,7 @@ def test_what_is_left_behind_is_found(program: Program, problem: str) -> None:
     assert any(re.match(problem, each) for each in leak.problems), leak.problems
 
 
+@pytest.mark.not_watched(reason="it closes an fd that may be one of the monitor's")
 def test_a_closed_fd_of_another_is_found() -> None:
     one, other = system_socket.socketpair()
     with other:
