@@ -427,6 +427,7 @@ def test_a_thread_that_waits_for_an_answer_is_told_that_the_run_has_ended(
 
     def work() -> None:
         seen.append(outcome_of(from_thread.run, call, loop=loop))
+        ended.wait(20)
         seen.append(outcome_of(from_thread.run, call, loop=loop))
 
     async def main() -> None:
@@ -438,9 +439,10 @@ def test_a_thread_that_waits_for_an_answer_is_told_that_the_run_has_ended(
 
     seen: list[Any] = []
     threads: list[Any] = []
-    inside = Event()
+    inside, ended = Event(), threading.Event()
     with EventLoop() as loop:
         loop.run_until_complete(main(), join=True, wait_for_spawned_tasks=False)
+        ended.set()
         threads[0].__exit__(None, None, None)
         assert [type(each) for each in seen] == [EventLoopError, EventLoopError]
         assert "cut short" in str(seen[0])
