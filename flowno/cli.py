@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("flowno", "standard output is closed")
     try:
         code = _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except _ProgramEndedError as ended:
         if ended.error is None:
             return 0
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:  # of standard output; every other one is a _Failure by now
         # What is still in the buffer has nowhere to go, and the interpreter would try again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1 if isinstance(error, BrokenPipeError) else _fail("flowno", f"standard output: {error.strerror}")
     else:
         return code
