@@ -158,9 +158,7 @@ class CheckSelector(SelectorDecorator):
                 self._require_absent(old.fd, "failed-modify", call, error)
             raise
         except BaseException:
-            if old is not None:
-                self._keys.pop(old.fd, None)
-                self._take_out(old.fd)
+            self._forget(old)
             raise
         if self._is_closed:
             return key
@@ -187,9 +185,7 @@ class CheckSelector(SelectorDecorator):
                 self._require(("unknown", KeyError), error, call)
             raise
         except BaseException:
-            if old is not None:
-                self._keys.pop(old.fd, None)
-                self._take_out(old.fd)
+            self._forget(old)
             raise
         if self._is_closed:
             return key
@@ -288,6 +284,12 @@ class CheckSelector(SelectorDecorator):
         except (KeyError, ValueError, OSError):
             return
         self._violation(rule, call, error, f"and unregister({fd}) finds it registered")
+
+    def _forget(self, key: SelectorKey | None) -> None:
+        """What was known of a file object, where anything was, is not known any more after such an error."""
+        if key is not None:
+            self._keys.pop(key.fd, None)
+            self._take_out(key.fd)
 
     def _take_out(self, fileobj: FileObject) -> None:
         """After an error that is not the selector's: nobody knows how far it has come, so it begins anew."""
