@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from flowno.core.event_loop.exchange import Exchange, Replacement
-from flowno.core.event_loop.running import here
+from flowno.core.event_loop.running import calls_the_program, here
 from flowno.core.event_loop.selectors import SocketHandle
 
 from .places import Place, here_and_outwards, place_in_words, with_stack
@@ -68,6 +68,7 @@ def _del(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _connect(own: Callable[..., Any]) -> Callable[..., Any]:
+    @calls_the_program
     @wraps(own)
     def connect(self: SocketHandle, address: Address, /) -> None:
         loop = here.loop

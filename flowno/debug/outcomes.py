@@ -11,6 +11,7 @@ import reprlib
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from flowno.core.event_loop.running import calls_the_program
 from flowno.core.event_loop.tasks import RETURNED, ErrorReport, TaskCancelled, TaskHandle
 
 from .places import ORIGIN_DEPTH, Place, in_the_task, with_stack
@@ -86,6 +87,7 @@ _ASKED: Final = ValueReport("", None, None)
 _ASKED.is_known = True
 
 
+@calls_the_program
 def run_step(task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any) -> Any:
     """A step wrapper, :meth:`EventLoop.add_step_wrapper`.
 

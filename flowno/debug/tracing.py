@@ -40,7 +40,7 @@ from flowno.core.event_loop.commands import (
 )
 from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
-from flowno.core.event_loop.running import current_event_loop, here
+from flowno.core.event_loop.running import calls_the_program, current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
 from flowno.core.event_loop.snapshots import is_own
 from flowno.core.event_loop.tasks import _frames_of, function_name
@@ -318,6 +318,7 @@ class _LoopTrace:
 
     # --- what the loop calls -----------------------------------------------------------------------------------------
 
+    @calls_the_program
     def run_step(
         self, task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any
     ) -> Any:

@@ -13,7 +13,7 @@ from threading import Lock, current_thread
 from time import perf_counter  # not the loop's clock, which may be simulated: what blocks, blocks in real time
 from typing import TYPE_CHECKING, Any, Final
 
-from flowno.core.event_loop.running import fork_count
+from flowno.core.event_loop.running import calls_the_program, fork_count
 from flowno.core.event_loop.threads import OwnThread
 
 from .places import stack_in_words
@@ -60,6 +60,7 @@ class Watchdog:
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------
 
+    @calls_the_program
     def run_step(
         self, task: TaskHandle[Any], run: Callable[..., Any], method: Callable[[Any], Any], argument: Any
     ) -> Any:

@@ -63,7 +63,7 @@ from .errors import BusyResourceError, EventLoopError, FlownoError
 from .fd_table import FdTable
 from .inbox import Inbox
 from .observers import entering, leaving, observe
-from .running import current_event_loop, current_task, fork_count, set_running
+from .running import calls_the_program, current_event_loop, current_task, fork_count, set_running
 from .signals import Interrupts, Signals
 from .tasks import (
     CANCELLED,
@@ -566,6 +566,7 @@ class EventLoop:
             if self.close_callbacks:  # an interrupt came
                 self._tell_of_the_end()
 
+    @calls_the_program
     def run_until(self, until: TaskHandle[Any] | None) -> None:
         """Run until this task has ended; None: until every task has. Long and flat: a loop's time is spent here.
 
@@ -767,6 +768,7 @@ class EventLoop:
         self.tasks[task] = None
         self.ready.append(task)
 
+    @calls_the_program
     def end_task(self, task: TaskHandle[Any], state: int, result: Any) -> None:
         """A task has ended. Who joined it goes on, and finds the outcome at its handle."""
         task._state = state
@@ -1233,6 +1235,7 @@ def _is_outcome(error: BaseException) -> bool:
     return isinstance(error, (Exception, TaskCancelled))
 
 
+@calls_the_program
 def _call(argument: tuple[Context, Callable[..., object], tuple[Any, ...]]) -> None:
     """What :meth:`EventLoop.call_soon_threadsafe` posts."""
     context, function, args = argument

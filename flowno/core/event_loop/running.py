@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .backend import SYSTEM_WORLD, World
 from .errors import EventLoopError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+    from types import CodeType
 
     from .event_loop import EventLoop
 
 __all__ = [
+    "calling_out",
+    "calls_the_program",
     "current_event_loop",
     "current_task",
     "current_world",
@@ -24,6 +27,21 @@ __all__ = [
     "running_loops",
     "set_running",
 ]
+
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+#: The code of what :func:`calls_the_program` marks.
+calling_out: set[CodeType] = set()
+
+
+def calls_the_program(function: F) -> F:
+    """Mark a function of a room that keeps records, which calls code of the program's own, or a call that blocks.
+
+    KeyboardInterrupt may be raised in what it has called, and not where the records are kept; see ``signals.py``.
+    """
+    calling_out.add(function.__code__)
+    return function
 
 
 class _Running(threading.local):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .commands import Command, SignalWaitCommand
 from .errors import ClosedResourceError, EventLoopError
 from .operations import coroutine
-from .running import required_event_loop
+from .running import calling_out, required_event_loop
 from .synchronization import take_first
 from .tasks import CANCELLED, FAILED, GIVE_WAY
 
@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupts", "OwnHandler", "SignalReceiver", "Signals", "is_ours", "open_signal_receiver"]
 
-#: The rooms whose records would be left half-way by an exception that comes from nowhere; and those of their functions,
-#: and of those who watch, that call the program's own code, or a call that blocks, where it is welcome.
+#: The rooms whose records would be left half-way by an exception that comes from nowhere. It is welcome in the program
+#: that they call, by the functions that are marked for that, running.calls_the_program.
 _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
     for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
 )
-_CALL_THE_PROGRAM = frozenset({"_call", "close_coroutine", "connect", "end_task", "run_step", "run_until"})
 
 #: Where those live who watch: they keep records, too, and are between the loop and the program that it calls.
 _WATCHERS = "flowno.debug."
@@ -391,12 +390,12 @@ def _is_no_moment(frame: FrameType | None) -> bool:
     """Whether a signal has come while the loop keeps its records, or in a finalizer, out of which nothing is raised."""
     innermost = frame
     while frame is not None:
-        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+        code, module = frame.f_code, frame.f_globals.get("__name__", "")
         # Whether it is in what the loop, or a watcher, has called.
-        is_elsewhere = frame is not innermost and name in _CALL_THE_PROGRAM
+        is_elsewhere = frame is not innermost and code in calling_out
         if module in _BOOKKEEPING:
             return not is_elsewhere
-        if name == "__del__" or (module.startswith(_WATCHERS) and not is_elsewhere):
+        if code.co_name == "__del__" or (module.startswith(_WATCHERS) and not is_elsewhere):
             return True
         frame = frame.f_back
     return False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from .commands import CancelCommand, Command, GiveWayCommand, JoinCommand, ShieldedGiveWayCommand
 from .errors import EventLoopError
 from .operations import coroutine
-from .running import here, set_running
+from .running import calls_the_program, here, set_running
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -556,6 +556,7 @@ class _DoneCallback:
     def __call__(self, task: TaskHandle[Any]) -> None:
         task.event_loop.inbox.post(self._call, task)
 
+    @calls_the_program
     def _call(self, task: TaskHandle[Any]) -> None:
         try:
             self._context.run(self.function, task)
@@ -662,6 +663,7 @@ def _running_frames(outermost: FrameType, thread: int) -> list[FrameType]:
         del frames, frame  # this one is among them where the thread asks itself, and would be kept by itself
 
 
+@calls_the_program
 def close_coroutine(task: TaskHandle[Any]) -> None:
     """Close the coroutine of a task that will not run any more; what that raises is logged.
 
