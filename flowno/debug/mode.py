@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowno.core.event_loop.operations import begin_native, end_native
+
 from . import outcomes
 from .descriptors import watch_descriptors
 from .handles import unwatch_handles, watch_handles
@@ -28,4 +30,5 @@ def attach(loop: EventLoop, value: str) -> None:
     loop.add_step_wrapper(watchdog.run_step)
     watch_descriptors(loop.fds)
     watch_handles()
-    loop.close_callbacks += (watchdog.end, unwatch_handles)
+    begin_native()
+    loop.close_callbacks += (watchdog.end, unwatch_handles, end_native)

@@ -612,10 +612,13 @@ def _counted_into(method: Any) -> Any:
     """``recv_into``, whose result is counted."""
 
     @coroutine
-    def recv_into(self: SocketHandle, buffer: Any, nbytes: int = 0) -> Any:
-        received = yield from method(self, buffer, nbytes)
+    def counted(operation: Any) -> Any:
+        received = yield from operation
         _count(_IN, received)
         return received
+
+    def recv_into(self: SocketHandle, buffer: Any, nbytes: int = 0) -> Any:
+        return counted(method(self, buffer, nbytes))  # called already, so that it is missed if nobody awaits this
 
     return recv_into
 

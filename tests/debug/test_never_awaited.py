@@ -1,11 +1,11 @@
-"""Under FLOWNO_DEBUG=1 Python says of every operation that was called and never awaited, and where it was."""
+"""In debug mode Python says of every operation that was called and never awaited, and where it was."""
 
-import types
+import inspect
 
 import pytest
 
-from flowno.core.event_loop import operations
-from tests.conftest import IS_DEBUGGED, RunPython
+from flowno import EventLoop, Stream, run, sleep, socketpair, spawn
+from tests.conftest import RunPython
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -41,7 +41,7 @@ with EventLoop(debug=True) as loop:
 @pytest.mark.parametrize("name", CALLS)
 def test_an_operation_that_is_not_awaited_is_warned_of_with_where_it_was_made(name: str, run_python: RunPython) -> None:
     program = PROGRAM.replace("{call}", CALLS[name])
-    result = run_python(program, options=("-W", "always"), env={"FLOWNO_DEBUG": "1"})
+    result = run_python(program, options=("-W", "always"))
     assert result.stderr == ""
     assert "RuntimeWarning coroutine " in result.stdout
     assert f"{name}' was never awaited" in result.stdout.replace("_Queue.", "AsyncQueue.")
@@ -49,16 +49,41 @@ def test_an_operation_that_is_not_awaited_is_warned_of_with_where_it_was_made(na
     assert ", in main" in result.stdout
 
 
-def test_without_the_variable_they_are_generators_and_nothing_is_said(run_python: RunPython) -> None:
-    program = PROGRAM.replace("{call}", CALLS["sleep"])
-    result = run_python(program, options=("-W", "always"), env={"FLOWNO_DEBUG": None})
+@pytest.mark.not_in_debug_mode(reason="there is always a loop in debug mode")
+def test_once_the_last_loop_in_debug_mode_has_gone_operations_are_generators_again() -> None:
+    def is_native() -> bool:
+        operation = sleep(0)
+        operation.close()
+        return inspect.iscoroutine(operation)
+
+    first, second = EventLoop(debug=True), EventLoop(debug=True)
+    assert is_native()
+    first.close()
+    assert is_native()
+    second.close()
+    assert not is_native()
+
+
+def test_what_is_under_way_when_a_loop_in_debug_mode_comes_or_goes_is_finished_as_it_began() -> None:
+    async def main() -> list[str]:
+        one, other = socketpair()
+        with one, other:
+            receiving = await spawn(one.recv(100))
+            debugged = EventLoop(debug=True)
+            from_there = await spawn(Stream(other).readexactly(4))
+            debugged.close()
+            await one.sendAll(b"back")
+            await other.sendAll(b"data")
+            return [(await each.join()).decode() for each in (receiving, from_there)]
+
+    assert run(main()) == ["data", "back"]
+
+
+@pytest.mark.not_in_debug_mode(reason="operations are native coroutines")
+def test_outside_debug_mode_nothing_is_said(run_python: RunPython) -> None:
+    program = PROGRAM.replace("{call}", CALLS["sleep"]).replace("debug=True", "")
+    result = run_python(program, options=("-W", "always"))
     assert (result.stdout, result.stderr) == ("", "")
-
-
-@pytest.mark.skipif(IS_DEBUGGED, reason="the variable is set")
-def test_without_the_variable_the_decorator_is_that_of_the_standard_library() -> None:
-    assert operations.coroutine is types.coroutine
-    assert operations.part(len) is len
 
 
 def test_where_coroutines_are_made_is_kept_only_while_a_step_of_a_debugged_loop_runs(run_python: RunPython) -> None:
@@ -76,8 +101,11 @@ for debug in (True, False):
 
 
 DECORATED = """
-import inspect, types
+import inspect
+from flowno import EventLoop
 from flowno.core.event_loop.operations import coroutine
+
+early = EventLoop(debug=True)
 
 class Base:
     @coroutine
@@ -109,7 +137,7 @@ except ValueError as error:
 
 
 def test_what_it_decorates_is_called_as_before_and_gets_what_is_sent_and_thrown_in(run_python: RunPython) -> None:
-    result = run_python(DECORATED, env={"FLOWNO_DEBUG": "1"})
+    result = run_python(DECORATED)
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
         "True Derived.ask (self, /, number: int, *, more: int = 2) What it is for.",
