@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from selectors import BaseSelector, SelectorKey
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from .core.event_loop.backend import SYSTEM_WORLD, FileObject, Selector, SelectorChoice, open_selector, world_of
+from .core.event_loop.backend import SYSTEM_WORLD, Selector, SelectorChoice, open_selector, world_of
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 __all__ = ["asyncio_loop_factory"]
 
@@ -71,12 +74,12 @@ class _WithMap(BaseSelector):
         self._keys: dict[int, SelectorKey] = {}
         self._map = _Map(self._keys)
 
-    def register(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
+    def register(self, fileobj: "FileDescriptorLike", events: int, data: Any = None) -> SelectorKey:
         key = self._inner.register(fileobj, events, data)
         self._keys[key.fd] = key
         return key
 
-    def modify(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
+    def modify(self, fileobj: "FileDescriptorLike", events: int, data: Any = None) -> SelectorKey:
         old = self._map[fileobj]
         try:
             key = self._inner.modify(fileobj, events, data)
@@ -86,7 +89,7 @@ class _WithMap(BaseSelector):
         self._keys[key.fd] = key
         return key
 
-    def unregister(self, fileobj: FileObject) -> SelectorKey:
+    def unregister(self, fileobj: "FileDescriptorLike") -> SelectorKey:
         key = self._inner.unregister(fileobj)
         self._keys.pop(key.fd, None)
         return key
@@ -98,17 +101,17 @@ class _WithMap(BaseSelector):
         self._keys.clear()
         self._inner.close()
 
-    def get_map(self) -> Mapping[FileObject, SelectorKey]:
+    def get_map(self) -> Mapping["FileDescriptorLike", SelectorKey]:
         return self._map
 
 
-class _Map(Mapping[FileObject, SelectorKey]):
+class _Map(Mapping["FileDescriptorLike", SelectorKey]):
     """The registrations by what was registered: an fd, or an object that has one, or had one until it was closed."""
 
     def __init__(self, keys: dict[int, SelectorKey]) -> None:
         self._keys = keys
 
-    def __getitem__(self, fileobj: FileObject) -> SelectorKey:
+    def __getitem__(self, fileobj: "FileDescriptorLike") -> SelectorKey:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         if fd in self._keys:
             return self._keys[fd]
