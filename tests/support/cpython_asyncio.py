@@ -9,6 +9,7 @@ import json
 import os
 import re
 import selectors
+import signal
 import sys
 import tempfile
 import traceback
@@ -99,6 +100,7 @@ def _main(choice: str, *names: str) -> dict[str, Any]:
     from test import support  # type: ignore[import-not-found]
 
     support.use_resources = frozenset({"cpu", "walltime"})  # nothing of the internet
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup(1) ignores it, and some of the tests send it
     make = _factory(choice)
     made = 0
 
