@@ -101,6 +101,15 @@ def test_all_of_them(case: Case, run_python: RunPython, module: str) -> None:
     assert outcomes.keys() == expected.keys()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("decorated", ["check({0})", "shadow({0},{0})"])
+def test_a_share_of_them_within_decorators(case: Case, run_python: RunPython, decorated: str) -> None:
+    choice = decorated.format(ours(case))
+    outcomes = outcomes_of(run_python, choice, SHARE)
+    assert differences(run_python, choice, theirs(case), outcomes) == {}
+
+
 class WithoutData(SelectSelector):
     """Forgets what goes with a registration: the callbacks of asyncio."""
 
