@@ -51,7 +51,7 @@ def theirs(case: Case) -> str:
 def outcomes_of(run_python: RunPython, choice: str, names: Iterable[str]) -> Outcomes:
     program = f"import runpy; runpy.run_module({cpython_asyncio.__name__!r}, run_name='__main__', alter_sys=True)"
     env = {name: None for name in os.environ if name.startswith(("FLOWNO_", "PYTHONASYNCIO", "PYTHONDEVMODE"))}
-    result = run_python(program, choice, *names, options=["-W", "default"], env=env, timeout=600)
+    result = run_python(program, choice, *names, options=["-W", "default"], env=env, timeout=1200)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     outcomes: Outcomes = {name: (outcome, why) for name, (outcome, why) in report["outcomes"].items()}

@@ -23,10 +23,11 @@ __all__ = ["MODULES", "PACKAGE", "SHARE", "Outcomes", "failed_in"]
 
 PACKAGE = "test.test_asyncio"
 
-#: What runs event loops that wait. ``test_selector_events`` is not among them: it gives its loops a mock of a selector.
+#: What runs event loops that wait. Those of ``test_selector_events`` and ``test_runners`` do not: they have a mock of a
+#: selector, or are mocks themselves.
 MODULES = (
-    "test_base_events", "test_buffered_proto", "test_context", "test_events", "test_runners", "test_sendfile",
-    "test_server", "test_sock_lowlevel", "test_ssl", "test_sslproto", "test_streams", "test_subprocess",
+    "test_base_events", "test_buffered_proto", "test_context", "test_events", "test_sendfile", "test_server",
+    "test_sock_lowlevel", "test_ssl", "test_sslproto", "test_streams", "test_subprocess",
     "test_taskgroups", "test_tasks", "test_threads", "test_timeouts", "test_unix_events", "test_waitfor",
 )  # fmt: skip
 
