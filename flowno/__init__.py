@@ -69,6 +69,7 @@ from .core.event_loop.tasks import TaskCancelled, TaskHandle
 from .core.event_loop.threads import current_default_thread_limiter, run_in_thread
 
 if TYPE_CHECKING:
+    from .asyncio_loop import asyncio_loop_factory
     from .core.event_loop.tls import TLSSocketHandle, TruncatedStreamError, start_tls
     from .debug.reports import print_tasks
     from .net.connections import open_connection, open_unix_connection
@@ -127,6 +128,7 @@ __all__ = [
     "UnknownSelectorError",
     "WouldBlockError",
     "as_completed",
+    "asyncio_loop_factory",
     "available_selector_decorators",
     "available_selectors",
     "azip",
@@ -167,8 +169,8 @@ __all__ = [
     "wait_writable",
 ]
 
-# What is imported when it is first asked for: most of these need ssl, or subprocess, which take longer to import than
-# all the rest.
+# What is imported when it is first asked for: most of these need ssl, subprocess or asyncio, which take longer to
+# import than all the rest.
 _LAZY = {
     "TLSSocketHandle": "flowno.core.event_loop.tls",
     "TruncatedStreamError": "flowno.core.event_loop.tls",
@@ -176,6 +178,7 @@ _LAZY = {
     "IncompleteReadError": "flowno.net.streams",
     "LimitOverrunError": "flowno.net.streams",
     "Stream": "flowno.net.streams",
+    "asyncio_loop_factory": "flowno.asyncio_loop",
     "open_connection": "flowno.net.connections",
     "open_unix_connection": "flowno.net.connections",
     "Server": "flowno.net.servers",

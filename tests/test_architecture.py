@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "flowno.core": ("flowno.core",),
     "flowno.net": ("flowno.net", "flowno.core"),
     "flowno.from_thread": ("flowno.core",),
+    "flowno.asyncio_loop": ("flowno.core",),
     "flowno.processes": ("flowno.net", "flowno.core"),
     "flowno.debug": ("flowno.debug", "flowno.processes", "flowno.net", "flowno.core"),
     "flowno.testing": ("flowno.testing", "flowno.processes", "flowno.net", "flowno.core"),

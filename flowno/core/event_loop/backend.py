@@ -320,12 +320,13 @@ class _RefusedError(Exception):
     """A known backend cannot be constructed; the cause, where there is one, is the error of its factory."""
 
 
-def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
+def open_selector(choice: SelectorChoice | None = None, asked_by: str = "EventLoop") -> OpenedSelector:
     """Make the selector that was asked for.
 
     Args:
         choice: None takes what ``FLOWNO_SELECTOR`` says, a name or several separated by commas, and where that is unset
             or empty the best that this machine has, as ``"auto"`` does. ``decorator(name)`` stands for a name, too.
+        asked_by: The callable whose argument ``selector`` the choice is, for error messages.
 
     Raises:
         UnknownSelectorError: Nothing is known by that name, or what was written is no name. In a list this is an error
@@ -334,7 +335,7 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
         TypeError: ``choice`` is none of these, or its factory made something that is no selector.
     """
     if choice is None:
-        request = _environment_request()
+        request = _environment_request(asked_by)
         if request.ignored:
             warnings.warn(
                 f"{request.asked_by}: ignored {', '.join(request.ignored)}: under python -E or -I, or with more rights "
@@ -346,7 +347,7 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
 
     given: object = choice  # checked, as the types bind only those who use a type checker
     if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray, memoryview)):
-        request = _request(f"EventLoop(selector={given!r})", given)
+        request = _request(f"{asked_by}(selector={given!r})", given)
         return _open_first(request, _resolve(request))
     missing = _missing(given, _SELECTOR_METHODS)
     if not missing and not isinstance(given, type):
@@ -356,7 +357,7 @@ def open_selector(choice: SelectorChoice | None = None) -> OpenedSelector:
         almost = f" without {', '.join(missing)}" if len(missing) < len(_SELECTOR_METHODS) else ""
         raise TypeError(f"selector must be a name, a list of names, a factory or a selector, not {given!r}{almost}")
     name = _dotted_name(given)
-    return _open_first(_Request(f"EventLoop(selector={name})", ()), [_Candidate(name, name, lambda: given)])
+    return _open_first(_Request(f"{asked_by}(selector={name})", ()), [_Candidate(name, name, lambda: given)])
 
 
 def available_selectors() -> list[SelectorInfo]:
@@ -412,11 +413,11 @@ def environment_is_trusted() -> bool:
 # --------------------------------------------------------------------------------------------- from names to candidates
 
 
-def _environment_request() -> _Request:
+def _environment_request(asked_by: str = "EventLoop") -> _Request:
     value = os.environ.get(ENVIRONMENT_VARIABLE, "")
     request = _request(f"{ENVIRONMENT_VARIABLE}={value}", value)
     if not request.terms:
-        request = request._replace(asked_by="EventLoop()")
+        request = request._replace(asked_by=f"{asked_by}()")
     if environment_is_trusted():
         return request
     foreign = [term for term in request.terms if _loads_foreign_code(term)]
