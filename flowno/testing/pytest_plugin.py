@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shlex
-import unittest
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -208,8 +208,10 @@ def _options(item: pytest.Item) -> _Options:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
     """A test of ours needs the loop, whether it names it or not."""
+    if not collector.istestfunction(obj, name):
+        return
     function = obj.__func__ if isinstance(obj, (staticmethod, classmethod)) else obj
-    if _coroutine_function(function) is None or not collector.istestfunction(obj, name):
+    if _coroutine_function(function) is None:
         return
     own = getattr(function, "pytestmark", [])
     markers = {marker.name for marker in own} | {marker.name for marker in collector.iter_markers()}
@@ -248,8 +250,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _mistake(item: pytest.Item) -> str | None:
     if not isinstance(item, pytest.Function) or _coroutine_function(item.obj) is None:
         return None
-    if item.cls is not None and issubclass(item.cls, unittest.TestCase):
-        return None  # unittest has its own way with these
+    unittest = sys.modules.get("unittest")  # to import it takes time
+    if unittest is not None and item.cls is not None and issubclass(item.cls, unittest.TestCase):
+        return None  # it has its own way with these
     if LOOP not in item.fixturenames:
         if item.get_closest_marker(MARKER) is None:
             return None
