@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -261,10 +262,11 @@ def _mistake(item: pytest.Item) -> str | None:
             "module, or set flowno_mode = auto"
         )
     others = [name for name in OTHERS if item.get_closest_marker(name) is not None]
+    others += ["anyio"] if "anyio_backend" in item.fixturenames else []  # its automatic mode sets no marker
     if others and _is_ours(item):
         return (
             f"{item.nodeid}: is to be run by flowno and by {others[0]}; one framework runs a test: take a marker away, "
-            f"or the automatic mode of one of the two"
+            "or the automatic mode of one of the two"
         )
     return None
 
@@ -297,6 +299,7 @@ def flowno_selector(request: pytest.FixtureRequest) -> Iterator[str]:
         )
     choice: str = request.param
     request.node.stash[_backend] = choice
+    request.node.stash[_has_failed] = False  # a test may be run again
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT_VARIABLE, choice)
         yield choice
@@ -335,7 +338,10 @@ def pytest_fixture_setup(
             pytrace=False,
         )
     request.getfixturevalue(LOOP)
-    made = _synchronous(function, request, request.node.stash[_runner])
+    runner = request.node.stash.get(_runner, None)
+    if runner is None:
+        return (yield)  # nothing is set up: --setup-plan
+    made = _synchronous(function, request, runner)
     # What pytest calls, and only for now: the fixture is the same for all the tests that use it.
     vars(fixturedef)["func"] = made
     try:
@@ -436,6 +442,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed and (choice := item.stash.get(_backend, None)) is not None:
         item.stash[_has_failed] = True
-        again = shlex.join([f"{SELECTOR_OPTION}={choice}", item.nodeid])
-        report.sections.append((f"on {choice}", f"to run just this: pytest {again}"))
+        quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        again = quoted(["pytest", f"{SELECTOR_OPTION}={choice}", item.nodeid])
+        report.sections.append((f"on {choice}", f"to run just this: {again}"))
     return report

@@ -173,13 +173,14 @@ class Runner:
         Returns:
             As :meth:`look_back`, of all tasks, and a line for each of those handles.
         """
-        problems: list[str] = []
         try:
-            problems += self._see_off(self._tasks, patient=patient)
+            try:
+                problems = self._see_off(self._tasks, patient=patient)
+            finally:
+                with self._noting_warnings():
+                    self._dismiss()
+                    self.loop.close()
         finally:
-            with self._noting_warnings():
-                self._dismiss()
-                self.loop.close()
             left = self._handles.end()
         return problems + self._noted() + left
 
@@ -224,8 +225,11 @@ class Runner:
         except GeneratorExit:
             raise  # the run ends, and not by consent
         except BaseException as failure:
-            if isinstance(failure, TaskCancelled) and loop.is_ending and step.verdict is None:
-                raise
+            if isinstance(failure, TaskCancelled) and step.verdict is None:
+                if loop.is_ending:
+                    raise
+                if failure.scope is not None:
+                    failure.add_note(f"by {failure.scope!r}, which a fixture has entered")
             error = failure
         finally:
             loop.interrupt = None

@@ -13,9 +13,22 @@ from flowno.core.event_loop import deadlock
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from flowno.testing import runner  # pytester takes back what a run has imported, and not what is there before
 from tests.conftest import RunPython
+from tests.support.virtual_time import VirtualTimeSelector
 
 USABLE = [row.name for row in available_selectors() if row.usable and row.source == BUILT_IN.get(row.name)]
 UNUSABLE = next(row.name for row in available_selectors() if not row.usable and row.name in BUILT_IN)
+
+
+class InVirtualTime(VirtualTimeSelector):
+    """What a test is run on whose time limit is to run out, and that says where it is then: nothing else takes time."""
+
+    def __init__(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ENVIRONMENT_VARIABLE, "select")
+            super().__init__()
+
+
+IN_VIRTUAL_TIME = f"--flowno-selector={__name__}:{InVirtualTime.__qualname__}"
 
 IMPORTS = """
     import pytest, socket as system_socket, flowno
@@ -105,7 +118,7 @@ def test_a_project_that_does_not_use_it_loads_no_more_than_import_flowno_and_is_
         new = {name for name in sys.modules.keys() - before if name.partition(".")[0] in ("flowno", "flowno_backends")}
         print("new:", *sorted(new))
     """
-    result = run_python(dedent(program), env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": None})
+    result = run_python(dedent(program), env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": None}, timeout=50)
     assert "1 passed in" in result.stdout, result.stdout + result.stderr
     assert "warning" not in result.stdout + result.stderr
     assert result.stdout.splitlines()[-1] == "new: flowno.testing flowno.testing.pytest_plugin"
@@ -155,11 +168,14 @@ def test_a_mode_that_there_is_not_is_an_error(project: Project) -> None:
     result.stderr.fnmatch_lines("*flowno_mode = automatic: it is strict or auto")
 
 
-def test_a_test_of_two_frameworks_is_an_error(project: Project) -> None:
-    tests = "@pytest.mark.asyncio\nasync def test():\n    pass"
+@pytest.mark.parametrize(
+    ("mark", "other"), [("asyncio", "asyncio"), ("usefixtures('anyio_backend')", "anyio")], ids=["marker", "fixture"]
+)
+def test_a_test_of_two_frameworks_is_an_error(project: Project, mark: str, other: str) -> None:
+    tests = f"@pytest.mark.{mark}\nasync def test():\n    pass"
     result = project.run(tests, "-W", "ignore::pytest.PytestUnknownMarkWarning")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines("*::test?select?: is to be run by flowno and by asyncio; one framework runs a test*")
+    result.stderr.fnmatch_lines(f"*::test?select?: is to be run by flowno and by {other}; one framework runs a test*")
 
 
 def test_a_marker_that_comes_after_collection_is_an_error(project: Project) -> None:
@@ -385,6 +401,28 @@ def test_all_kinds_of_tests_run(project: Project) -> None:
     )
 
 
+def test_the_examples_of_hypothesis_are_run(project: Project) -> None:
+    """By what it documents for plugins: the test is synchronous, and calls ``test.hypothesis.inner_test``."""
+    tests = """
+        import types
+
+        def given(function):
+            def test():
+                for number in range(3):
+                    test.hypothesis.inner_test(number)
+            test.hypothesis = types.SimpleNamespace(inner_test=function)
+            return test
+
+        @given
+        async def test_of_hypothesis(number):
+            await sleep(0)
+            assert number < 2, f"not with {number}"
+    """
+    result = project.run(tests)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("*AssertionError: not with 2")
+
+
 def test_a_failure_shows_the_test_and_not_what_runs_it(project: Project) -> None:
     tests = """
         async def inner():
@@ -500,28 +538,26 @@ def test_a_group_and_a_time_limit_of_a_fixture_are_around_the_test(project: Proj
     tests = """
         @pytest.fixture
         async def group():
-            async with timeout(60), TaskGroup() as group:
-                task = await group.spawn(sleep(60))
-                yield group
-                task.cancel()
+            with CancelScope() as scope:
+                async with timeout(60), TaskGroup() as group:
+                    yield group
+                    scope.cancel()
+            assert scope.cancelled_caught
 
         @pytest.fixture
-        async def peer(group):
-            ours, theirs = socketpair()
-            async def echo():
-                with theirs:
-                    while data := await theirs.recv(100):
-                        await theirs.sendAll(data)
-            await group.spawn(echo())
-            with ours:
-                yield ours
+        async def limit():
+            async with timeout(5):
+                yield
 
-        async def test(group, peer):
-            await group.spawn(sleep(0.01))
-            await peer.sendAll(b"hello")
-            assert await peer.recv(100) == b"hello"
+        async def test_may_leave_a_task_to_the_group(group):
+            await group.spawn(sleep(60))
+
+        async def test_is_limited(limit):
+            await sleep(10)
     """
-    project.run(tests).assert_outcomes(passed=1)
+    result = project.run(tests, IN_VIRTUAL_TIME)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E *TaskCancelled: *test_is_limited*", "E *by <*, which a fixture has entered"])
 
 
 def test_an_error_in_the_group_of_a_fixture_is_told(project: Project) -> None:
@@ -625,7 +661,7 @@ def test_a_test_that_takes_too_long_cleans_up_and_says_what_everybody_waited_for
         async def client(handle):
             await handle.recv(100)
 
-        @pytest.mark.flowno(timeout=0.05)
+        @pytest.mark.flowno(timeout=5)
         async def test():
             ours, theirs = socketpair()
             with ours, theirs:
@@ -636,12 +672,12 @@ def test_a_test_that_takes_too_long_cleans_up_and_says_what_everybody_waited_for
                     await sleep(0)
                     print("cleaned up")
     """
-    result = project.run(tests)
+    result = project.run(tests, IN_VIRTUAL_TIME)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([
         ">*await task.join()",
-        "E *TimeoutError: test?select? took longer than 0.05 s; when the time was over:",
-        "E *test?select? waits for the end of client, at *.py:*in test",
+        "E *TimeoutError: test?*? took longer than 5 s; when the time was over:",
+        "E *test?*? waits for the end of client, at *.py:*in test",
         "E *client waits for data*, at *.py:* in client",
         "*cleaned up*",
     ])  # fmt: skip
@@ -662,15 +698,15 @@ def test_the_time_limit_is_set_for_all_by_the_configuration(project: Project) ->
 
         @pytest.mark.flowno(timeout=60)
         async def test_with_one_of_its_own():
-            await sleep(0.1)
+            await sleep(10)
 
         @pytest.mark.flowno(timeout=0)
         async def test_with_none():
-            await sleep(0.1)
+            await sleep(10)
     """
-    result = project.run(tests, "-o", "flowno_timeout=0.05")
+    result = project.run(tests, IN_VIRTUAL_TIME, "-o", "flowno_timeout=5")
     result.assert_outcomes(failed=1, passed=3, errors=1)
-    result.stdout.fnmatch_lines("E *TimeoutError: the clean-up of the fixture 'slow' took longer than 0.05 s*")
+    result.stdout.fnmatch_lines("E *TimeoutError: the clean-up of the fixture 'slow' took longer than 5 s*")
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan"])
@@ -682,32 +718,38 @@ def test_a_time_limit_that_is_none_is_an_error(project: Project, value: str) -> 
 
 def test_a_test_that_swallows_its_cancellation_ends_all_the_same(project: Project) -> None:
     tests = """
-        pytestmark = pytest.mark.flowno(timeout=0.01)
-
         async def test_once():
             try:
-                await sleep(60)
+                await sleep(90)
             except TaskCancelled:
                 pass
 
         async def test_for_ever():
             while True:
                 try:
-                    await sleep(60)
+                    await sleep(90)
                 except TaskCancelled:
                     pass
-
-        async def test_without_waiting():
-            while True:
-                await sleep(0)
 
         async def test_after_those():
             pass
     """
+    result = project.run(tests, IN_VIRTUAL_TIME)
+    result.assert_outcomes(failed=2, passed=1)
+    for name in ("once", "for_ever"):
+        result.stdout.fnmatch_lines(f"*TimeoutError: test_{name}?*? took longer than 60 s; when*")
+
+
+def test_a_test_that_never_waits_for_anything_ends_all_the_same(project: Project) -> None:
+    tests = """
+        @pytest.mark.flowno(timeout=0.01)
+        async def test():
+            while True:
+                await sleep(0)
+    """
     result = project.run(tests)
-    result.assert_outcomes(failed=3, passed=1)
-    for name in ("once", "for_ever", "without_waiting"):
-        result.stdout.fnmatch_lines(f"*TimeoutError: test_{name}?select? took longer than 0.01 s; when*")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("*TimeoutError: test?select? took longer than 0.01 s; when*")
 
 
 @pytest.mark.parametrize("limit", [0, 60])
@@ -981,6 +1023,20 @@ def test_it_works_with_xdist(project: Project) -> None:
     result = project.run(tests, "-p", "xdist", "-n", "2", "-W", "error", "--flowno-selector=select,check(select)")
     result.assert_outcomes(passed=6, failed=2)
     result.stdout.fnmatch_lines("to run just this: pytest '--flowno-selector=check(select)' *test_fails?check(select)*")
+
+
+def test_a_plan_of_the_set_up_can_be_shown(project: Project) -> None:
+    tests = """
+        @pytest.fixture
+        async def value():
+            raise ValueError
+
+        async def test(value):
+            raise ValueError
+    """
+    result = project.run(tests, "--setup-plan")
+    result.stdout.fnmatch_lines(["*SETUP *F flowno_loop *", "*SETUP *F value*"])
+    assert "ValueError" not in str(result.stdout)
 
 
 def test_its_fixtures_and_markers_are_described(project: Project) -> None:
