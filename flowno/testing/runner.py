@@ -314,7 +314,8 @@ class Runner:
                 continue
             does = f"{task.name} waits for {task.waits_for}" if task.waits_for else f"{task.name} is {task.state}"
             own = [f"{frame.file}:{frame.line} in {frame.function}" for frame in task.stack if not frame.is_own]
-            origin = getattr(wanted[task.id].raw_task, "cr_origin", None)  # in debug mode
+            raw_task = None if wanted[task.id] is self._task else wanted[task.id].raw_task
+            origin = getattr(raw_task, "cr_origin", None)  # in debug mode
             made = f", made at {origin[0][0]}:{origin[0][1]} in {origin[0][2]}" if origin else ""
             lines.append(f"{does}{f', at {own[-1]}' if own else ''}{made}")
         if len(lines) > MOST_TASKS:
