@@ -314,7 +314,8 @@ def flowno_loop(request: pytest.FixtureRequest, flowno_selector: str) -> Iterato
     options = _options(item)
     runner = item.stash[_runner] = Runner(flowno_selector, name=item.name, timeout=options.timeout)
     yield runner.loop
-    has_failed = item.stash.get(_has_failed, False)
+    del item.stash[_runner]  # pytest keeps the item to the end
+    has_failed = item.stash[_has_failed]
     problems = runner.close(patient=not (has_failed or options.allow_leaks))
     if problems and not options.allow_leaks:
         _say(item, "teardown", problems, fails=not has_failed)
@@ -326,9 +327,8 @@ def pytest_fixture_setup(
 ) -> Generator[None, Any, Any]:
     """Async fixtures of a test that has the loop run in it. Last, so that those of other plugins are theirs."""
     function = fixturedef.func
-    if LOOP not in request.fixturenames or not (
-        inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-    ):
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    if not is_async or LOOP not in request.fixturenames:
         return (yield)
     if fixturedef.scope != "function":
         pytest.fail(
