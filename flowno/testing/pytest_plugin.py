@@ -12,7 +12,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -442,7 +441,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed and (choice := item.stash.get(_backend, None)) is not None:
         item.stash[_has_failed] = True
-        quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
-        again = quoted(["pytest", f"{SELECTOR_OPTION}={choice}", item.nodeid])
+        again = _command_line("pytest", f"{SELECTOR_OPTION}={choice}", item.nodeid)
         report.sections.append((f"on {choice}", f"to run just this: {again}"))
     return report
+
+
+def _command_line(*words: str) -> str:
+    """As the shell of this system reads it."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(words)
+    return shlex.join(words)
