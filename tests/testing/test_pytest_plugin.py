@@ -11,6 +11,7 @@ import pytest
 import flowno_backends
 from flowno.core.event_loop import deadlock
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
+from flowno.core.event_loop.observers import DEBUG_VARIABLE
 from flowno.testing import runner  # pytester takes back what a run has imported, and not what is there before
 from tests.conftest import RunPython
 from tests.support.virtual_time import VirtualTimeSelector
@@ -858,6 +859,26 @@ def test_it_is_told_where_a_dropped_handle_was_made(project: Project) -> None:
     assert re.search(
         r"made at .*\.py:5 in test|made at \(most recent call last\):\n.*\.py\", line 5", str(result.stdout)
     )
+
+
+def test_in_debug_mode_it_is_told_where_everything_was_made(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    tests = """
+        async def worker():
+            await sleep(60)
+
+        async def test():
+            await spawn(worker())
+            socket()
+    """
+    result = project.run(tests, IN_VIRTUAL_TIME)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([
+        "*still running: worker waits for *, at *.py:6 in worker, made at *.py:9 in test",
+        "*never closed: unclosed <SocketHandle *",
+        "made at (most recent call last):",
+        "*line 10, in test",
+    ])  # fmt: skip
 
 
 def test_a_handle_that_is_kept_fails_the_test_and_is_closed(project: Project) -> None:
