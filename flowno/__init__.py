@@ -3,6 +3,9 @@
 To begin with: :func:`run` runs a coroutine, :func:`spawn` starts others beside it, :func:`socket` makes the sockets
 that they talk through, and :func:`connect` connects one. :class:`EventLoop` is what :func:`run` uses, for those who
 want to keep it or choose its selector; :func:`available_selectors` lists the choices.
+
+PYTEST_DONT_REWRITE: pytest, which loads the plugin in flowno.testing, would warn of it in a program that imports flowno
+and then runs pytest; there is no assert to be rewritten here.
 """
 
 from importlib import import_module

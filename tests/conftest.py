@@ -20,6 +20,8 @@ from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from flowno.core.event_loop.observers import DEBUG_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
 
+pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
+
 ROOT = Path(__file__).parent.parent
 
 #: ``FLOWNO_DEBUG=1`` runs every test in debug mode, which must not change what a program does.

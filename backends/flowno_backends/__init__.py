@@ -2,6 +2,8 @@
 
 Every module can be imported on every platform. Making a selector whose system call the platform lacks is an ``OSError``
 that says so.
+
+PYTEST_DONT_REWRITE: as in flowno, with which this is installed.
 """
 
 from flowno_backends.base import CAPABILITIES, BackendSelector

@@ -1,5 +1,22 @@
-"""Helpers for the tests of programs that run in flowno. They need no test framework."""
+"""Helpers for the tests of programs that run in flowno. They need no test framework; with pytest, there is a plugin."""
 
-from .cancellation import CancellationLeak, cancel_everywhere
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cancellation import CancellationLeak, cancel_everywhere
 
 __all__ = ["CancellationLeak", "cancel_everywhere"]
+
+# Imported when it is first asked for: the plugin is loaded by every run of pytest in the same environment.
+_LAZY = {
+    "CancellationLeak": "flowno.testing.cancellation",
+    "cancel_everywhere": "flowno.testing.cancellation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
