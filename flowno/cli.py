@@ -412,7 +412,10 @@ def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
     if as_json:
         import json
 
-        print(json.dumps([{**case._asdict(), "prove": RULES[case.rule]} for case in cases], indent=2))
+        rows = [
+            {"case": case.name, "group": case.group, "rule": case.rule, "promise": RULES[case.rule]} for case in cases
+        ]
+        print(json.dumps(rows, indent=2))
         return
     for rule, promise in RULES.items():
         proofs = [case.sentence for case in cases if case.rule == rule]

@@ -311,6 +311,8 @@ def number_and_object_have_one_key(bench: Bench) -> None:
     key = bench.selector.register(ours, EVENT_READ, "data")
     for fileobj in (ours, ours.fileno(), Box(ours.fileno())):
         bench.equal(bench.selector.get_key(fileobj), key, f"get_key({fileobj!r})")
+    key = bench.selector.modify(ours, EVENT_WRITE, "new")
+    bench.equal(bench.selector.get_key(ours), key, "get_key() after modify")
     for fileobj in (other, 999_999):
         bench.refuses(KeyError, bench.selector.get_key, fileobj)
 

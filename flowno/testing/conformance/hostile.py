@@ -25,9 +25,9 @@ _MANY = 2500
 def a_closed_descriptor_is_unregistered_by_number(bench: Bench) -> None:
     ours, _ = bench.pair()
     fd = ours.fileno()
-    bench.selector.register(fd, EVENT_READ, "data")
+    key = bench.selector.register(fd, EVENT_READ, "data")
     ours.close()
-    _unregister(bench, fd)
+    bench.equal(_unregister(bench, fd), key, "what unregister returned")
     bench.reports({})
 
 
@@ -205,7 +205,7 @@ def a_new_file_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> Non
     bench.reports({fd: EVENT_READ})
 
 
-@case("reported-twice", "posix")
+@case("duplicate", "posix")
 def a_new_file_and_the_duplicate_of_an_old_one_are_one_report(bench: Bench) -> None:
     new, peer = bench.pair()
     fd, (_, old_peer) = _stale(bench)
@@ -327,13 +327,14 @@ def a_selector_that_claims_any_number_holds_two_thousand(bench: Bench) -> None:
     bench.reports({})
 
 
-def _unregister(bench: Bench, fd: int) -> None:
+def _unregister(bench: Bench, fd: int) -> object:
     """Unregister what is closed or another file by now, which is to go well."""
     try:
-        bench.selector.unregister(fd)
+        key: object = bench.selector.unregister(fd)
     except Exception as error:
         bench.broken(f"unregister({fd}) raised {error!r}")
     bench.is_unknown(fd)
+    return key
 
 
 def _large(bench: Bench, sock: socket.socket) -> int:

@@ -1,7 +1,8 @@
 """What is reported as ready, and what is not: level-triggered, within the interest, all of it at once."""
 
+import os
 import socket
-from selectors import EVENT_READ, EVENT_WRITE
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 
 from .bench import BOTH, PATIENCE, Bench, drain, fill, reset
 from .case import Group
@@ -19,6 +20,7 @@ def a_result_is_a_list_of_pairs(bench: Bench) -> None:
     bench.reports({})
     bench.selector.register(ours, EVENT_WRITE)
     bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.equal([type(key) for key, _ in bench.selector.select(0)], [SelectorKey], "the type of the key in a result")
 
 
 @case("level")
@@ -329,3 +331,12 @@ def an_empty_datagram_makes_readable(bench: Bench) -> None:
     peer.sendto(b"", ours.getsockname())
     bench.until_ready(ours)
     bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("readiness", "posix")
+def what_is_typed_at_a_terminal_makes_readable(bench: Bench) -> None:
+    with bench.terminal() as (ours, terminal):
+        bench.selector.register(ours, EVENT_READ)
+        os.write(terminal, b"typed")
+        bench.until_ready(ours)
+        bench.reports({ours: EVENT_READ})

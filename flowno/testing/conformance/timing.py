@@ -25,13 +25,13 @@ def zero_and_less_do_not_wait(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     for timeout in _NO_TIME:
-        bench.does_not_wait(timeout)
+        bench.does_not_wait(timeout, {})
 
 
 @case("no-wait")
 def nor_do_they_with_nothing_registered(bench: Bench) -> None:
     for timeout in _NO_TIME:
-        bench.does_not_wait(timeout)
+        bench.does_not_wait(timeout, {})
 
 
 @case("no-wait")
@@ -39,8 +39,7 @@ def what_is_ready_is_not_waited_for(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     for timeout in (None, 60, 0.001, 0):
-        bench.does_not_wait(timeout)
-        bench.reports({ours.fileno(): EVENT_WRITE}, timeout)
+        bench.does_not_wait(timeout, {ours.fileno(): EVENT_WRITE})
 
 
 @case("early")
