@@ -234,6 +234,7 @@ class Bench:
     def reports(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
         """Require that a call of select reports this; what is ready by the first, and nothing else before long."""
         may_wait = timeout is None or timeout > 0
+        found: dict[int, int] = {}
         for _ in range(self._excused + 1):
             found = self.ready(timeout)
             if found == wanted:
@@ -245,6 +246,7 @@ class Bench:
 
     def reports_data(self, wanted: object) -> None:
         """Require that the one key that select reports has these data."""
+        found: list[object] = []
         for _ in range(self._excused + 1):
             found = [key.data for key, _ in self.selector.select(0)]
             if found == [wanted]:
@@ -255,6 +257,7 @@ class Bench:
 
     def waits(self, seconds: float) -> None:
         """Require that a wait with nothing ready lasts as long as it should."""
+        found, waited = dict[int, int](), 0.0
         for _ in range(self._excused + 1):
             started = time.monotonic()
             found = self.ready(seconds)

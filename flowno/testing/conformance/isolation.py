@@ -25,7 +25,7 @@ def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float =
     """Run cases in a process of their own, and go on in another one where a case has ended that.
 
     Args:
-        choice: What names the selector, as for :func:`flowno.core.event_loop.backend.open_selector`.
+        choice: What names the selector, as in ``FLOWNO_SELECTOR``.
         cases: Which of :data:`CASES`.
         limit: Seconds that a case may take.
 

@@ -16,8 +16,9 @@ class SelectorConformance:
     """A test for each case of the kit, to be derived from by a class with a selector to test.
 
     A test whose case takes what the selector or the machine has not is skipped, and says what that is. A selector that
-    breaks a rule fails with a :class:`~flowno.testing.ProtocolViolation`, which names it. A case that hangs is ended
-    after ``limit`` seconds, where it runs in the main thread of a POSIX system; ``flowno check`` ends it everywhere.
+    breaks a rule fails with a :exc:`~flowno.debug.selector_decorators.ProtocolViolation`, which names it. A case that
+    hangs is ended after ``limit`` seconds, where it runs in the main thread of a POSIX system; ``flowno check`` ends it
+    everywhere.
 
     The tests have no parameters, so that pytest finds them in ``class TestMine(SelectorConformance)``, and unittest in
     ``class TestMine(SelectorConformance, unittest.TestCase)``.
@@ -38,7 +39,7 @@ class SelectorConformance:
         flowno.core.event_loop.selector_rules.ProtocolViolation: ...
     """
 
-    factory: ClassVar[Callable[[], Selector]]
+    factory: ClassVar[Callable[..., Selector]]
     limit: ClassVar[float] = LIMIT
     strict: ClassVar[bool] = False
 
