@@ -170,11 +170,14 @@ class TakesNaN(SelectSelector):
         return super().select(0 if timeout != timeout else timeout)
 """
 
-ISOLATED = """
+#: Of a few quick cases, before, at and after the ones that these selectors do not survive.
+FEW = ("key", "nan", "wake")
+
+ISOLATED = f"""
 import sys
 from flowno.testing.conformance import CASES, isolation
 isolation._GRACE = 0.5
-for outcome in isolation.check_selector(sys.argv[1], [case for case in CASES if case.group == "time"], limit=0.5):
+for outcome in isolation.check_selector(sys.argv[1], [case for case in CASES if case.rule in {FEW}], limit=2):
     print(outcome.case, outcome.outcome, outcome.rule, outcome.reason, sep="|")
 """
 
@@ -190,7 +193,7 @@ def run_with_selectors(run_python: RunPython, tmp_path: Any) -> Callable[..., An
     ("name", "reason"),
     [
         ("Crashes", "the interpreter ended with exit code 3"),
-        ("Hangs", "it did not come to its end within 1 s, and could not be interrupted"),
+        ("Hangs", "it did not come to its end within 2.5 s, and could not be interrupted"),
     ],
 )
 def test_a_case_that_takes_its_process_along_fails_alone(
@@ -199,7 +202,7 @@ def test_a_case_that_takes_its_process_along_fails_alone(
     result = run_with_selectors(ISOLATED, f"their_selectors:{name}")
     assert (result.returncode, result.stderr) == (0, "")
     rows = [line.split("|") for line in result.stdout.splitlines()]
-    assert [case for case, *_ in rows] == [case.name for case in CASES if case.group == "time"]
+    assert [case for case, *_ in rows] == [case.name for case in CASES if case.rule in FEW]
     assert [row for row in rows if row[1] == "failed"] == [
         ["what_is_not_a_number_is_refused", "failed", "end", reason],
         ["so_it_is_with_nothing_registered", "failed", "end", reason],
