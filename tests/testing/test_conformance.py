@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from flowno.debug.selector_decorators import CheckSelector
 from flowno.testing.conformance import CASES, NEEDS, RULES, Outcome, ProtocolViolation, outcome_of, prove
-from tests.backends.conftest import CLASSES
+from flowno_backends import SelectSelector
 from tests.conftest import ROOT, RunPython
 from tests.support.broken_selectors import BROKEN
 
@@ -89,7 +90,7 @@ def test_a_third_partys_five_methods_are_enough(monkeypatch: pytest.MonkeyPatch)
 # ----------------------------------------------------------------------------------------- what a selector may do to it
 
 
-class Unhelpful(CLASSES["select"]):  # type: ignore[misc]
+class Unhelpful(SelectSelector):
     """Keeps the protocol, and no more than that: each second call reports what is not ready, too, or does not wait."""
 
     calls = 0
@@ -112,21 +113,21 @@ def test_what_the_protocol_allows_is_excused_unless_it_is_forbidden(name: str) -
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="without an alarm nothing ends it here")
 def test_a_case_that_hangs_is_ended_and_names_the_line() -> None:
-    class Spins(CLASSES["select"]):  # type: ignore[misc]
+    class Spins(SelectSelector):
         def select(self, timeout: float | None = None) -> Any:
             while True:
                 try:
-                    time.sleep(0)
+                    time.sleep(0.01)
                 except Exception:
                     pass
 
-    outcome = outcome_of(BY_NAME["a_result_is_a_list_of_pairs"], Spins, limit=0.1)
+    outcome = outcome_of(BY_NAME["a_result_is_a_list_of_pairs"], Spins, limit=1)
     assert (outcome.outcome, outcome.rule) == ("failed", "end")
-    assert outcome.reason == "`bench.reports({})` did not come to its end within 0.1 s"
+    assert outcome.reason == "`bench.reports({})` did not come to its end within 1 s"
 
 
 def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case() -> None:
-    class Fails(CLASSES["select"]):  # type: ignore[misc]
+    class Fails(SelectSelector):
         def unregister(self, fileobj: Any) -> Any:
             raise RuntimeError("out of order")
 
@@ -136,6 +137,13 @@ def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case(
         "key",
         "`key = bench.selector.unregister(ours)` raised RuntimeError('out of order')",
     )
+
+
+def test_a_decorator_that_checks_is_believed() -> None:
+    case = BY_NAME["register_refuses_a_negative_descriptor"]
+    outcome = outcome_of(case, lambda: CheckSelector(BROKEN[case.name]()))
+    assert (outcome.outcome, outcome.rule) == ("failed", "descriptor")
+    assert 'breaks the rule "descriptor"' in outcome.reason
 
 
 def test_a_selector_that_cannot_be_made_fails() -> None:
@@ -171,7 +179,7 @@ class TakesNaN(SelectSelector):
 """
 
 #: Of a few quick cases, before, at and after the ones that these selectors do not survive.
-FEW = ("key", "nan", "wake")
+FEW = ("key", "nan", "refusal")
 
 ISOLATED = f"""
 import sys

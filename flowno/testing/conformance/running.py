@@ -35,7 +35,6 @@ CASES: Final[tuple[Case, ...]] = tuple(
 #: Seconds that a case may take. Most take less than a thousandth of it.
 LIMIT: Final = 10.0
 
-
 #: Where their functions stand.
 _FILES: Final = frozenset(case.prove.__code__.co_filename for case in CASES)
 

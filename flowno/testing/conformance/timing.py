@@ -47,14 +47,13 @@ def a_wait_is_never_shorter_than_asked_for(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     for timeout in _SHORT:
-        for _ in range(3):
-            bench.waits(timeout)
+        bench.waits(timeout, times=4)
 
 
 @case("early")
 def nor_is_one_with_nothing_registered(bench: Bench) -> None:
     for timeout in _SHORT:
-        bench.waits(timeout)
+        bench.waits(timeout, times=4)
 
 
 @case("late")
