@@ -10,6 +10,7 @@ from flowno.testing import SelectorConformance
 @pytest.mark.stdlib_differs("where, and why, is in docs/conformance.rst")
 class TestConformance(SelectorConformance):
     strict = True
+    limit = 30.0  # seconds, of a machine that runs everything at once
 
     @pytest.fixture(autouse=True)
     def take(self, case: Any) -> None:

@@ -125,8 +125,10 @@ class Bench:
     def tcp_pair(self) -> Pair:
         """The same, by TCP."""
         with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # of a fixed size: full soon, and for good
             ours = self._opened.enter_context(socket.create_connection(server.getsockname()))
             peer = self._opened.enter_context(server.accept()[0])
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         ours.setblocking(False)
         peer.setblocking(False)
         return ours, peer
@@ -363,11 +365,13 @@ def _close_fd(fd: int) -> None:
 
 
 def fill(sock: socket.socket) -> None:
-    """Send until the socket takes no more."""
-    for size in (1 << 16, 1):
+    """Send until the socket takes no more, and what is on its way has arrived and made no room."""
+    while True:
         with suppress(BlockingIOError):
             while True:
-                sock.send(bytes(size))
+                sock.send(bytes(1 << 16))
+        if not select.select([], [sock], [], 0.005)[1]:
+            return
 
 
 def drain(sock: socket.socket) -> None:
