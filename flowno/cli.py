@@ -1,4 +1,4 @@
-"""The command line, ``flowno`` and ``python -m flowno``: backends and a demonstration, traces, what a process does.
+"""The command line, ``flowno`` and ``python -m flowno``: backends, shown and tested; traces; what a process does.
 
 Exit codes: 0; 1 where something failed, the environment variable ``FLOWNO_SELECTOR`` and a backend that this machine
 lacks included; 2 where the command line itself is wrong; 130 after Ctrl-C. A failure is one message on standard error.
@@ -12,6 +12,7 @@ import builtins
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -37,6 +38,7 @@ from .core.event_loop.errors import UnknownSelectorError
 
 if TYPE_CHECKING:
     from .debug.protocol import Answer
+    from .testing.conformance import Case
 
 __all__ = ["main"]
 
@@ -144,6 +146,25 @@ def _parser() -> argparse.ArgumentParser:
         "of these within a decorator, such as check(poll)",
     )
     demo.set_defaults(run=_demo, parser=demo)
+
+    check = commands.add_parser(
+        "check",
+        help="find out whether a backend keeps its promises",
+        description="Try a backend out, case by case, in a process of its own, and name the rule of the protocol that "
+        "it breaks: any that can be named, flowno's own, one of the standard library or yours.",
+    )
+    check.add_argument(
+        "selector",
+        metavar="NAME",
+        nargs="?",
+        help="the backend: a name, package.module:factory, or one of these within a decorator, such as check(epoll)",
+    )
+    check.add_argument(
+        "-k", "--case", metavar="TEXT", default="", help="only the cases whose name, group or rule contains this"
+    )
+    check.add_argument("--rules", action="store_true", help="list the rules and their cases, and check nothing")
+    check.add_argument("--json", action="store_true", help="as JSON, for programs")
+    check.set_defaults(run=_check, parser=check)
 
     trace = commands.add_parser(
         "trace",
@@ -259,17 +280,22 @@ def _demo(options: argparse.Namespace) -> None:
 def _chosen(options: argparse.Namespace) -> Iterator[OpenedSelector]:
     """The backends to show: the one that was asked for, else each that works here."""
     if options.selector is not None:
-        asked_by = f"EventLoop(selector={options.selector!r}): "
-        try:
-            yield open_selector(options.selector)
-        except (UnknownSelectorError, TypeError) as error:
-            raise _UsageError(f"argument --selector: {str(error).removeprefix(asked_by)}") from error
-        except OSError as error:
-            raise _Failure(f"--selector {options.selector}: {str(error).removeprefix(asked_by)}") from error
+        yield _open_named(options.selector, "--selector")
     elif os.environ.get(ENVIRONMENT_VARIABLE, "").strip(", "):
         yield _open(None)
     else:
         yield from (_open(row.name) for row in available_selectors() if row.usable)
+
+
+def _open_named(choice: str, argument: str) -> OpenedSelector:
+    """Open what an argument of the command line names."""
+    asked_by = f"EventLoop(selector={choice!r}): "
+    try:
+        return open_selector(choice)
+    except (UnknownSelectorError, TypeError) as error:
+        raise _UsageError(f"argument {argument}: {str(error).removeprefix(asked_by)}") from error
+    except OSError as error:
+        raise _Failure(f"{argument} {choice}: {str(error).removeprefix(asked_by)}") from error
 
 
 def _open(choice: str | None) -> OpenedSelector:
@@ -358,6 +384,78 @@ async def _measure() -> float:
         clients = [ask(server_sock.getsockname(), start + SECONDS) for _ in range(CONNECTIONS)]
         messages = sum(await gather(serve(server_sock), *clients))
         return messages / (time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def _check(options: argparse.Namespace) -> None:
+    from .testing.conformance import CASES
+
+    words = options.case.casefold().replace(" ", "_")
+    cases = [case for case in CASES if any(words in field.replace(" ", "_") for field in case[:3])]
+    if not cases:
+        raise _UsageError(f"argument -k/--case: no case, group or rule contains {options.case!r}")
+    if options.rules:
+        _show_rules(cases, as_json=options.json)
+        return
+    if options.selector is None:
+        raise _UsageError("NAME is missing: the backend to check")
+    opened = _open_named(options.selector, "NAME")
+    opened.selector.close()
+    _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
+
+
+def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
+    from .core.event_loop.selector_rules import RULES
+
+    if as_json:
+        import json
+
+        rows = [
+            {"case": case.name, "group": case.group, "rule": case.rule, "promise": RULES[case.rule]} for case in cases
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    for rule, promise in RULES.items():
+        proofs = [case.sentence for case in cases if case.rule == rule]
+        if proofs:
+            print(f"{rule}: {promise}", *proofs, sep="\n  ")
+
+
+def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bool) -> None:
+    """Print what comes of the cases, each as soon as it is known.
+
+    Raises:
+        _Failure: Some have failed.
+    """
+    from .core.event_loop.selector_rules import RULES
+    from .testing.conformance.isolation import check_selector
+
+    outcomes = []
+    group = None
+    for outcome in check_selector(choice, cases):
+        outcomes.append(outcome)
+        if as_json:
+            continue
+        if outcome.group != group:
+            group = outcome.group
+            print(group)
+        missing = f": {outcome.reason}" if outcome.outcome == "skipped" else ""
+        print(f"  {outcome.outcome:<7}  {outcome.case.replace('_', ' ')}{missing}", flush=True)
+        if outcome.outcome == "failed":
+            lines = (f'rule "{outcome.rule}": {RULES[outcome.rule]}', *outcome.reason.splitlines())
+            print(*(f"           {line}" for line in lines), sep="\n", flush=True)
+    numbers = Counter(outcome.outcome for outcome in outcomes)
+    if as_json:
+        import json
+
+        print(json.dumps([outcome._asdict() for outcome in outcomes], indent=2))
+    else:
+        print(f"\n{name}: {numbers['passed']} passed, {numbers['failed']} failed, {numbers['skipped']} skipped")
+    if numbers["failed"]:
+        broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.outcome == "failed")
+        raise _Failure(f"{name} breaks {len(broken)} of the rules: {', '.join(broken)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- trace

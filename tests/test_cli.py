@@ -13,6 +13,7 @@ import pytest
 
 from flowno import available_selector_decorators, available_selectors
 from flowno.cli import main
+from flowno.testing.conformance import CASES, RULES
 from tests.conftest import ROOT, RunPython
 
 FLOWNO = "from flowno.cli import main; raise SystemExit(main())"
@@ -101,6 +102,75 @@ def test_selectors_fails_after_the_list_where_no_loop_could_be_made(run_python: 
         "flowno selectors: FLOWNO_SELECTOR=bogus: no selector is named 'bogus'; usable here: "
     )
     assert result.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def test_check_prints_a_line_for_each_case_below_its_group(backend: str, run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", backend, "-k", "registered")
+    assert (result.returncode, result.stderr) == (0, "")
+    chosen = [case for case in CASES if any("registered" in field for field in (case.name, case.group, case.rule))]
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line in {case.group for case in CASES}] == list(
+        dict.fromkeys(case.group for case in chosen)
+    )
+    found = re.findall(r"^  (?:passed|skipped)  (?: )?([\w ]+)", result.stdout, re.MULTILINE)
+    assert found == [case.sentence for case in chosen]
+    assert re.fullmatch(rf"{re.escape(backend)}: \d+ passed, 0 failed, \d+ skipped", lines[-1])
+
+
+def test_check_names_the_rule_and_what_was_seen_where_a_case_fails(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", "selectors:SelectSelector", "--case", "any length")
+    assert result.returncode == 1
+    assert f'\n           rule "select-raises": {RULES["select-raises"]}\n           select(' in result.stdout
+    assert "0 passed, 1 failed, 0 skipped" in result.stdout
+    assert result.stderr == "flowno check: selectors:SelectSelector breaks 1 of the rules: select-raises\n"
+
+
+def test_check_as_json_has_every_outcome(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", "check(select)", "-k", "time", "--json")
+    rows = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {row["case"] for row in rows} >= {case.name for case in CASES if case.group == "time"}
+    assert {tuple(row) for row in rows} == {("case", "group", "outcome", "rule", "reason")}
+    assert {row["outcome"] for row in rows} <= {"passed", "skipped"}
+
+
+def test_check_lists_every_rule_with_its_cases(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", "--rules")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if line[0] != " "] == [
+        f"{rule}: {promise}" for rule, promise in RULES.items() if any(case.rule == rule for case in CASES)
+    ]
+    assert sorted(line.strip() for line in lines if line[0] == " ") == sorted(case.sentence for case in CASES)
+    rows = json.loads(run_python(FLOWNO, "check", "--rules", "--json").stdout)
+    assert [row["case"] for row in rows] == [case.name for case in CASES]
+    assert all(RULES[row["rule"]] == row["promise"] for row in rows)
+
+
+def test_check_needs_no_test_framework(run_python: RunPython) -> None:
+    program = "import sys; from flowno.cli import main; assert main() == 0; raise SystemExit('pytest' in sys.modules)"
+    assert run_python(program, "check", "select", "-k", "mask").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "NAME is missing"),
+        (["bogus"], 2, "argument NAME: no selector is named 'bogus'"),
+        (["check(bogus)"], 2, "argument NAME: no selector is named 'bogus'"),
+        (["select", "-k", "nonsense"], 2, "argument -k/--case: no case, group or rule contains 'nonsense'"),
+        pytest.param(["kqueue"], 1, f"NAME kqueue: {NO_KQUEUE}", marks=on_linux),
+    ],
+)
+def test_check_says_what_cannot_be_checked(
+    run_python: RunPython, arguments: list[str], code: int, message: str
+) -> None:
+    result = run_python(FLOWNO, "check", *arguments)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert message in result.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------- demo

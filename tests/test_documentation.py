@@ -17,6 +17,8 @@ import flowno_backends
 from flowno.core.event_loop import commands, instrumentation, selectors
 from flowno.core.event_loop.backend import BUILT_IN, available_selectors
 from flowno.core.event_loop.instrumentation import EventLoopInstrument
+from flowno.testing.conformance import NEEDS
+from flowno_backends.base import CAPABILITIES
 from tests.conftest import IS_DEBUGGED, ROOT, RunPython
 from tests.support.trace_format import read_trace
 from tests.support.transcripts import Command, fits, open_shell, sessions_of, update
@@ -170,7 +172,7 @@ def test_the_readme_shows_what_the_demonstration_prints(run_python: RunPython) -
 
 @pytest.mark.parametrize("path", [README, *PAGES], ids=name_of)
 def test_the_commands_that_a_page_names_exist(path: Path) -> None:
-    known = {"selectors", "demo", "trace", "ps", "where", "top", "--help", "--version", "COMMAND"}
+    known = {"selectors", "demo", "check", "trace", "ps", "where", "top", "--help", "--version", "COMMAND"}
     used = re.findall(r"(?:``|bin/|\$ |-m )flowno +([\w-]+)", text_of(path))
     assert set(used) <= known
 
@@ -343,6 +345,14 @@ def test_the_house_has_every_room(floor: str) -> None:
 def test_the_table_of_backends_has_each_in_the_order_of_preference() -> None:
     rows = re.findall(r"^``(\w+)`` ", text_of(DOCS / "backends.rst"), re.MULTILINE)
     assert rows == list(BUILT_IN)
+
+
+def test_the_page_of_the_conformance_kit_says_what_each_capability_is() -> None:
+    page = text_of(DOCS / "conformance.rst")
+    claimable = {need for need in NEEDS if need in CAPABILITIES} | {"fork_safe"}
+    for capability, meaning in CAPABILITIES.items():
+        described = re.search(rf"^``{capability}``\n   It (.+)\.$", page, re.MULTILINE)
+        assert (described and described[1]) == (meaning if capability in claimable else None)
 
 
 def test_the_names_of_the_json_are_those_of_the_page() -> None:

@@ -1,16 +1,23 @@
-"""Helpers for the tests of programs that run in flowno. They need no test framework; with pytest, there is a plugin."""
+"""Helpers for the tests of programs that run in flowno, and of selectors.
+
+They need no test framework; with pytest, there is a plugin.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..core.event_loop.selector_rules import ProtocolViolation
     from .cancellation import CancellationLeak, cancel_everywhere
+    from .conformance import SelectorConformance
 
-__all__ = ["CancellationLeak", "cancel_everywhere"]
+__all__ = ["CancellationLeak", "ProtocolViolation", "SelectorConformance", "cancel_everywhere"]
 
 # Imported when it is first asked for: the plugin is loaded by every run of pytest in the same environment.
 _LAZY = {
     "CancellationLeak": "flowno.testing.cancellation",
+    "ProtocolViolation": "flowno.core.event_loop.selector_rules",
+    "SelectorConformance": "flowno.testing.conformance",
     "cancel_everywhere": "flowno.testing.cancellation",
 }
 

@@ -9,7 +9,6 @@ import os
 import select
 import selectors
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from flowno.testing.conformance.bench import Pair, Pipe
 from flowno_backends import EpollSelector, KqueueSelector, PollSelector, SelectSelector
 
 SelectorFactory = Callable[[], Any]
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
-Pair = tuple[socket.socket, socket.socket]
 
 posix = pytest.mark.skipif(os.name != "posix", reason="on Windows only sockets are waited for")
 
@@ -142,65 +141,10 @@ def pair(make_pair: MakePair) -> Pair:
 
 
 @pytest.fixture
-def tcp_pair() -> Iterator[Pair]:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        peer, _ = server.accept()
-        with peer:
-            client.setblocking(False)
-            peer.setblocking(False)
-            yield client, peer
-
-
-@pytest.fixture
-def pipe() -> Iterator["Pipe"]:
-    ends = Pipe(*os.pipe())
+def pipe() -> Iterator[Pipe]:
+    ends = Pipe()
     yield ends
-    ends.close_reader()
-    ends.close_writer()
-
-
-class Pipe:
-    """Both ends of a pipe, each closed at most once."""
-
-    def __init__(self, reader: int, writer: int) -> None:
-        self.reader = reader
-        self.writer = writer
-        self._open = {reader, writer}
-
-    def close_reader(self) -> None:
-        self._close(self.reader)
-
-    def close_writer(self) -> None:
-        self._close(self.writer)
-
-    def _close(self, fd: int) -> None:
-        if fd in self._open:
-            self._open.remove(fd)
-            os.close(fd)
-
-
-def fill(sock: socket.socket) -> None:
-    """Send until the socket takes no more."""
-    for size in (1 << 16, 1):
-        try:
-            while True:
-                sock.send(bytes(size))
-        except BlockingIOError:
-            pass
-
-
-def drain(sock: socket.socket) -> None:
-    try:
-        while sock.recv(1 << 16):
-            pass
-    except BlockingIOError:
-        pass
-
-
-def reset(sock: socket.socket) -> None:
-    """Close so that the peer gets a reset instead of an end of file."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+    ends.close()
 
 
 def ready_fds(ready: list[tuple[selectors.SelectorKey, int]]) -> dict[int, int]:

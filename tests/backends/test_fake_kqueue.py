@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.backends.conftest import CASES, MakePair, Pair, Pipe, drain, fill
+from flowno.testing.conformance.bench import Pipe, drain, fill
+from tests.backends.conftest import CASES, MakePair, Pair
 
 if not hasattr(select, "poll"):
     pytest.skip("the fake kqueue stands on poll, which this platform lacks", allow_module_level=True)

@@ -8,31 +8,14 @@ from selectors import SelectorKey
 from typing import Any, Final, NoReturn
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name, world_of
-from flowno.core.event_loop.errors import FlownoError
+from flowno.core.event_loop.selector_rules import CALL_RULES, ProtocolViolation
 
 from .base import MASKS, SelectorDecorator, descriptor_of
 
 __all__ = ["RULES", "CheckSelector", "ProtocolViolation"]
 
 #: Every rule that is checked, by the name that a violation gives it.
-RULES: Final[dict[str, str]] = {
-    "mask": "register and modify raise ValueError for events that are no mask of EVENT_READ and EVENT_WRITE",
-    "descriptor": "register raises ValueError for what is no file descriptor and has none",
-    "registered": "register raises KeyError where the fd is registered",
-    "unknown": "modify and unregister raise KeyError where the fd is not registered",
-    "false-alarm": "register, modify and unregister raise no KeyError for any other reason",
-    "key": "register, modify and unregister return the SelectorKey of the registration",
-    "failed-register": "after a register that failed the fd is not registered",
-    "failed-modify": "after a modify that failed the fd is not registered",
-    "unregister": "unregister takes out what is registered, also a closed fd, and raises no OSError or ValueError",
-    "nan": "select raises ValueError for a timeout that is not a number",
-    "select-raises": "select raises no error because of a closed fd, or of a timeout that is a number",
-    "result": "select returns a list of pairs of a SelectorKey and events",
-    "reported-key": "select returns the keys of what is registered now",
-    "reported-events": "what is reported for a key is some of the events that it is registered for, and not none",
-    "reported-twice": "no event of an fd is reported twice in one result",
-    "early": "select does not return with nothing to report before its time has passed",
-}
+RULES: Final = CALL_RULES
 
 #: How many returns in a row with nothing to report, before its time, are no violation yet. An epoll object may be woken
 #: by an entry that it cannot report, as the fd is another file by now; it is rid of that entry then.
@@ -43,22 +26,6 @@ _TOLERANCE: Final = time.get_clock_info("monotonic").resolution + 1e-6
 
 #: What a selector gets from the system for an fd that is closed, here and on Windows.
 _DEAD_FD: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
-
-
-class ProtocolViolation(FlownoError, RuntimeError):
-    """A selector does not do what :class:`flowno.Selector` promises.
-
-    Args:
-        rule: Which of :data:`RULES` it breaks.
-        message: What it was asked, and what it did.
-    """
-
-    def __init__(self, rule: str, message: str) -> None:
-        super().__init__(rule, message)
-        self.rule = rule
-
-    def __str__(self) -> str:
-        return str(self.args[1])
 
 
 class CheckSelector(SelectorDecorator):
@@ -80,7 +47,7 @@ class CheckSelector(SelectorDecorator):
         >>> with CheckSelector(Eager()) as selector:
         ...     selector.select(0.5)
         Traceback (most recent call last):
-        flowno.debug.selector_decorators.check.ProtocolViolation: ...:Eager breaks the rule "early": select does not ...
+        flowno.core.event_loop.selector_rules.ProtocolViolation: ...:Eager breaks the rule "early": select does not ...
     """
 
     word = "check"

@@ -1,0 +1,393 @@
+"""Where a case works: a selector, files to register whose state is known, and the questions that it asks."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+import unittest
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
+from tempfile import TemporaryFile
+from typing import IO, Any, Final, NoReturn, Self
+
+from ...core.event_loop.backend import Selector
+from ...core.event_loop.selector_rules import ProtocolViolation
+from .case import NEEDS
+
+__all__ = ["BOTH", "PATIENCE", "Bench", "Box", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
+
+BOTH: Final = EVENT_READ | EVENT_WRITE
+
+#: Seconds after which what has to happen in another thread or on the network will not happen any more.
+PATIENCE: Final = 5.0
+
+#: How often in a row the protocol lets a selector report what is not ready, or end a wait before its time.
+_EXCUSED: Final = 2
+
+#: What the clock can tell apart, in seconds.
+_TICK: Final = time.get_clock_info("monotonic").resolution
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+class Box:
+    """A file object that is no socket, equal to each of its kind, whose descriptor can be taken away."""
+
+    def __init__(self, fd: object) -> None:
+        self.fd = fd
+
+    def fileno(self) -> Any:
+        return self.fd
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return f"<file object with fileno() = {self.fd!r}>"
+
+
+class Pipe:
+    """Both ends of a pipe, each closed at most once."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self._open = {self.reader, self.writer}
+
+    def close_reader(self) -> None:
+        self._close(self.reader)
+
+    def close_writer(self) -> None:
+        self._close(self.writer)
+
+    def close(self) -> None:
+        self.close_reader()
+        self.close_writer()
+
+    def _close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.remove(fd)
+            os.close(fd)
+
+
+class Bench:
+    """What a case is given. All that it opens is closed at its end.
+
+    Args:
+        rule: The rule that is broken where an answer is not the one that was wanted.
+        make: Makes a selector.
+        strict: Whether a selector may do nothing that the protocol merely allows: report what is not ready, or end a
+            wait before its time, once in a while.
+    """
+
+    def __init__(self, rule: str, make: Callable[[], Selector], *, strict: bool = False) -> None:
+        self._rule = rule
+        self._make = make
+        self._excused = 0 if strict else _EXCUSED
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    # ------------------------------------------------------------------------------------------------ what there is
+
+    @cached_property
+    def selector(self) -> Any:
+        """The selector, of any type as it is to be called with what is no good, too."""
+        return self.make_selector()
+
+    def make_selector(self) -> Any:
+        selector = self._make()
+        self._opened.callback(_close_quietly, selector)
+        return selector
+
+    def pair(self) -> Pair:
+        """Two sockets that are connected, and do not block."""
+        pair = socket.socketpair()
+        for sock in pair:
+            self._opened.enter_context(sock)
+            sock.setblocking(False)
+        return pair
+
+    def tcp_pair(self) -> Pair:
+        """The same, by TCP."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # of a fixed size: full soon, and for good
+            ours = self._opened.enter_context(socket.create_connection(server.getsockname()))
+            peer = self._opened.enter_context(server.accept()[0])
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        ours.setblocking(False)
+        peer.setblocking(False)
+        return ours, peer
+
+    def pipe(self) -> Pipe:
+        pipe = Pipe()
+        self._opened.callback(pipe.close)
+        return pipe
+
+    @contextmanager
+    def terminal(self) -> Iterator[tuple[int, int]]:
+        """Both ends of a terminal: what shows it, and what is typed at."""
+        ends = os.openpty()
+        try:
+            yield ends
+        finally:
+            for fd in ends:
+                os.close(fd)
+
+    def file(self) -> IO[bytes]:
+        """A regular file."""
+        return self._opened.enter_context(TemporaryFile())
+
+    def dup(self, sock: socket.socket) -> int:
+        """Another descriptor of a socket, which is closed at the end if it is still open then."""
+        fd = os.dup(sock.fileno())
+        self._opened.callback(_close_fd, fd)
+        return fd
+
+    def keep(self, context: Any) -> Any:
+        """Leave a context at the end, and return what it gives."""
+        return self._opened.enter_context(context)
+
+    def has(self, need: str) -> bool:
+        """Whether there is what a case takes: a key of :data:`NEEDS`."""
+        capabilities = getattr(self.selector, "capabilities", ())
+        match need:
+            case "posix":
+                return os.name == "posix"
+            case "signals":
+                return hasattr(signal, "pthread_kill") and threading.current_thread() is threading.main_thread()
+            case "fork":
+                return hasattr(os, "fork") and (hasattr(self.selector, "after_fork") or "fork_safe" in capabilities)
+            case "after_fork" | "fileno" | "get_key" | "get_map":
+                return hasattr(self.selector, need)
+            case "with":
+                return hasattr(type(self.selector), "__exit__")
+            case _:
+                return need in capabilities
+
+    def require_needs(self, needs: tuple[str, ...]) -> None:
+        for need in needs:
+            if not self.has(need):
+                self.skip(NEEDS[need])
+
+    def skip(self, reason: str) -> NoReturn:
+        """End the case, of which nothing can be said here."""
+        raise unittest.SkipTest(reason)
+
+    # ------------------------------------------------------------------------------------------------- what is asked
+
+    def broken(self, seen: str) -> NoReturn:
+        """End the case: the selector breaks its rule, by what was seen."""
+        raise ProtocolViolation(self._rule, seen)
+
+    def equal(self, seen: object, wanted: object, what: str) -> None:
+        """Require that something is what it should be; ``what`` names it."""
+        if seen != wanted:
+            self.broken(f"{what} is {seen!r}, and not {wanted!r}")
+
+    def refuses(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
+        """Require that a call raises an error of this kind."""
+        words = f"{getattr(call, '__name__', call)}({', '.join(map(repr, args))})"
+        try:
+            returned = call(*args)
+        except ProtocolViolation:  # of a decorator that checks; it knows better
+            raise
+        except error:
+            return
+        except Exception as other:
+            self.broken(f"{words} raised {other!r}, and not a {error.__name__}")
+        self.broken(f"{words} returned {returned!r}, and did not raise a {error.__name__}")
+
+    def is_unknown(self, fd: int) -> None:
+        """Require that an fd is not registered."""
+        self.refuses(KeyError, self.selector.unregister, fd)
+
+    def ready(self, timeout: float | None = 0) -> dict[int, int]:
+        """What one call of select reports: ``{fd: events}``, the reports of one fd together."""
+        result = self.selector.select(timeout)
+        if not isinstance(result, list):
+            raise ProtocolViolation("result", f"select({timeout!r}) returned {result!r}")
+        together: dict[int, int] = {}
+        for report in result:
+            match report:
+                case (SelectorKey() as key, int() as events):
+                    pass
+                case _:
+                    raise ProtocolViolation("result", f"select({timeout!r}) returned {result!r}")
+            if not events or events & ~key.events:
+                raise ProtocolViolation("reported-events", f"select({timeout!r}) reported {events} for {key}")
+            if together.get(key.fd, 0) & events:
+                raise ProtocolViolation("reported-twice", f"select({timeout!r}) returned {result!r}")
+            together[key.fd] = together.get(key.fd, 0) | events
+        return together
+
+    def reports(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
+        """Require that a call of select reports this; what is ready by the first, and nothing else before long."""
+        may_wait = timeout is None or timeout > 0
+        found: dict[int, int] = {}
+        for _ in range(self._excused + 1):
+            found = self.ready(timeout)
+            if found == wanted:
+                return
+            is_early = not found and may_wait
+            if not is_early and any(events & ~found.get(fd, 0) for fd, events in wanted.items()):
+                break
+        self.broken(f"select({timeout!r}) reported {_in_words(found)}, and ready is {_in_words(wanted)}")
+
+    def reports_data(self, wanted: object) -> None:
+        """Require that the one key that select reports has these data."""
+        found: list[object] = []
+        for _ in range(self._excused + 1):
+            found = [key.data for key, _ in self.selector.select(0)]
+            if found == [wanted]:
+                return
+            if wanted not in found:
+                break
+        self.broken(f"select(0) reported keys with the data {found}, and registered is {wanted!r}")
+
+    def waits(self, seconds: float, times: int = 10) -> None:
+        """Require that waits with nothing ready last as long as they should.
+
+        Each is asked for several times: on a busy machine one that is too short may happen to last long enough.
+        """
+        excused = self._excused
+        for _ in range(times):
+            started = time.monotonic()
+            found = self.ready(seconds)
+            waited = time.monotonic() - started
+            if not found and waited >= seconds - _TICK:
+                continue
+            if not excused:
+                self.broken(
+                    f"select({seconds!r}) reported {_in_words(found)} after {waited:.6f} s, and nothing was ready"
+                )
+            excused -= 1
+
+    def does_not_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
+        """Require that a call of select reports this at once."""
+        started = time.monotonic()
+        self.reports(wanted, timeout)
+        waited = time.monotonic() - started
+        if waited > 1:  # a busy machine may take some of that
+            self.broken(f"select({timeout!r}) took {waited:.3f} s")
+
+    # ------------------------------------------------------------------------------------------- what happens besides
+
+    def until_ready(self, fileobj: Any, events: int = EVENT_READ) -> None:
+        """Wait until the system, when it is asked directly, says that a file is ready: a peer may take a moment."""
+        readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
+        if not any(select.select(readers, writers, writers, PATIENCE)):
+            raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
+
+    @contextmanager
+    def shortly(self, *calls: Callable[[], object]) -> Iterator[None]:
+        """In another thread, make these calls one after the other while the block is waiting."""
+
+        def make_them() -> None:
+            with suppress(OSError):  # a case that has failed has closed its files
+                for call in calls:
+                    time.sleep(0.01)  # for the wait to begin; where it has not, the case still proves its sentence
+                    call()
+
+        thread = threading.Thread(target=make_them, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(PATIENCE)
+
+    def in_child(self, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
+        """Run something in a forked child, where the selector is told of it first, and require that it goes well.
+
+        ``meanwhile`` is run here after the fork.
+        """
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of other threads. The child takes no lock of theirs, and does not return.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.close(reader)
+                if hasattr(self.selector, "after_fork"):
+                    self.selector.after_fork()
+                body()
+                code = 0
+            except BaseException as error:
+                os.write(writer, str(error if isinstance(error, ProtocolViolation) else repr(error)).encode()[:4096])
+            finally:
+                os._exit(code)
+        os.close(writer)
+        try:
+            meanwhile()
+            with open(reader, "rb", closefd=False) as said:
+                message = said.read().decode(errors="replace")
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            os.close(reader)
+            _, status = os.waitpid(child, 0)
+        if status:
+            self.broken(f"in a forked child: {message or f'it ended with status {status}'}")
+
+
+def _in_words(ready: dict[int, int]) -> str:
+    """What is ready, for people."""
+    words = {EVENT_READ: "READ", EVENT_WRITE: "WRITE", BOTH: "READ|WRITE"}
+    return ", ".join(f"fd {fd} {words[events]}" for fd, events in ready.items()) or "nothing"
+
+
+def _close_quietly(selector: Selector) -> None:
+    """What a close raises is the matter of the cases that are about it."""
+    with suppress(Exception):
+        selector.close()
+
+
+def _close_fd(fd: int) -> None:
+    with suppress(OSError):
+        os.close(fd)
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until the socket takes no more, and what is on its way has arrived and made no room."""
+    while True:
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 16))
+        if not select.select([], [sock], [], 0.005)[1]:
+            return
+
+
+def drain(sock: socket.socket) -> None:
+    """Receive until there is no more."""
+    with suppress(BlockingIOError):
+        while sock.recv(1 << 16):
+            pass
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer gets a reset, and no end of file: SO_LINGER of 0 seconds, socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    sock.close()
+
+
+def lowest_descriptor() -> int:
+    """The number that the next file gets."""
+    with socket.socket() as sock:
+        return sock.fileno()

@@ -1,0 +1,327 @@
+"""Who is registered: what register, modify, unregister and close answer."""
+
+import os
+import threading
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
+from typing import Any
+
+from .bench import BOTH, PATIENCE, Bench, Box, lowest_descriptor
+from .case import Group
+
+BOOKKEEPING = Group("bookkeeping")
+case = BOOKKEEPING.case
+
+
+class _Number(int):
+    """A descriptor of a kind of its own."""
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+@case("key")
+def register_returns_the_key_of_the_registration(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    key = bench.selector.register(ours, BOTH, "data")
+    bench.equal(type(key), SelectorKey, "the type of what register returned")
+    bench.equal(key, SelectorKey(ours, ours.fileno(), BOTH, "data"), "what register returned")
+
+
+@case("key")
+def modify_returns_the_new_key(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ, "old")
+    key = bench.selector.modify(ours, EVENT_WRITE, "new")
+    bench.equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what modify returned")
+
+
+@case("key")
+def unregister_returns_the_last_key(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ, "old")
+    bench.selector.modify(ours, EVENT_WRITE, "new")
+    key = bench.selector.unregister(ours)
+    bench.equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what unregister returned")
+
+
+@case("reported-key")
+def new_data_comes_with_the_next_report(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE, "old")
+    bench.reports_data("old")
+    bench.selector.modify(ours, EVENT_WRITE, "new")
+    bench.reports_data("new")
+
+
+@case("reported-key")
+def what_was_registered_before_is_not_reported_for_what_is_now(bench: Bench) -> None:
+    ours, other = bench.pair()
+    bench.selector.register(other, EVENT_READ)
+    for data in range(3):
+        bench.selector.register(ours, EVENT_WRITE, data)
+        bench.reports_data(data)
+        bench.selector.unregister(ours)
+    bench.reports({})
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+@case("mask")
+def register_refuses_events_that_are_no_mask(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    for events in (0, 4, 5, -1, 999_999):
+        bench.refuses(ValueError, bench.selector.register, ours, events)
+        bench.is_unknown(ours.fileno())
+
+
+@case("mask")
+def modify_refuses_events_that_are_no_mask(bench: Bench) -> None:
+    for events in (0, 4, 5, -1, 999_999):
+        ours, _ = bench.pair()
+        bench.selector.register(ours, EVENT_READ)
+        bench.refuses(ValueError, bench.selector.modify, ours, events)
+
+
+@case("descriptor")
+def register_refuses_a_negative_descriptor(bench: Bench) -> None:
+    closed, _ = bench.pair()
+    closed.close()
+    for fileobj in (-1, -10, Box(-1), closed):
+        bench.refuses(ValueError, bench.selector.register, fileobj, EVENT_READ)
+
+
+@case("descriptor")
+def register_refuses_an_object_without_a_descriptor(bench: Bench) -> None:
+    for fileobj in ("text", None, Box("text"), Box(None)):
+        bench.refuses(ValueError, bench.selector.register, fileobj, EVENT_READ)
+
+
+@case("registered")
+def register_refuses_what_is_registered(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    key = bench.selector.register(ours, EVENT_READ, "first")
+    bench.refuses(KeyError, bench.selector.register, ours, EVENT_WRITE)
+    bench.equal(bench.selector.unregister(ours), key, "what a refused register has left")
+
+
+@case("registered")
+def register_refuses_the_number_of_what_is_registered(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    key = bench.selector.register(ours, EVENT_READ, "first")
+    for lookalike in (ours.fileno(), Box(ours.fileno())):
+        bench.refuses(KeyError, bench.selector.register, lookalike, EVENT_READ)
+    bench.equal(bench.selector.unregister(ours), key, "what a refused register has left")
+
+
+@case("unknown")
+def modify_refuses_the_unknown(bench: Bench) -> None:
+    ours, other = bench.pair()
+    bench.selector.register(other, EVENT_READ)
+    for fileobj in (ours, ours.fileno(), 999_999):
+        bench.refuses(KeyError, bench.selector.modify, fileobj, EVENT_READ)
+
+
+@case("unknown")
+def unregister_refuses_the_unknown(bench: Bench) -> None:
+    ours, other = bench.pair()
+    bench.selector.register(other, EVENT_READ)
+    for fileobj in (ours, ours.fileno(), 999_999):
+        bench.refuses(KeyError, bench.selector.unregister, fileobj)
+
+
+@case("unknown")
+def what_was_unregistered_is_unknown(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    bench.selector.unregister(ours)
+    bench.refuses(KeyError, bench.selector.unregister, ours)
+    bench.refuses(KeyError, bench.selector.modify, ours, EVENT_READ)
+
+
+# ------------------------------------------------------------------------------------------- what must not be refused
+
+
+@case("false-alarm")
+def what_was_unregistered_can_be_registered_again(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    for _ in range(3):
+        bench.selector.register(ours, EVENT_WRITE)
+        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.selector.unregister(ours)
+
+
+@case("false-alarm")
+def number_and_object_are_one_registration(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fd = ours.fileno()
+    bench.selector.register(ours, EVENT_READ)
+    bench.equal(bench.selector.modify(fd, EVENT_WRITE).fd, fd, "the fd in what modify returned for a number")
+    bench.equal(bench.selector.unregister(Box(fd)).fd, fd, "the fd in what unregister returned for another object")
+    bench.is_unknown(fd)
+
+
+@case("false-alarm")
+def a_number_of_another_type_is_that_number(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(_Number(ours.fileno()), EVENT_WRITE)
+    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.selector.unregister(ours.fileno())
+
+
+@case("failed-register", "posix")
+def a_closed_descriptor_cannot_be_registered_and_leaves_no_trace(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fd = bench.dup(ours)
+    os.close(fd)
+    try:
+        key = bench.selector.register(fd, EVENT_WRITE)
+    except (OSError, ValueError):
+        bench.is_unknown(fd)
+    else:
+        bench.broken(f"register({fd}, EVENT_WRITE) of a closed fd returned {key!r}")
+    os.dup2(ours.fileno(), fd)
+    bench.selector.register(fd, EVENT_WRITE)
+    bench.reports({fd: EVENT_WRITE})
+
+
+@case("failed-modify", "posix")
+def a_modify_that_fails_unregisters(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fd = bench.dup(ours)
+    bench.selector.register(fd, EVENT_READ)
+    os.close(fd)
+    try:
+        bench.selector.modify(fd, EVENT_WRITE)
+    except OSError:  # epoll and kqueue notice
+        bench.is_unknown(fd)
+    else:  # poll and select cannot know
+        bench.selector.unregister(fd)
+
+
+# ---------------------------------------------------------------------------------------------------- several, and none
+
+
+@case("independence")
+def two_selectors_do_not_know_of_each_other(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    one, other = bench.selector, bench.make_selector()
+    one.register(ours, EVENT_WRITE, "one")
+    other.register(ours, EVENT_WRITE, "other")
+    bench.equal(one.unregister(ours).data, "one", "the data of the first selector's registration")
+    bench.equal([key.data for key, _ in other.select(0)], ["other"], "the data of what the second selector reported")
+
+
+@case("independence")
+def a_selector_works_in_a_thread_that_has_not_made_it(bench: Bench) -> None:
+    selector, (ours, _) = bench.selector, bench.pair()
+    answers: list[Any] = []
+
+    def use_it() -> None:
+        try:
+            selector.register(ours, EVENT_WRITE, "data")
+            answers.append([key.data for key, _ in selector.select(0)])
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=use_it, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    bench.equal(answers, [["data"]], "the data of what was reported in that thread")
+
+
+@case("close")
+def closing_twice_does_nothing(bench: Bench) -> None:
+    bench.selector.close()
+    try:
+        bench.selector.close()
+    except Exception as error:
+        bench.broken(f"the second close() raised {error!r}")
+
+
+@case("close")
+def closing_leaves_the_registered_files_open(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    bench.selector.close()
+    try:
+        peer.send(b"x")
+        bench.until_ready(ours)
+        received = ours.recv(1)
+    except OSError as error:
+        bench.broken(f"after close() using the registered socket raised {error!r}")
+    bench.equal(received, b"x", "what was received after close()")
+
+
+@case("close", "posix")
+def opening_and_closing_leaks_no_descriptor(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    before = lowest_descriptor()
+    for _ in range(25):
+        selector = bench.make_selector()
+        selector.register(ours, EVENT_READ)
+        selector.close()
+    bench.equal(lowest_descriptor(), before, "the lowest free fd after 25 selectors were opened and closed")
+
+
+@case("close", "with", "get_key")
+def leaving_a_with_block_closes(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    with bench.selector as selector:
+        bench.equal(selector, bench.selector, "what the with statement gave")
+        selector.register(ours, EVENT_READ)
+    bench.refuses(RuntimeError, selector.get_key, ours)
+
+
+@case("close", "fileno")
+def its_own_descriptor_is_not_inherited(bench: Bench) -> None:
+    if os.get_inheritable(bench.selector.fileno()):
+        bench.broken(f"fd {bench.selector.fileno()} of the selector goes on to every program that is started")
+
+
+# ------------------------------------------------------------------- what the standard library's have besides the five
+
+
+@case("mapping", "get_map")
+def the_map_is_live(bench: Bench) -> None:
+    ours, other = bench.pair()
+    mapping = bench.selector.get_map()
+    bench.equal(list(mapping), [], "list(get_map()) of a new selector")
+    key = bench.selector.register(ours, EVENT_READ)
+    bench.equal(list(mapping), [ours.fileno()], "list(get_map())")
+    bench.equal([ours in mapping, ours.fileno() in mapping, other in mapping], [True, True, False], "`in` get_map()")
+    bench.equal([mapping[ours], *mapping.values()], [key, key], "what get_map() holds")
+    bench.selector.unregister(ours)
+    bench.equal((len(mapping), mapping.get(ours)), (0, None), "get_map() after unregister")
+
+
+@case("mapping", "get_map")
+def the_map_is_read_only(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    mapping = bench.selector.get_map()
+    for method in ("__delitem__", "__setitem__"):
+        if hasattr(mapping, method):
+            bench.broken(f"get_map() has {method}: {type(mapping)!r}")
+
+
+@case("mapping", "get_key")
+def number_and_object_have_one_key(bench: Bench) -> None:
+    ours, other = bench.pair()
+    key = bench.selector.register(ours, EVENT_READ, "data")
+    for fileobj in (ours, ours.fileno(), Box(ours.fileno())):
+        bench.equal(bench.selector.get_key(fileobj), key, f"get_key({fileobj!r})")
+    key = bench.selector.modify(ours, EVENT_WRITE, "new")
+    bench.equal(bench.selector.get_key(ours), key, "get_key() after modify")
+    for fileobj in (other, 999_999):
+        bench.refuses(KeyError, bench.selector.get_key, fileobj)
+
+
+@case("mapping", "get_key", "get_map")
+def nothing_is_known_after_close(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    mapping = bench.selector.get_map()
+    bench.selector.close()
+    bench.refuses(RuntimeError, bench.selector.get_key, ours)
+    bench.equal((mapping.get(ours), len(mapping)), (None, 0), "what a map of before holds after close()")

@@ -1,0 +1,362 @@
+"""Descriptors that are closed, reused, duplicated, too large, or no good: one bad one harms no other."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from selectors import EVENT_READ, EVENT_WRITE
+
+from .bench import BOTH, Bench, Box, Pair, drain
+from .case import Group
+
+HOSTILE = Group("hostile descriptors")
+case = HOSTILE.case
+
+#: A descriptor beyond FD_SETSIZE, and how many may be open for the cases that need many.
+_LARGE = 2000
+_MANY = 2500
+
+
+# -------------------------------------------------------------------------------- closed before it was unregistered
+
+
+@case("unregister", "posix")
+def a_closed_descriptor_is_unregistered_by_number(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fd = ours.fileno()
+    key = bench.selector.register(fd, EVENT_READ, "data")
+    ours.close()
+    bench.equal(_unregister(bench, fd), key, "what unregister returned")
+    bench.reports({})
+
+
+@case("unregister")
+def a_closed_object_is_unregistered_by_identity(bench: Bench) -> None:
+    # Equal and with the same hash, so that only identity tells one from the other.
+    boxes = [Box(sock.fileno()) for sock in bench.pair()]
+    keys = [bench.selector.register(box, EVENT_READ) for box in boxes]
+    for box in boxes:
+        box.fd = -1
+    for box, key in reversed(list(zip(boxes, keys, strict=True))):
+        try:
+            unregistered = bench.selector.unregister(box)
+        except Exception as error:
+            bench.broken(f"unregister of an object whose fd is closed raised {error!r}")
+        bench.equal(unregistered.fileobj is key.fileobj, True, "whether unregister has found the object it was given")
+
+
+@case("select-raises", "posix")
+def a_closed_descriptor_does_not_make_select_raise(bench: Bench) -> None:
+    (bad, _), (good, peer) = bench.pair(), bench.pair()
+    bench.selector.register(bad.fileno(), BOTH)
+    bench.selector.register(good, EVENT_READ)
+    bad.close()
+    peer.send(b"x")
+    try:
+        found = bench.ready()
+    except (OSError, ValueError) as error:
+        bench.broken(f"select(0) with a closed fd among the registered raised {error!r}")
+    bench.equal(found.get(good.fileno()), EVENT_READ, "what was reported for the other descriptor")
+
+
+@case("readiness", "posix")
+def many_closed_descriptors_do_not_hide_the_others(bench: Bench) -> None:
+    pairs = [bench.pair() for _ in range(20)]
+    for ours, peer in pairs:
+        bench.selector.register(ours, EVENT_READ)
+        peer.send(b"x")
+    for ours, _ in pairs[::2]:
+        ours.close()
+    found = bench.ready()
+    alive = {ours.fileno(): EVENT_READ for ours, _ in pairs[1::2]}
+    bench.equal({fd: found.get(fd) for fd in alive}, alive, "what was reported for those that are open")
+
+
+@case("early", "posix")
+def a_closed_descriptor_does_not_make_a_wait_return_with_nothing(bench: Bench) -> None:
+    bad, _ = bench.pair()
+    fd = bad.fileno()
+    bench.selector.register(fd, EVENT_READ)
+    bad.close()
+    if not bench.ready(0.002):
+        bench.waits(0.002)
+
+
+@case("claims", "posix", "sees_closed")
+def a_closed_descriptor_is_reported_as_the_registered_events(bench: Bench) -> None:
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        (bad, _), (good, peer) = bench.pair(), bench.pair()
+        fd = bad.fileno()
+        bench.selector.register(fd, events)
+        bench.selector.register(good, EVENT_READ)
+        bad.close()
+        bench.reports({fd: events}, None)
+        peer.send(b"x")
+        bench.reports({fd: events, good.fileno(): EVENT_READ}, None)
+        bench.selector.unregister(fd)
+        bench.reports({good.fileno(): EVENT_READ})
+        bench.selector.unregister(good)
+
+
+# --------------------------------------------------------------------------------------------------- a number again
+
+
+@case("unregister", "posix")
+def a_number_that_is_another_file_by_now_is_unregistered(bench: Bench) -> None:
+    (old, _), (other, _) = bench.pair(), bench.pair()
+    fd = bench.dup(old)
+    bench.selector.register(fd, EVENT_READ)
+    os.dup2(other.fileno(), fd)
+    _unregister(bench, fd)
+    bench.reports({})
+
+
+@case("reuse", "posix")
+def a_number_that_was_unregistered_late_is_the_new_files(bench: Bench) -> None:
+    old, (new, peer) = bench.pair()[0], bench.pair()
+    fd = bench.dup(old)
+    bench.selector.register(fd, EVENT_READ)
+    os.dup2(new.fileno(), fd)
+    bench.selector.unregister(fd)
+    bench.selector.register(fd, EVENT_READ)
+    bench.reports({})
+    peer.send(b"x")
+    bench.reports({fd: EVENT_READ})
+
+
+@case("reuse", "posix")
+def a_new_interest_is_that_of_the_new_file(bench: Bench) -> None:
+    old, (new, peer) = bench.pair()[0], bench.pair()
+    fd = bench.dup(old)
+    bench.selector.register(fd, EVENT_READ)
+    os.dup2(new.fileno(), fd)
+    bench.selector.modify(fd, EVENT_WRITE)
+    bench.reports({fd: EVENT_WRITE})
+    bench.selector.modify(fd, EVENT_READ)
+    bench.reports({})
+    peer.send(b"x")
+    bench.reports({fd: EVENT_READ})
+    bench.selector.unregister(fd)
+
+
+@case("reuse", "posix")
+def a_number_can_be_used_again_and_again(bench: Bench) -> None:
+    for _ in range(5):
+        ours, peer = socket.socketpair()
+        with ours, peer:
+            fd = ours.fileno()
+            bench.selector.register(fd, EVENT_READ)
+            peer.send(b"x")
+            bench.reports({fd: EVENT_READ})
+            ours.close()
+            bench.selector.unregister(fd)
+
+
+# ------------------------------------------------------------------------------- a duplicate that outlives its close
+
+
+def _stale(bench: Bench) -> tuple[int, Pair]:
+    """A number that was closed and unregistered while a duplicate lives, and the duplicate with its peer.
+
+    The kernel's epoll goes on reporting it, and has no way to be told otherwise, epoll(7) "Questions and answers" 6.
+    """
+    ours, peer = bench.pair()
+    fd = bench.dup(ours)
+    bench.selector.register(fd, EVENT_READ)
+    os.close(fd)
+    bench.selector.unregister(fd)
+    return fd, (ours, peer)
+
+
+@case("duplicate", "posix")
+def a_duplicate_that_lives_on_does_not_make_select_spin(bench: Bench) -> None:
+    _, (_, peer) = _stale(bench)
+    peer.send(b"x")
+    bench.reports({})
+    bench.waits(0.002)
+
+
+@case("duplicate", "posix")
+def a_duplicate_that_lives_on_does_not_hide_the_others(bench: Bench) -> None:
+    pairs = [bench.pair() for _ in range(10)]
+    _, (_, stale_peer) = _stale(bench)
+    for ours, peer in pairs:
+        bench.selector.register(ours, EVENT_READ)
+        peer.send(b"x")
+    stale_peer.send(b"x")
+    for _ in range(2):
+        bench.reports({ours.fileno(): EVENT_READ for ours, _ in pairs})
+    for ours, _ in pairs:
+        drain(ours)
+    bench.waits(0.002)
+
+
+@case("duplicate", "posix")
+def a_new_file_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> None:
+    new, peer = bench.pair()
+    fd, (_, old_peer) = _stale(bench)
+    os.dup2(new.fileno(), fd)
+    bench.selector.register(fd, EVENT_READ)
+    old_peer.send(b"x")
+    bench.reports({})
+    bench.waits(0.002)
+    peer.send(b"x")
+    bench.reports({fd: EVENT_READ})
+
+
+@case("duplicate", "posix")
+def a_new_file_and_the_duplicate_of_an_old_one_are_one_report(bench: Bench) -> None:
+    new, peer = bench.pair()
+    fd, (_, old_peer) = _stale(bench)
+    os.dup2(new.fileno(), fd)
+    bench.selector.register(fd, EVENT_READ)
+    old_peer.send(b"x")
+    peer.send(b"x")
+    for _ in range(2):
+        found = bench.selector.select(0)
+        bench.equal([(key.fd, events) for key, events in found], [(fd, EVENT_READ)], "what was reported")
+    drain(new)
+    bench.reports({})
+    bench.waits(0.002)
+
+
+@case("duplicate", "posix")
+def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> None:
+    (old, old_peer), (new, peer) = bench.pair(), bench.pair()
+    fd = bench.dup(old)
+    bench.selector.register(fd, EVENT_READ)
+    os.dup2(new.fileno(), fd)
+    bench.selector.modify(fd, BOTH)
+    bench.selector.modify(fd, EVENT_READ)
+    old_peer.send(b"x")
+    bench.reports({})
+    bench.waits(0.002)
+    peer.send(b"x")
+    bench.reports({fd: EVENT_READ})
+
+
+@case("duplicate", "posix")
+def the_same_file_under_the_same_number_can_be_registered_again(bench: Bench) -> None:
+    fd, (ours, peer) = _stale(bench)
+    os.dup2(ours.fileno(), fd)
+    bench.selector.register(fd, EVENT_READ)
+    peer.send(b"x")
+    bench.reports({fd: EVENT_READ})
+
+
+# ------------------------------------------------------------------------------------------- what cannot be held
+
+
+@case("refusal", "posix")
+def a_regular_file_is_always_ready_or_refused_at_once(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE)
+    file = bench.file()
+    expected = {ours.fileno(): EVENT_WRITE}
+    try:
+        bench.selector.register(file, BOTH)
+    except (OSError, ValueError):
+        bench.is_unknown(file.fileno())
+    else:
+        expected[file.fileno()] = BOTH
+    bench.reports(expected)
+
+
+@case("claims", "posix", "files")
+def a_selector_that_claims_files_takes_them(bench: Bench) -> None:
+    file = bench.file()
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        try:
+            bench.selector.register(file, events)
+        except (OSError, ValueError) as error:
+            bench.broken(f"register of a regular file raised {error!r}, and the capability files is claimed")
+        bench.reports({file.fileno(): events})
+        bench.selector.unregister(file)
+
+
+@case("refusal", "posix")
+def a_large_number_is_held_or_refused_at_once(bench: Bench) -> None:
+    ours, other = bench.pair()
+    fd = _large(bench, ours)
+    bench.selector.register(other, EVENT_WRITE)
+    expected = {other.fileno(): EVENT_WRITE}
+    try:
+        bench.selector.register(fd, EVENT_WRITE)
+    except ValueError:
+        bench.is_unknown(fd)
+    except Exception as error:
+        bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and not a ValueError")
+    else:
+        expected[fd] = EVENT_WRITE
+    try:
+        bench.reports(expected)
+    except (OSError, ValueError) as error:
+        bench.broken(f"register({fd}, EVENT_WRITE) took what select(0) refuses: {error!r}")
+
+
+@case("claims", "posix", "any_fd")
+def a_selector_that_claims_any_number_holds_a_large_one(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fd = _large(bench, ours)
+    try:
+        bench.selector.register(fd, EVENT_WRITE)
+    except (OSError, ValueError) as error:
+        bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and the capability any_fd is claimed")
+    bench.reports({fd: EVENT_WRITE})
+    bench.selector.unregister(fd)
+
+
+@case("claims", "posix", "any_fd")
+def a_selector_that_claims_any_number_holds_two_thousand(bench: Bench) -> None:
+    bench.keep(_room_for_descriptors(bench))
+    pairs = [bench.pair() for _ in range(1000)]
+    expected: dict[int, int] = {}
+    for ours, peer in pairs:
+        peer.send(b"x")
+        for sock, events in ((ours, BOTH), (peer, EVENT_WRITE)):
+            try:
+                bench.selector.register(sock, events)
+            except (OSError, ValueError) as error:
+                bench.broken(f"register number {len(expected) + 1} raised {error!r}, and any_fd is claimed")
+            expected[sock.fileno()] = events
+    bench.reports(expected, None)
+    for sock in (sock for pair in pairs for sock in pair):
+        bench.selector.unregister(sock)
+        sock.close()
+    bench.reports({})
+
+
+def _unregister(bench: Bench, fd: int) -> object:
+    """Unregister what is closed or another file by now, which is to go well."""
+    try:
+        key: object = bench.selector.unregister(fd)
+    except Exception as error:
+        bench.broken(f"unregister({fd}) raised {error!r}")
+    bench.is_unknown(fd)
+    return key
+
+
+def _large(bench: Bench, sock: socket.socket) -> int:
+    """A descriptor of a socket beyond FD_SETSIZE."""
+    bench.keep(_room_for_descriptors(bench))
+    os.dup2(sock.fileno(), _LARGE, inheritable=False)
+    bench.keep(socket.socket(fileno=_LARGE))
+    return _LARGE
+
+
+@contextmanager
+def _room_for_descriptors(bench: Bench) -> Iterator[None]:
+    """Raise the number of files that this process may have open."""
+    if sys.platform == "win32":  # type checkers know by this that there is a resource module below
+        bench.skip("Windows has no such limit")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _MANY:
+        bench.skip(f"RLIMIT_NOFILE allows {hard} descriptors, and {_MANY} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _MANY), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,342 @@
+"""What is reported as ready, and what is not: level-triggered, within the interest, all of it at once."""
+
+import os
+import socket
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
+
+from .bench import BOTH, PATIENCE, Bench, drain, fill, reset
+from .case import Group
+
+READINESS = Group("readiness")
+case = READINESS.case
+
+
+# ---------------------------------------------------------------------------------------------------- data and room
+
+
+@case("result")
+def a_result_is_a_list_of_pairs(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.reports({})
+    bench.selector.register(ours, EVENT_WRITE)
+    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.equal([type(key) for key, _ in bench.selector.select(0)], [SelectorKey], "the type of the key in a result")
+
+
+@case("level")
+def data_makes_readable_until_all_of_it_is_read(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    peer.send(b"two")
+    bench.until_ready(ours)
+    for _ in range(3):
+        bench.reports({ours.fileno(): EVENT_READ})
+    ours.recv(1)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("not-ready")
+def without_data_nothing_is_readable(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    bench.reports({})
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): EVENT_READ})
+    drain(ours)
+    bench.reports({})
+
+
+@case("readiness")
+def data_from_before_the_registration_is_reported(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.selector.register(ours, EVENT_READ)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("level")
+def room_makes_writable_as_long_as_there_is_any(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE)
+    for _ in range(3):
+        bench.reports({ours.fileno(): EVENT_WRITE})
+    ours.send(b"x")
+    bench.reports({ours.fileno(): EVENT_WRITE})
+
+
+@case("not-ready")
+def a_full_buffer_is_not_writable(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    fill(ours)
+    bench.selector.register(ours, EVENT_WRITE)
+    bench.reports({})
+
+
+@case("readiness")
+def room_in_a_buffer_that_was_full_is_reported(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    fill(ours)
+    bench.selector.register(ours, EVENT_WRITE)
+    bench.reports({})
+    drain(peer)
+    bench.until_ready(ours, EVENT_WRITE)
+    bench.reports({ours.fileno(): EVENT_WRITE})
+
+
+# ------------------------------------------------------------------------------------------------------- both at once
+
+
+@case("all-at-once")
+def both_directions_come_in_one_result(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, BOTH)
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): BOTH})
+
+
+@case("not-ready")
+def only_the_direction_that_is_ready_is_reported(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, BOTH)
+    bench.reports({ours.fileno(): EVENT_WRITE})
+    fill(ours)
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("reported-events")
+def only_the_direction_that_was_asked_for_is_reported(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.selector.register(ours, EVENT_WRITE)
+    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.selector.modify(ours, EVENT_READ)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("reported-twice")
+def no_event_is_reported_twice_in_one_result(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    peer.send(b"xx")
+    bench.until_ready(ours)
+    bench.selector.register(ours, BOTH)
+    for _ in range(2):
+        bench.reports({ours.fileno(): BOTH})
+
+
+@case("all-at-once")
+def all_that_is_ready_comes_in_one_result(bench: Bench) -> None:
+    expected: dict[int, int] = {}
+    for _ in range(100):
+        ours, peer = bench.pair()
+        peer.send(b"x")
+        bench.until_ready(ours)
+        bench.selector.register(ours, BOTH)
+        bench.selector.register(peer, EVENT_WRITE)
+        expected |= {ours.fileno(): BOTH, peer.fileno(): EVENT_WRITE}
+    bench.reports(expected)
+
+
+# ---------------------------------------------------------------------------------------------------- changes of mind
+
+
+@case("readiness")
+def a_changed_interest_holds_at_once(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.selector.register(ours, EVENT_READ)
+    for events in (EVENT_WRITE, BOTH, EVENT_READ, BOTH, EVENT_WRITE, EVENT_READ):
+        bench.selector.modify(ours, events)
+        bench.reports({ours.fileno(): events})
+
+
+@case("readiness")
+def an_interest_can_be_changed_and_changed_back_without_a_wait(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    bench.selector.modify(ours, EVENT_WRITE)
+    bench.selector.modify(ours, EVENT_READ)
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("readiness")
+def new_data_alone_changes_no_interest(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, BOTH, "old")
+    bench.selector.modify(ours, BOTH, "new")
+    peer.send(b"x")
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): BOTH})
+
+
+@case("reported-key")
+def what_was_unregistered_is_not_reported(bench: Bench) -> None:
+    pairs = [bench.pair() for _ in range(3)]
+    for ours, peer in pairs:
+        bench.selector.register(ours, EVENT_READ)
+        peer.send(b"x")
+        bench.until_ready(ours)
+    bench.selector.unregister(pairs[1][0])
+    bench.reports({pairs[0][0].fileno(): EVENT_READ, pairs[2][0].fileno(): EVENT_READ})
+
+
+# -------------------------------------------------------------------------------------------------- ends and errors
+
+
+@case("hang-up")
+def a_closed_peer_makes_readable_for_ever(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    peer.close()
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): EVENT_READ})
+    ours.recv(1)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("level")
+def what_was_sent_before_an_end_of_file_is_read_before_it(bench: Bench) -> None:
+    ours, peer = bench.tcp_pair()
+    bench.selector.register(ours, EVENT_READ)
+    peer.send(b"last words")
+    peer.close()
+    for wanted in (b"last words", b""):
+        bench.until_ready(ours)
+        bench.reports({ours.fileno(): EVENT_READ})
+        bench.equal(ours.recv(100), wanted, "what was received when the socket was reported")
+
+
+@case("not-ready")
+def a_half_closed_peer_is_no_reason_to_write(bench: Bench) -> None:
+    ours, peer = bench.tcp_pair()
+    bench.selector.register(ours, BOTH)
+    peer.shutdown(socket.SHUT_WR)
+    bench.until_ready(ours)
+    fill(ours)  # only now: what came from the peer may have acknowledged data, and made room by that
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("hang-up")
+def a_reset_is_reported_as_the_registered_events(bench: Bench) -> None:
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        ours, peer = bench.tcp_pair()
+        fill(ours)
+        bench.selector.register(ours, events)
+        reset(peer)
+        bench.until_ready(ours)
+        found = 0
+        for _ in range(3):  # one direction may learn of it before the other
+            found |= bench.ready(PATIENCE if found != events else 0).get(ours.fileno(), 0)
+        bench.equal(found, events, "the events that were reported after a reset")
+        bench.selector.unregister(ours)
+
+
+@case("hang-up", "posix")
+def a_hang_up_is_reported_as_the_registered_events(bench: Bench) -> None:
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        ours, peer = bench.pair()
+        fill(ours)
+        bench.selector.register(ours, events)
+        peer.close()
+        bench.until_ready(ours)
+        bench.reports({ours.fileno(): events})
+        bench.selector.unregister(ours)
+
+
+@case("hang-up", "posix")
+def a_pipe_that_loses_its_writer_is_readable(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.selector.register(pipe.reader, EVENT_READ)
+    bench.reports({})
+    pipe.close_writer()
+    bench.reports({pipe.reader: EVENT_READ})
+
+
+@case("hang-up", "posix")
+def a_pipe_that_loses_its_reader_is_reported_as_the_registered_events(bench: Bench) -> None:
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        pipe = bench.pipe()
+        bench.selector.register(pipe.writer, events)
+        pipe.close_reader()
+        bench.reports({pipe.writer: events})
+        bench.selector.unregister(pipe.writer)
+
+
+@case("hang-up", "posix")
+def a_pipe_without_a_reader_can_be_registered_and_is_reported(bench: Bench) -> None:
+    for events in (EVENT_WRITE, BOTH):
+        pipe = bench.pipe()
+        pipe.close_reader()
+        bench.selector.register(pipe.writer, events)
+        for _ in range(2):
+            bench.reports({pipe.writer: events}, None)
+        bench.selector.modify(pipe.writer, EVENT_WRITE, "data")
+        bench.reports_data("data")
+        bench.selector.unregister(pipe.writer)
+        bench.reports({})
+
+
+@case("hang-up")
+def a_connection_that_is_refused_makes_writable(bench: Bench) -> None:
+    closed = bench.keep(socket.socket())
+    closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can have the port
+    client = bench.keep(socket.socket())
+    client.setblocking(False)
+    client.connect_ex(closed.getsockname())
+    bench.selector.register(client, EVENT_WRITE)
+    bench.until_ready(client, EVENT_WRITE)
+    bench.reports({client.fileno(): EVENT_WRITE})
+
+
+# --------------------------------------------------------------------------------------------- other kinds of sockets
+
+
+@case("readiness")
+def a_listening_socket_is_readable_while_connections_wait(bench: Bench) -> None:
+    server = bench.keep(socket.create_server(("127.0.0.1", 0)))
+    server.setblocking(False)
+    bench.selector.register(server, EVENT_READ)
+    bench.reports({})
+    bench.keep(socket.create_connection(server.getsockname()))
+    bench.until_ready(server)
+    bench.reports({server.fileno(): EVENT_READ})
+    server.accept()[0].close()
+    bench.reports({})
+
+
+@case("readiness")
+def a_connection_that_is_made_makes_writable(bench: Bench) -> None:
+    server = bench.keep(socket.create_server(("127.0.0.1", 0)))
+    client = bench.keep(socket.socket())
+    client.setblocking(False)
+    client.connect_ex(server.getsockname())
+    bench.selector.register(client, EVENT_WRITE)
+    bench.until_ready(client, EVENT_WRITE)
+    bench.reports({client.fileno(): EVENT_WRITE})
+
+
+@case("readiness")
+def an_empty_datagram_makes_readable(bench: Bench) -> None:
+    ours, peer = (bench.keep(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(2))
+    ours.bind(("127.0.0.1", 0))
+    bench.selector.register(ours, EVENT_READ)
+    peer.sendto(b"", ours.getsockname())
+    bench.until_ready(ours)
+    bench.reports({ours.fileno(): EVENT_READ})
+
+
+@case("readiness", "posix")
+def what_is_typed_at_a_terminal_makes_readable(bench: Bench) -> None:
+    with bench.terminal() as (ours, terminal):
+        bench.selector.register(ours, EVENT_READ)
+        os.write(terminal, b"typed")
+        bench.until_ready(ours)
+        bench.reports({ours: EVENT_READ})

@@ -1,0 +1,105 @@
+"""How long a wait lasts: never less than was asked for, and no longer than the clock of the selector makes it."""
+
+import math
+import time
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import Final
+
+from .bench import Bench
+from .case import Group
+
+TIME = Group("time")
+case = TIME.case
+
+#: Timeouts in seconds that are rounded down to nothing, or down to a millisecond less, by who is careless.
+_SHORT: Final = (1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0205)
+
+#: Those that no C int holds in milliseconds, or no system call takes.
+_HUGE: Final = (1e6 + 0.5, 2_147_483.0, 2_147_483.648, 1e7, 1e10, 1e20, 1e300, math.inf)
+
+_NO_TIME: Final = (0, 0.0, -0.0, -1e-9, -1, -1e10, -math.inf)
+
+
+@case("no-wait")
+def zero_and_less_do_not_wait(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    for timeout in _NO_TIME:
+        bench.does_not_wait(timeout, {})
+
+
+@case("no-wait")
+def nor_do_they_with_nothing_registered(bench: Bench) -> None:
+    for timeout in _NO_TIME:
+        bench.does_not_wait(timeout, {})
+
+
+@case("no-wait")
+def what_is_ready_is_not_waited_for(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE)
+    for timeout in (None, 60, 0.001, 0):
+        bench.does_not_wait(timeout, {ours.fileno(): EVENT_WRITE})
+
+
+@case("early")
+def a_wait_is_never_shorter_than_asked_for(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    for timeout in _SHORT:
+        bench.waits(timeout, times=4)
+
+
+@case("early")
+def nor_is_one_with_nothing_registered(bench: Bench) -> None:
+    for timeout in _SHORT:
+        bench.waits(timeout, times=4)
+
+
+@case("late")
+def a_wait_comes_to_its_end(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    _require_shorter(bench, 0.01, 0.5, tries=3)
+
+
+@case("late", "submillisecond")
+def fractions_of_a_millisecond_are_kept(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    _require_shorter(bench, 0.0001, 0.0009, tries=100)
+
+
+@case("select-raises")
+def any_length_is_accepted(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE)
+    for timeout in _HUGE:
+        try:
+            bench.reports({ours.fileno(): EVENT_WRITE}, timeout)
+        except (OSError, OverflowError, ValueError) as error:
+            bench.broken(f"select({timeout!r}) raised {error!r}")
+
+
+@case("nan")
+def what_is_not_a_number_is_refused(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE)
+    bench.refuses(ValueError, bench.selector.select, math.nan)
+
+
+@case("nan")
+def so_it_is_with_nothing_registered(bench: Bench) -> None:
+    bench.refuses(ValueError, bench.selector.select, math.nan)
+
+
+def _require_shorter(bench: Bench, timeout: float, limit: float, *, tries: int) -> None:
+    """Require that a wait ends before a limit once in several times: a busy machine may make most of them longer."""
+    shortest = math.inf
+    for _ in range(tries):
+        started = time.monotonic()
+        bench.ready(timeout)
+        shortest = min(shortest, time.monotonic() - started)
+        if shortest < limit:
+            return
+    bench.broken(f"select({timeout!r}) took {shortest:.6f} s at least, in {tries} times")

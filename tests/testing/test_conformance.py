@@ -1,0 +1,261 @@
+"""The conformance kit itself: it finds what is broken, it leaves alone what is not, and its pages say what it does."""
+
+import os
+import re
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowno.debug.selector_decorators import CheckSelector
+from flowno.testing.conformance import CASES, NEEDS, RULES, Outcome, ProtocolViolation, outcome_of, prove
+from flowno_backends import SelectSelector
+from tests.conftest import ROOT, RunPython
+from tests.support.broken_selectors import BROKEN
+
+PAGE = ROOT / "docs" / "conformance.rst"
+BY_NAME = {case.name: case for case in CASES}
+#: Seconds for a case on a machine that runs everything at once.
+PATIENT = 30.0
+
+posix = pytest.mark.skipif(os.name != "posix", reason="the broken selectors ask poll(2) and fstat(2)")
+
+
+# ----------------------------------------------------------------------------------------------------- the list itself
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    assert len(BY_NAME) == len(CASES)
+    assert len(CASES) >= 50
+
+
+def test_every_rule_has_a_case_that_proves_it() -> None:
+    # That every call comes to its end, the others prove on the way.
+    assert {case.rule for case in CASES} | {"end"} == set(RULES)
+
+
+def test_every_need_is_that_of_a_case() -> None:
+    assert {need for case in CASES for need in case.needs} == set(NEEDS)
+
+
+def test_every_case_has_a_selector_that_fails_it() -> None:
+    assert list(BROKEN) == list(BY_NAME)
+
+
+@posix
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_selector_is_told_its_rule(name: str) -> None:
+    case, broken = BY_NAME[name], BROKEN[name]
+    if broken is None:
+        pytest.skip("only epoll of the standard library is broken in this way, and there is none here")
+    outcome = outcome_of(case, broken)
+    assert (outcome.outcome, outcome.rule) == ("failed", case.rule), outcome
+    assert outcome.reason
+
+
+# ------------------------------------------------------------------------------------------------ the others' selectors
+
+
+def failures(factory: Callable[[], Any]) -> list[Outcome]:
+    outcomes = [outcome_of(case, factory, limit=PATIENT) for case in CASES]
+    return [outcome for outcome in outcomes if outcome.outcome == "failed"]
+
+
+def documented_failures(name: str) -> set[str]:
+    """The cases that a selector of the standard library fails, as the page says."""
+    rows = re.findall(r"^   \* - (.+)\n     - (``.+``)\n     - (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows
+    assert {case for case, *_ in rows} <= {case.sentence for case in CASES}
+    return {case.replace(" ", "_") for case, selectors_, _ in rows if f"``{name}``" in selectors_}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page says what fails on Linux")
+@pytest.mark.parametrize("name", ["EpollSelector", "PollSelector", "SelectSelector"])
+def test_the_standard_library_fails_what_the_page_says_and_nothing_else(name: str) -> None:
+    found = failures(getattr(selectors, name))
+    assert {outcome.case for outcome in found} == documented_failures(name), found
+
+
+def test_a_third_partys_five_methods_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+    from minimal_backend import MinimalSelector  # type: ignore[import-not-found]
+
+    outcomes = [outcome_of(case, MinimalSelector, limit=PATIENT) for case in CASES]
+    assert [outcome for outcome in outcomes if outcome.outcome == "failed"] == []
+    skipped = {outcome.case for outcome in outcomes if outcome.outcome == "skipped"}
+    optional = {case.name for case in CASES if set(case.needs) - {"posix", "signals"}}
+    assert skipped >= optional
+    assert os.name != "posix" or skipped == optional
+
+
+# ----------------------------------------------------------------------------------------- what a selector may do to it
+
+
+class Unhelpful(SelectSelector):
+    """Keeps the protocol, and no more than that: each second call reports what is not ready, too, or does not wait."""
+
+    calls = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.calls += 1
+        if not self.calls % 2:
+            return super().select(timeout)
+        return [] if timeout else [(key, key.events) for key in self.get_map().values()]
+
+
+@pytest.mark.parametrize("name", ["without_data_nothing_is_readable", "a_wait_is_never_shorter_than_asked_for"])
+def test_what_the_protocol_allows_is_excused_unless_it_is_forbidden(name: str) -> None:
+    case = BY_NAME[name]
+    prove(case, Unhelpful)
+    with pytest.raises(ProtocolViolation) as raised:
+        prove(case, Unhelpful, strict=True)
+    assert raised.value.rule == case.rule
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="without an alarm nothing ends it here")
+def test_a_case_that_hangs_is_ended_and_names_the_line() -> None:
+    class Spins(SelectSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            while True:
+                try:
+                    time.sleep(0.01)
+                except Exception:
+                    pass
+
+    outcome = outcome_of(BY_NAME["a_result_is_a_list_of_pairs"], Spins, limit=1)
+    assert (outcome.outcome, outcome.rule) == ("failed", "end")
+    assert outcome.reason == "`bench.reports({})` did not come to its end within 1 s"
+
+
+def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case() -> None:
+    class Fails(SelectSelector):
+        def unregister(self, fileobj: Any) -> Any:
+            raise RuntimeError("out of order")
+
+    outcome = outcome_of(BY_NAME["unregister_returns_the_last_key"], Fails)
+    assert outcome[2:] == (
+        "failed",
+        "key",
+        "`key = bench.selector.unregister(ours)` raised RuntimeError('out of order')",
+    )
+
+
+def test_a_decorator_that_checks_is_believed() -> None:
+    case = BY_NAME["register_refuses_a_negative_descriptor"]
+    outcome = outcome_of(case, lambda: CheckSelector(BROKEN[case.name]()))
+    assert (outcome.outcome, outcome.rule) == ("failed", "descriptor")
+    assert 'breaks the rule "descriptor"' in outcome.reason
+
+
+def test_a_selector_that_cannot_be_made_fails() -> None:
+    def refuse() -> Any:
+        raise OSError("no more of them")
+
+    outcome = outcome_of(BY_NAME["closing_twice_does_nothing"], refuse)
+    assert (outcome.outcome, outcome.reason) == ("failed", "`bench.selector.close()` raised OSError('no more of them')")
+
+
+SELECTORS = """
+import os, time
+from flowno_backends import SelectSelector
+
+class Crashes(SelectSelector):
+    def select(self, timeout=None):
+        if timeout != timeout:
+            os._exit(3)
+        return super().select(timeout)
+
+class Hangs(SelectSelector):
+    def select(self, timeout=None):
+        while timeout != timeout:
+            try:
+                time.sleep(1)
+            except BaseException:
+                pass
+        return super().select(timeout)
+
+class TakesNaN(SelectSelector):
+    def select(self, timeout=None):
+        return super().select(0 if timeout != timeout else timeout)
+"""
+
+#: Of a few quick cases, before, at and after the ones that these selectors do not survive.
+FEW = ("key", "nan", "refusal")
+
+ISOLATED = f"""
+import sys
+from flowno.testing.conformance import CASES, isolation
+isolation._GRACE = 0.5
+for outcome in isolation.check_selector(sys.argv[1], [case for case in CASES if case.rule in {FEW}], limit=2):
+    print(outcome.case, outcome.outcome, outcome.rule, outcome.reason, sep="|")
+"""
+
+
+@pytest.fixture
+def run_with_selectors(run_python: RunPython, tmp_path: Any) -> Callable[..., Any]:
+    (tmp_path / "their_selectors.py").write_text(SELECTORS, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "backends")])
+    return lambda *args: run_python(*args, env={"PYTHONPATH": path}, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Crashes", "the interpreter ended with exit code 3"),
+        ("Hangs", "it did not come to its end within 2.5 s, and could not be interrupted"),
+    ],
+)
+def test_a_case_that_takes_its_process_along_fails_alone(
+    run_with_selectors: Callable[..., Any], name: str, reason: str
+) -> None:
+    result = run_with_selectors(ISOLATED, f"their_selectors:{name}")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = [line.split("|") for line in result.stdout.splitlines()]
+    assert [case for case, *_ in rows] == [case.name for case in CASES if case.rule in FEW]
+    assert [row for row in rows if row[1] == "failed"] == [
+        ["what_is_not_a_number_is_refused", "failed", "end", reason],
+        ["so_it_is_with_nothing_registered", "failed", "end", reason],
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ in test suites
+
+
+SUITE = """
+import unittest
+from flowno.testing import SelectorConformance
+import their_selectors
+
+class TestGood(SelectorConformance{base}):
+    factory = their_selectors.SelectSelector
+
+class TestBad(SelectorConformance{base}):
+    def make_selector(self):
+        return their_selectors.TakesNaN()
+"""
+
+
+@pytest.mark.parametrize(("tool", "base"), [("pytest", ""), ("unittest", ", unittest.TestCase")])
+def test_a_class_of_somebody_elses_suite_has_every_case(
+    run_with_selectors: Callable[..., Any], tmp_path: Any, tool: str, base: str
+) -> None:
+    (tmp_path / "test_theirs.py").write_text(SUITE.format(base=base), encoding="utf-8")
+    program = f"import os, sys, runpy; os.chdir({str(tmp_path)!r}); runpy.run_module({tool!r}, run_name='__main__')"
+    options = ["-p", "no:cacheprovider", "-k", "number", "test_theirs.py"] if tool == "pytest" else ["-k", "number"]
+    result = run_with_selectors(program, *options)
+    assert result.returncode == 1
+    output = result.stdout + result.stderr
+    assert (
+        len(re.findall(r"^(?:FAILED|FAIL:|ERROR:) .*test_what_is_not_a_number_is_refused", output, re.MULTILINE)) == 1
+    )
+    assert "did not raise a ValueError" in output
+    matching = [case for case in CASES if "number" in case.name]
+    good = 2 * len([case for case in matching if "any_number" not in case.name]) - 1
+    if tool == "pytest" and os.name == "posix":
+        assert f"1 failed, {good} passed" in output
+    elif tool == "unittest":
+        assert f"Ran {2 * len(matching)} tests" in output
