@@ -17,7 +17,7 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
-from tests.support.faulty_selector import FaultySelector
+from tests.support.faulty_selector import unhelpful
 from tests.support.loopback import full_backlog, listening, pair, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -173,7 +173,7 @@ def test_a_false_alarm_is_not_taken_for_a_connection() -> None:
             assert not connecting.is_finished
             assert await connecting.cancel() is None
 
-    with FaultySelector(1) as selector, EventLoop(selector) as loop:
+    with CountingSelector() as selector, EventLoop(unhelpful(selector, 1)) as loop:
         loop.run_until_complete(root(), join=True)
 
 

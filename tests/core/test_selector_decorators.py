@@ -314,7 +314,7 @@ def test_a_decorated_choice_of_the_variable_is_a_row_and_the_default(monkeypatch
 def test_the_built_in_ones_are_these_and_each_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "DECORATORS", DECORATORS)
     rows = available_selector_decorators()
-    assert [(row.name, row.takes) for row in rows] == [("check", 1), ("shadow", 2), ("trace", 1)]
+    assert [(row.name, row.takes) for row in rows] == [("check", 1), ("faulty", 1), ("shadow", 2), ("trace", 1)]
     assert all(row.usable and row.facts for row in rows)
 
 
