@@ -356,15 +356,18 @@ def end() -> None:
 
 
 def _bytes_there(sock: system_socket.socket) -> int:
-    """How many bytes can be received now, as far as one look tells; 0 where the call that comes is to say why."""
-    try:
-        return len(system_socket.socket.recv(sock, _LONGEST_LOOK, system_socket.MSG_PEEK))
-    except OSError:
-        return 0
+    """How many bytes can be received now, as far as one look tells.
+
+    Raises:
+        OSError: What the call would raise that is to come. The system says it only once, so it is raised.
+    """
+    return len(system_socket.socket.recv(sock, _LONGEST_LOOK, system_socket.MSG_PEEK))
 
 
 def _is_ready(sock: system_socket.socket, readiness: int) -> bool:
     """Whether a socket is ready in this direction, as a selector would say it."""
+    if sock.fileno() < 0:
+        return False
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(sock, select.POLLIN if readiness == EVENT_READ else select.POLLOUT)

@@ -103,6 +103,7 @@ def pair_with_number(number: int) -> Iterator[tuple[SocketHandle, SocketHandle]]
         yield fresh, peer
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_number_that_is_used_again_belongs_to_the_new_handle_alone() -> None:
     """The old handle is closed while its readiness is known already, and the new one waits at once."""
 

@@ -87,11 +87,13 @@ async def exercise() -> str:
 # --------------------------------------------------------------------------------------------- the standard library's
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("factory", [*STANDARD, FiveMethods], ids=lambda factory: factory.__name__)
 def test_a_selector_of_any_make_serves_a_loop(factory: Callable[[], Any]) -> None:
     assert flowno.run(exercise(), selector=factory) == "done"
 
 
+@pytest.mark.not_under_faults(reason="it looks at the selector of the loop")
 @pytest.mark.parametrize("factory", STANDARD, ids=lambda factory: factory.__name__)
 def test_a_selector_that_was_passed_in_is_emptied_and_not_closed(factory: Callable[[], Any]) -> None:
     with factory() as selector:
@@ -105,6 +107,7 @@ def test_a_selector_that_was_passed_in_is_emptied_and_not_closed(factory: Callab
         assert selector.select(0) == []  # it is open
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("factory", STANDARD, ids=lambda factory: factory.__name__)
 def test_what_others_have_registered_in_a_selector_stays(factory: Callable[[], Any]) -> None:
     with factory() as selector, pair() as (one, other):
@@ -212,6 +215,7 @@ def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(
     assert "foreign" in record.message
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_key_that_is_nobodys_is_logged_and_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -254,6 +258,7 @@ def test_an_event_of_a_registration_that_is_gone_does_not_touch_the_one_that_has
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_readiness_that_is_none_makes_nobody_return_empty_handed() -> None:
     async def root() -> None:
         with pair() as (one, other), listening() as listener:
@@ -276,6 +281,7 @@ def test_readiness_that_is_none_makes_nobody_return_empty_handed() -> None:
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize(
     "error",
     [

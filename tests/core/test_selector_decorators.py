@@ -155,6 +155,7 @@ def test_a_decorator_stands_wherever_a_name_can(
     assert (nested(opened.selector), opened.name, opened.owned) == (made, name, True)
 
 
+@pytest.mark.not_under_faults(reason="it looks at the selector of the loop")
 def test_a_loop_says_what_is_around_its_selector() -> None:
     with EventLoop("around(plain)") as loop:
         assert repr(loop) == "<EventLoop around(plain) idle>"

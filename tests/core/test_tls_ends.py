@@ -173,6 +173,7 @@ def test_accepted_connections_are_as_patient_as_their_listener(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("how", ["send_eof", "shutdown"])
 def test_a_direction_ends_while_the_other_goes_on(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, how: str
@@ -291,6 +292,7 @@ def test_aclose_has_a_time_limit(server_context: ssl.SSLContext, client_context:
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_a_cancelled_aclose_closes_at_once(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     async def main() -> None:
         with tls_pair(server_context, client_context) as (one, other):

@@ -496,6 +496,7 @@ def test_readexactly_of_a_stream_that_ends_before_gives_what_there_was(streams: 
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_read_takes_what_is_there_up_to_a_number(streams: Streams) -> None:
     async def root() -> None:
         async with streams() as (one, other):
@@ -556,6 +557,7 @@ def test_readexactly_of_a_negative_number_is_a_value_error() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("make", [bytearray, lambda size: array.array("B", bytes(size))], ids=["bytearray", "array"])
 def test_readinto_fills_a_buffer_with_what_is_there(streams: Streams, make: Callable[[int], Any]) -> None:
     async def root() -> None:
@@ -641,6 +643,7 @@ class IntoSocket(socket.socket):
         return super().recv_into(buffer, *args)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_readinto_receives_straight_into_the_buffer() -> None:
     async def root() -> None:
         one, other = socket.socketpair()
@@ -655,6 +658,7 @@ def test_readinto_receives_straight_into_the_buffer() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_chunks_are_what_comes_as_it_comes_up_to_a_size(streams: Streams) -> None:
     async def root() -> None:
         async with streams() as (one, other):
@@ -1053,6 +1057,7 @@ def test_one_task_reads_while_another_writes(streams: Streams) -> None:
 # --------------------------------------------------------------------------------------------------------------- budget
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize(
     ("name", "size"), [(name, 5) for name in READS if name != "read all"] + [("readexactly", 0), ("end", 0)]
 )
@@ -1092,6 +1097,7 @@ def test_reads_that_need_not_wait_keep_nobody_waiting(name: str, size: int) -> N
 # --------------------------------------------------------------------------------------------------------- cancellation
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 @pytest.mark.parametrize("name", PATIENT)
 @pytest.mark.parametrize("turns", range(6))
 @pytest.mark.parametrize("used", [False, True])
@@ -1893,6 +1899,7 @@ def test_unwrap_that_is_cancelled_closes_the_stream(contexts: Contexts) -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_who_is_refused_leaves_the_count_of_who_writes_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1000)

@@ -41,8 +41,7 @@ class FaultySelector(SelectorDecorator):
         self.faults = faults_asked_for() if faults is None else faults
         self._dice = Dice(self.faults, "the selector")
         self._dice_by_fd: dict[int, Dice] = {}
-        get_map = getattr(inner, "get_map", None)
-        self._keys: dict[int, SelectorKey] = {} if get_map is None else {key.fd: key for key in get_map().values()}
+        self._keys: dict[int, SelectorKey] = {}  # what others have registered with the selector inside is left alone
         self._withheld: dict[tuple[int, int], int] = {}  # for how many more reports an event of an fd is
         self._early = 0
 
