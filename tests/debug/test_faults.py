@@ -4,6 +4,7 @@ import array
 import errno
 import logging
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from flowno.core.event_loop.exchange import layers
 from flowno.debug.faults import KINDS, Faults
 from flowno.debug.selector_decorators import CheckSelector, FaultySelector
 from flowno.testing import faults, faults_of
-from tests.conftest import RunPython
+from tests.conftest import ROOT, RunPython
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import READS, WRITES, Operation, fill, listening, pair, receive, tcp_pair
 from tests.support.tls import client_context_of, server_context_of, tls_pair
@@ -32,6 +33,14 @@ WITH_RESET = pytest.mark.skipif(os.name == "nt", reason="reset cannot be made on
 def run_under(made: Faults, program: Awaitable[Any]) -> Any:
     with made:
         return flowno.run(program)
+
+
+def test_the_page_about_faults_has_a_row_for_each_kind() -> None:
+    page = (ROOT / "docs" / "faults.rst").read_text(encoding="utf-8")
+    rows = re.findall(r"\* - ``(\w+)``\n +- (yes|no)\n +- ([\d.]+)\n +- (.*)\n", page)
+    assert rows == [
+        (name, "yes" if kind.is_harmless else "no", f"{kind.rate:g}", kind.what) for name, kind in KINDS.items()
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- who asks
