@@ -222,6 +222,23 @@ def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="it counts on what the socket takes and gives at once")
+def test_closing_takes_what_is_unread_however_much_so_that_the_peer_is_not_reset(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            handshake = await spawn(other.do_handshake())
+            await one.do_handshake()
+            await handshake.join()
+            await other.sendAll(bytes(100_000))
+            one.close()
+            assert await other.recv(1) == b""
+            assert other.socket.recv(1) == b""
+
+    flowno.run(main())
+
+
 def test_closing_says_so_and_drops_nothing_of_what_was_sent(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
