@@ -51,6 +51,7 @@ def test_a_handle_closed_under_both_directions_raises_in_both() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_handle_closed_under_a_task_that_is_ready_raises_in_it() -> None:
     """Two readers become ready by one report; the first that runs closes the other's handle."""
     outcomes: list[Any] = []

@@ -153,6 +153,7 @@ def test_ancillary_data_is_sent_and_received() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @needs_messages
 def test_messages_on_a_stream_carry_many_buffers() -> None:
     async def root() -> None:
@@ -197,6 +198,7 @@ def test_sendmsg_needs_no_system_call_of_that_name_unless_something_goes_along(m
 # --------------------------------------------------------------------------------------------------- waiting for room
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_message_waits_for_room_and_is_sent_whole() -> None:
     """Also one whose buffers come from an iterator, which is gone after the first try."""
 

@@ -331,6 +331,7 @@ selector.close()
     assert (result.stdout.split(), result.stderr) == (["EventLoopError", "0", "ConnectionRefusedError"], "")
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_child_that_only_execs_pays_nothing(backend: str, run_python: RunPython) -> None:
     program = (
         PRELUDE

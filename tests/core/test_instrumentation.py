@@ -62,7 +62,10 @@ from tests.support.loopback import LARGE, listening, pair, receive, tcp_pair
 from tests.support.tasks import FOREVER, fail, value
 from tests.support.tls import client, echo, tls_pair, tls_peer
 
-pytestmark = pytest.mark.usefixtures("backend")
+pytestmark = [
+    pytest.mark.usefixtures("backend"),
+    pytest.mark.not_under_faults(reason="it looks at what is exchanged, and knows what completes at once"),
+]
 
 #: What is exchanged while somebody watches, as it is when nobody does.
 CLASSES = (SocketHandle, TLSSocketHandle, _Queue, TaskHandle, EventLoop)
@@ -176,7 +179,6 @@ def check_pair_of(recorder: Recorder, kind: str, handle: SocketHandle, *, immedi
     return start, ready
 
 
-@pytest.mark.not_under_faults(reason="it knows which operations complete at once")
 @pytest.mark.parametrize("operation", RECEIVES)
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
 def test_a_receive_is_told_with_its_data(connected: Pair, operation: str, waits: bool) -> None:
@@ -207,7 +209,6 @@ def test_a_receive_is_told_with_its_data(connected: Pair, operation: str, waits:
     flowno.run(main())
 
 
-@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("operation", ["recv", "recv_into"])
 def test_the_end_of_a_stream_is_told_as_no_data(connected: Pair, operation: str) -> None:
     async def main() -> None:
@@ -221,7 +222,6 @@ def test_the_end_of_a_stream_is_told_as_no_data(connected: Pair, operation: str)
     flowno.run(main())
 
 
-@pytest.mark.not_under_faults(reason="it knows which operations complete at once")
 @pytest.mark.parametrize("operation", SENDS)
 def test_a_send_is_told_with_its_data(connected: Pair, operation: str) -> None:
     async def main() -> None:
@@ -299,7 +299,6 @@ def test_of_a_send_that_does_not_come_to_its_end_the_part_is_told(connected: Pai
     flowno.run(main())
 
 
-@pytest.mark.not_under_faults(reason="it knows which operations complete at once")
 def test_of_a_send_that_is_refused_no_bytes_are_told(connected: Pair) -> None:
     async def main() -> None:
         with connected() as (one, other):
@@ -349,7 +348,6 @@ def test_datagrams_are_told_with_who_they_are_from_and_for() -> None:
     flowno.run(main())
 
 
-@pytest.mark.not_under_faults(reason="it knows which operations complete at once")
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
 @pytest.mark.parametrize("through_tls", [False, True], ids=["plain", "tls"])
 def test_an_accept_is_told_with_who_has_come(waits: bool, through_tls: bool, server_context: ssl.SSLContext) -> None:
@@ -767,7 +765,6 @@ Program = Callable[[], Coroutine[Any, Any, list[object]]]
 MAY_BE_NONE = {"peer_address", "server_hostname", "send_value"}
 
 
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_every_hook_is_called_with_every_field_filled(program: Program, request: pytest.FixtureRequest) -> None:
     with Recorder() as recorder:
         flowno.run(program())
@@ -786,7 +783,6 @@ def test_every_hook_is_called_with_every_field_filled(program: Program, request:
         assert names == known - ({"peer_address"} if kind is SocketConnectStartMetadata else set()), kind
 
 
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_program_does_the_same_where_it_is_watched(program: Program) -> None:
     expected = flowno.run(program())
     with Recorder(), Recorder():
@@ -1194,7 +1190,6 @@ def test_a_loop_has_its_steps_as_they_are_when_nobody_watches() -> None:
         assert loop.step_wrappers == []
 
 
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_watched_program_can_be_cancelled_everywhere(program: Program) -> None:
     async def watched() -> None:
         with Recorder():
@@ -1277,7 +1272,6 @@ def test_what_a_watched_task_drops_is_freed_at_once() -> None:
         gc.enable()
 
 
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_operations_are_called_as_they_were(connected: Pair) -> None:
     async def main() -> None:
         with connected() as (one, other):
@@ -1343,7 +1337,6 @@ def test_who_does_not_have_one_in_its_context_is_not_told_of_though_others_are()
 # ------------------------------------------------------------------------------------------------ what can be looked at
 
 
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_print_instrument_prints_a_line_for_each(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -343,6 +343,7 @@ def test_a_send_returns_when_the_system_has_all_of_it(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("somebody_reads", ["always", "never", "until it is cancelled"])
 def test_a_peer_may_renegotiate_while_data_is_sent(
     authority: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path, free_port: int, somebody_reads: str
@@ -530,6 +531,7 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
             raise
 
 
+@pytest.mark.not_under_faults(reason="a thousand connections take long where each call fails now and then")
 @pytest.mark.not_in_debug_mode(reason="steps that are slow on a busy machine are reported")
 def test_a_thousand_connections_are_served_at_once(
     backend: str, server_context: ssl.SSLContext, authority: trustme.CA, tmp_path: Path

@@ -239,6 +239,7 @@ def test_closing_takes_what_is_unread_however_much_so_that_the_peer_is_not_reset
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_closing_says_so_and_drops_nothing_of_what_was_sent(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

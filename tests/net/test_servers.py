@@ -703,6 +703,7 @@ class Troubled(socket.socket):
         return super().accept()
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 @pytest.mark.parametrize("name", ["ENFILE", "ENOBUFS", "ENOMEM"])
 def test_a_system_without_room_is_waited_for(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -721,6 +722,7 @@ def test_a_system_without_room_is_waited_for(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_server_that_pauses_does_not_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener stays readable all the while; it is asked again after the pause, and not before."""
     monkeypatch.setattr(servers, "PAUSE", 0.02)

@@ -1268,6 +1268,7 @@ def counted() -> Iterator[tuple[Stream, CountingSocket, Stream]]:
         yield Stream(handle), counting, Stream(peer)
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_lines_are_written_by_one_system_call() -> None:
     async def root() -> None:
         with counted() as (stream, counting, peer):

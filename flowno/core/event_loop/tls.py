@@ -52,7 +52,7 @@ __all__ = ["TLSSocketHandle", "TruncatedStreamError", "start_tls"]
 #: 8446 section 5.1. Below 128 KiB, from where on malloc(3) maps memory anew each time.
 _CHUNK = 65_536
 
-#: How many receives take what is unread where a handle is closed; a peer that goes on sending does not hold up the loop.
+#: How many receives take what is unread where a handle is closed: a peer that goes on sending does not hold it up.
 _MOST_AT_GOODBYE = 16
 
 _BOTH = EVENT_READ | EVENT_WRITE
