@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from difflib import get_close_matches
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from flowno.core.event_loop.observers import FAULTS_VARIABLE, making, switched_on
 
@@ -224,7 +224,7 @@ class Dice:
         """One of them."""
         return self._random.choice(numbers)
 
-    def shuffle(self, things: list[object]) -> None:
+    def shuffle(self, things: list[Any]) -> None:
         """Bring them into another order."""
         self._random.shuffle(things)
 
@@ -342,8 +342,7 @@ def _read(text: str) -> Faults:
             try:
                 rates[name] = float(value)
             except ValueError:
-                rates[name] = -1.0  # an unknown name is the greater mistake
-                _checked_name(name, asked_by)
+                _checked_name(name, asked_by)  # an unknown name is the greater mistake
                 raise ValueError(f"{asked_by}: {name} is a number from 0 to 1, not {value!r}") from None
     return Faults(seed, rates, asked_by)
 

@@ -37,8 +37,8 @@ __all__ = ["begin", "end"]
 
 T = TypeVar("T")
 
-#: Has close(2) send a reset, and drop what was not sent yet, socket(7).
-_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+#: Has close(2) send a reset, and drop what was not sent yet, socket(7). Windows has two shorts in its struct linger.
+_RESET_AT_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 #: Bytes that are looked at to see how much there is to receive.
 _LONGEST_LOOK: Final = 65_536

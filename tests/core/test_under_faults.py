@@ -28,6 +28,7 @@ from flowno import (
     wait_writable,
 )
 from flowno.core.event_loop.tls import start_tls
+from flowno.net import servers
 from flowno.testing import faults
 from tests.support.loopback import listening, pair, receive, tcp_pair
 from tests.support.tls import tls_pair
@@ -294,8 +295,11 @@ def test_a_program_does_the_same_under_faults(
 
 @pytest.mark.skipif(os.name == "nt", reason="reset cannot be made on Windows")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_server_goes_on_whatever_happens_to_its_connections(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_goes_on_whatever_happens_to_its_connections(
+    seed: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where peers are reset, connections aborted, and descriptors run out, who tries again gets an answer at last."""
+    monkeypatch.setattr(servers, "PAUSE", 0.001)
 
     async def double(stream: Stream) -> None:
         async with stream:

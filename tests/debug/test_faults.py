@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE, SelectSelector
@@ -197,7 +198,7 @@ def test_it_is_honoured_where_the_environment_is_not_trusted_as_it_loads_no_code
             print(loop)
     """
     result = run_python(
-        program.format(path=[str(Path(flowno.__file__).parents[1]), *os.sys.path]),  # type: ignore[attr-defined]
+        program.format(path=sys.path),
         options=["-W", "error", option],
         env={"FLOWNO_FAULTS": "seed=7", "FLOWNO_SELECTOR": "select"},
     )
@@ -676,16 +677,14 @@ def sizes(seed: int, noise: int = 0) -> list[int]:
         with pair() as (one, other):
             pieces: list[int] = []
             await one.sendAll(b"")
-            first = await spawn(other.recv(1))  # these two are the first of the loop
-            await sleep(0)
-            await first.cancel()
+            await (await spawn(other.recv(1))).cancel()  # these two are the first of the loop
             async with TaskGroup() as group:
                 others = [flowno.socketpair() for _ in range(noise)]
                 for ends in others:
                     await group.spawn(disturb(*ends))
-                for _ in range(50):
+                for number in range(1, 51):
                     await one.sendAll(bytes(100))
-                    while sum(pieces) % 100 or not pieces or pieces[-1] == 0 or sum(pieces) < 100 * (_ + 1):
+                    while sum(pieces) < 100 * number:
                         pieces.append(len(await other.recv(100)))
                         await sleep(0)
             for ends in others:

@@ -83,7 +83,7 @@ class FaultySelector(SelectorDecorator):
         if false_alarm:
             self._add(events, *false_alarm)
         if len(events) > 1 and dice.makes("reordered"):
-            dice.shuffle(events)  # type: ignore[arg-type]
+            dice.shuffle(events)
         return events
 
     def close(self) -> None:
