@@ -198,6 +198,7 @@ def test_a_socket_closed_behind_the_back_of_a_busy_loop_does_not_spin_and_raises
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_socket_closed_behind_our_back_whose_number_is_used_again_raises_in_its_waiter_at_once() -> None:
     async def root() -> None:
         with pair() as (one, _):
@@ -218,6 +219,7 @@ def test_a_socket_closed_behind_our_back_whose_number_is_used_again_raises_in_it
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("how", ["by its handle", "behind its back"])
 def test_a_duplicate_that_outlives_a_handle_neither_spins_nor_wakes_who_has_its_number_now(how: str) -> None:
     """epoll watches the open file, not the number: a duplicate keeps what nobody can take out any more."""

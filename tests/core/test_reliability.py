@@ -32,6 +32,7 @@ from flowno import (
     wait_readable,
     wait_writable,
 )
+from flowno.core.event_loop.tls import TLSSocketHandle
 from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
 from tests.support.faulty_selector import unhelpful
@@ -136,6 +137,7 @@ PROGRAMS: list[Callable[[], Awaitable[None]]] = [
 ]
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_does_the_same_on_a_selector_that_is_no_help(
@@ -179,6 +181,8 @@ def test_no_byte_is_lost_or_sent_twice_where_every_wait_may_be_cancelled(
                     await handle.sendAll(memoryview(DATA)[sent : sent + chosen.randrange(1, 50_000)])
             finally:
                 sent += handle.bytes_sent
+        if isinstance(handle, TLSSocketHandle):
+            await handle.send_eof()  # with what a cancelled send has left
 
     async def read(handle: SocketHandle) -> bytes:
         data = b""

@@ -79,6 +79,7 @@ async def shake_hands(
         return await outcome_of(asker), await outcome_of(server), client_end.fileno() == server_end.fileno() == -1
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -276,6 +277,7 @@ def test_a_peer_that_resets_an_established_connection(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_a_record_that_was_tampered_with_is_refused_and_the_peer_is_told(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
@@ -310,6 +312,7 @@ def test_a_record_that_was_tampered_with_is_refused_and_the_peer_is_told(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 @pytest.mark.parametrize("ended", ["not ended", "send_eof", "shutdown"])
 def test_a_peer_that_fails_in_the_middle_of_its_answer_has_not_ended_it(

@@ -157,6 +157,7 @@ def test_a_line_above_the_limit_is_a_value_error_and_is_dropped_up_to_its_end(re
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("read", [Stream.readline, anext], ids=["readline", "anext"])
 def test_a_line_above_the_limit_whose_end_has_not_come_is_dropped_as_far_as_it_has(
     read: Callable[[Stream], Any],
@@ -320,6 +321,7 @@ def test_readuntil_ends_with_the_first_match_of_a_pattern(
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_pattern_is_matched_by_what_has_come_and_does_not_wait_for_more() -> None:
     async def root() -> None:
         async with plain_streams() as (one, other):
@@ -717,6 +719,7 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.timeout(20)
 def test_the_cost_of_a_message_does_not_depend_on_the_pieces_in_which_it_comes() -> None:
     """Pieces that are put together one by one, from the beginning each time, take minutes here."""
@@ -949,6 +952,7 @@ async def call(read: Read, stream: Stream) -> Any:
     return await read(stream)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("second", READS)
 @pytest.mark.parametrize("first", READS)
 @pytest.mark.parametrize("state", ["new", "used", "partly"])
