@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 # ------------------------------------------------------------------------------------------- two tasks on one handle
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("second", READS.values(), ids=list(READS))
 @pytest.mark.parametrize("first", ["recv", "recv_into"])
 def test_a_second_reader_is_refused_and_the_first_is_unaffected(first: str, second: Operation) -> None:

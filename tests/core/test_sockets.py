@@ -643,6 +643,7 @@ def test_an_operation_on_a_closed_handle_is_named(method: str) -> None:
         flowno.run(operate(handle))
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("command_class", [SocketRecvCommand, SocketAcceptCommand, SocketSendCommand])
 def test_a_command_that_a_program_yields_by_hand_binds_a_fresh_handle(command_class: type[SocketCommand]) -> None:
     @types.coroutine
@@ -664,6 +665,7 @@ def test_a_command_that_a_program_yields_by_hand_binds_a_fresh_handle(command_cl
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_a_send_that_is_refused_leaves_the_count_of_the_one_that_goes_on() -> None:
     async def root() -> None:
         with pair(4096) as (one, other):

@@ -651,6 +651,7 @@ def test_to_see_that_there_is_room_costs_nothing_where_there_was_as_much_before(
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_stop_closes_the_connection_that_waits_for_room_in_the_selector(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
@@ -1196,6 +1197,7 @@ def test_a_clean_up_that_waits_is_not_broken_off(monkeypatch: pytest.MonkeyPatch
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_a_time_limit_that_the_handler_is_leaving_does_not_keep_a_stop_from_cancelling_it() -> None:
     async def handler(stream: Stream) -> None:
         with move_on_after(0):
