@@ -462,6 +462,7 @@ def test_who_is_cancelled_while_another_task_makes_the_handshake_leaves_nothing_
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_who_waits_for_a_handshake_that_fails_learns_why(client_context: ssl.SSLContext) -> None:
     async def main() -> None:
         one, other = system_socket.socketpair()

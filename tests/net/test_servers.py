@@ -447,6 +447,7 @@ def test_several_connections_are_accepted_in_one_turn_but_not_without_bound(monk
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts on the order in which connections are accepted")
 def test_no_more_than_max_connections_are_open_and_the_others_wait() -> None:
     async def handler(stream: Stream) -> None:
         nonlocal most
