@@ -18,7 +18,7 @@ import pytest
 
 from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.observers import DEBUG_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
+from flowno.core.event_loop.observers import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
 
 pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
 
@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 
 #: ``FLOWNO_DEBUG=1`` runs every test in debug mode, which must not change what a program does.
 IS_DEBUGGED = switched_on(DEBUG_VARIABLE)
+
+#: ``FLOWNO_FAULTS=seed=7`` runs every test under faults, which a program must bear.
+IS_UNDER_FAULTS = switched_on(FAULTS_VARIABLE)
 
 #: The same, of everything that can watch a loop.
 IS_WATCHED = any(map(switched_on, VARIABLES))
@@ -49,6 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("not_in_debug_mode")
         if marker is not None and IS_DEBUGGED:
             item.add_marker(pytest.mark.skip(reason=f"FLOWNO_DEBUG: {marker.kwargs['reason']}"))
+        marker = item.get_closest_marker("not_under_faults")
+        if marker is not None and IS_UNDER_FAULTS:
+            item.add_marker(pytest.mark.skip(reason=f"{FAULTS_VARIABLE}: {marker.kwargs['reason']}"))
         marker = item.get_closest_marker("not_watched")
         if marker is not None and IS_WATCHED:
             item.add_marker(pytest.mark.skip(reason=f"the loops of all tests are watched: {marker.kwargs['reason']}"))

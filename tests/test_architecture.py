@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "flowno.asyncio_loop": ("flowno.core",),
     "flowno.processes": ("flowno.net", "flowno.core"),
     "flowno.debug": ("flowno.debug", "flowno.processes", "flowno.net", "flowno.core"),
-    "flowno.testing": ("flowno.testing", "flowno.processes", "flowno.net", "flowno.core"),
+    "flowno.testing": ("flowno.testing", "flowno.debug", "flowno.processes", "flowno.net", "flowno.core"),
     "flowno": ("flowno",),
     "flowno_backends": ("flowno_backends", f"{LOOP}.backend"),
 }

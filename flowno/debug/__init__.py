@@ -13,7 +13,13 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE
+from flowno.core.event_loop.observers import (
+    DEBUG_VARIABLE,
+    FAULTS_VARIABLE,
+    LOG_LEVEL_VARIABLE,
+    MONITOR_VARIABLE,
+    TRACE_VARIABLE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +49,7 @@ class Attachment(NamedTuple):
 ATTACHMENTS: Final[dict[str, Attachment]] = {
     LOG_LEVEL_VARIABLE: Attachment("flowno.debug.logs:attach"),
     DEBUG_VARIABLE: Attachment("flowno.debug.mode:attach"),
+    FAULTS_VARIABLE: Attachment("flowno.debug.faults:attach"),
     TRACE_VARIABLE: Attachment("flowno.debug.tracing:attach", opens_a_path=True),
     MONITOR_VARIABLE: Attachment("flowno.debug.monitor:attach", opens_a_path=True),
 }

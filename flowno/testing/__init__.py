@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core.event_loop.selector_rules import ProtocolViolation
+    from ..debug.faults import Faults, faults, faults_of
     from .cancellation import CancellationLeak, cancel_everywhere
     from .conformance import SelectorConformance
 
-__all__ = ["CancellationLeak", "ProtocolViolation", "SelectorConformance", "cancel_everywhere"]
+__all__ = [
+    "CancellationLeak",
+    "Faults",
+    "ProtocolViolation",
+    "SelectorConformance",
+    "cancel_everywhere",
+    "faults",
+    "faults_of",
+]
 
 # Imported when it is first asked for: the plugin is loaded by every run of pytest in the same environment.
 _LAZY = {
     "CancellationLeak": "flowno.testing.cancellation",
+    "Faults": "flowno.debug.faults",
     "ProtocolViolation": "flowno.core.event_loop.selector_rules",
     "SelectorConformance": "flowno.testing.conformance",
     "cancel_everywhere": "flowno.testing.cancellation",
+    "faults": "flowno.debug.faults",
+    "faults_of": "flowno.debug.faults",
 }
 
 

@@ -153,6 +153,7 @@ def test_ancillary_data_is_sent_and_received() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @needs_messages
 def test_messages_on_a_stream_carry_many_buffers() -> None:
     async def root() -> None:
@@ -197,6 +198,7 @@ def test_sendmsg_needs_no_system_call_of_that_name_unless_something_goes_along(m
 # --------------------------------------------------------------------------------------------------- waiting for room
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_message_waits_for_room_and_is_sent_whole() -> None:
     """Also one whose buffers come from an iterator, which is gone after the first try."""
 
@@ -306,6 +308,7 @@ def test_no_flood_of_datagrams_keeps_the_other_tasks_from_running() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_datagram_that_is_there_costs_no_question_to_the_selector() -> None:
     selector = CountingSelector()
 

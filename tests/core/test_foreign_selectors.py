@@ -87,11 +87,13 @@ async def exercise() -> str:
 # --------------------------------------------------------------------------------------------- the standard library's
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("factory", [*STANDARD, FiveMethods], ids=lambda factory: factory.__name__)
 def test_a_selector_of_any_make_serves_a_loop(factory: Callable[[], Any]) -> None:
     assert flowno.run(exercise(), selector=factory) == "done"
 
 
+@pytest.mark.not_under_faults(reason="it looks at the selector of the loop")
 @pytest.mark.parametrize("factory", STANDARD, ids=lambda factory: factory.__name__)
 def test_a_selector_that_was_passed_in_is_emptied_and_not_closed(factory: Callable[[], Any]) -> None:
     with factory() as selector:
@@ -105,6 +107,7 @@ def test_a_selector_that_was_passed_in_is_emptied_and_not_closed(factory: Callab
         assert selector.select(0) == []  # it is open
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("factory", STANDARD, ids=lambda factory: factory.__name__)
 def test_what_others_have_registered_in_a_selector_stays(factory: Callable[[], Any]) -> None:
     with factory() as selector, pair() as (one, other):
@@ -187,6 +190,7 @@ class Lookalike:
         return "foreign"
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("data", ["foreign", Lookalike()], ids=["text", "lookalike"])
 def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(
     data: object, caplog: pytest.LogCaptureFixture
@@ -212,6 +216,7 @@ def test_a_key_that_the_loop_did_not_register_is_logged_once_and_unregistered(
     assert "foreign" in record.message
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_key_that_is_nobodys_is_logged_and_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -229,6 +234,7 @@ def test_a_key_that_is_nobodys_is_logged_and_does_no_harm(caplog: pytest.LogCapt
     assert "12345" in caplog.text
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_an_event_of_a_registration_that_is_gone_does_not_touch_the_one_that_has_its_number_now() -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -254,6 +260,7 @@ def test_an_event_of_a_registration_that_is_gone_does_not_touch_the_one_that_has
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_readiness_that_is_none_makes_nobody_return_empty_handed() -> None:
     async def root() -> None:
         with pair() as (one, other), listening() as listener:
@@ -276,6 +283,7 @@ def test_readiness_that_is_none_makes_nobody_return_empty_handed() -> None:
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize(
     "error",
     [
@@ -311,6 +319,7 @@ def test_one_dead_fd_among_many_does_not_end_the_loop(error: Exception) -> None:
     flowno.run(root(), selector=Strict)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_an_interrupted_select_is_asked_again() -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -354,6 +363,7 @@ def test_a_selector_that_cannot_wait_ends_the_run_with_its_error_and_the_tasks_c
         assert selector.keys == {}
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "no memory"), ValueError("no room")])
 def test_a_run_that_cannot_begin_leaves_nothing_behind_and_the_next_one_works(error: Exception) -> None:
     class Full(FiveMethods):
@@ -374,6 +384,7 @@ def test_a_run_that_cannot_begin_leaves_nothing_behind_and_the_next_one_works(er
         assert loop.run_until_complete(exercise(), join=True) == "done"
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("error", [KeyError("forgotten"), OSError(errno.ENOENT, "lost")], ids=["KeyError", "OSError"])
 def test_a_selector_that_fails_to_forget_does_not_end_the_loop(error: Exception) -> None:
     """What is taken out is gone also where the selector complains, and the other direction goes on."""

@@ -38,6 +38,7 @@ def in_child(work):
 """
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_loop_made_before_a_fork_runs_in_the_child_and_in_the_parent(backend: str, run_python: RunPython) -> None:
     program = (
         PRELUDE
@@ -62,6 +63,7 @@ with EventLoop() as loop:
     assert (result.stdout.split(), result.stderr) == (["before", "child", "0", "parent"], "")
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_loop_forked_while_it_runs_goes_on_in_the_child_and_in_the_parent(
     backend: str, run_python: RunPython
 ) -> None:
@@ -152,6 +154,7 @@ counting.inner.close()
     assert (result.stdout.split(), result.stderr) == (["True"], "")
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("when", ["between two runs", "during a run"])
 def test_a_foreign_selector_is_a_clear_error_in_the_child_and_works_on_in_the_parent(
     when: str, run_python: RunPython
@@ -209,6 +212,7 @@ selector.close()
     assert lines[1:] == ["1", "data"]
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("when", ["between two runs", "during a run"])
 def test_a_foreign_selector_with_after_fork_is_told_before_its_first_use_in_the_child(
     when: str, run_python: RunPython
@@ -330,6 +334,7 @@ selector.close()
     assert (result.stdout.split(), result.stderr) == (["EventLoopError", "0", "ConnectionRefusedError"], "")
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_child_that_only_execs_pays_nothing(backend: str, run_python: RunPython) -> None:
     program = (
         PRELUDE

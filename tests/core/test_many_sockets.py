@@ -20,6 +20,7 @@ if sys.platform != "win32":
 pytestmark = pytest.mark.usefixtures("backend")
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_two_thousand_sockets(backend: str) -> None:
     """A thousand connections, both ends in one loop."""
     number = 1000
@@ -44,6 +45,7 @@ def test_two_thousand_sockets(backend: str) -> None:
         flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.skipif(sys.platform == "win32", reason="fds are no small numbers there")
 def test_a_socket_beyond_what_the_backend_holds_is_a_clear_error_at_the_call_and_the_loop_goes_on(backend: str) -> None:
     async def root() -> None:

@@ -789,6 +789,7 @@ def test_a_deadline_can_be_moved_forward_and_be_taken_away() -> None:
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_time_limit_around_a_receive_loses_nothing() -> None:
     async def main() -> None:
         one, other = flowno.socketpair()
@@ -804,6 +805,7 @@ def test_a_time_limit_around_a_receive_loses_nothing() -> None:
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.not_in_debug_mode(reason="it makes operations that it does not await")
 @pytest.mark.parametrize("waits_for", ["data", "an item", "a task"])
 def test_a_time_limit_that_ends_when_the_answer_is_there_takes_nothing_away(waits_for: str) -> None:

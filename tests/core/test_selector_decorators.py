@@ -155,6 +155,7 @@ def test_a_decorator_stands_wherever_a_name_can(
     assert (nested(opened.selector), opened.name, opened.owned) == (made, name, True)
 
 
+@pytest.mark.not_under_faults(reason="it looks at the selector of the loop")
 def test_a_loop_says_what_is_around_its_selector() -> None:
     with EventLoop("around(plain)") as loop:
         assert repr(loop) == "<EventLoop around(plain) idle>"
@@ -314,7 +315,7 @@ def test_a_decorated_choice_of_the_variable_is_a_row_and_the_default(monkeypatch
 def test_the_built_in_ones_are_these_and_each_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "DECORATORS", DECORATORS)
     rows = available_selector_decorators()
-    assert [(row.name, row.takes) for row in rows] == [("check", 1), ("shadow", 2), ("trace", 1)]
+    assert [(row.name, row.takes) for row in rows] == [("check", 1), ("faulty", 1), ("shadow", 2), ("trace", 1)]
     assert all(row.usable and row.facts for row in rows)
 
 

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 # -------------------------------------------------------------------------------------------------------- the exchange
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_server_and_a_client_exchange_bytes_in_one_loop() -> None:
     async def serve(listener: SocketHandle) -> tuple[Any, bytes]:
         connection, address = await listener.accept()
@@ -85,6 +86,7 @@ def test_send_all_sends_more_than_every_buffer_to_a_peer_in_the_same_loop() -> N
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_send_says_how_much_it_took_and_waits_while_there_is_no_room() -> None:
     async def root() -> None:
         with pair(4096) as (one, other):
@@ -126,6 +128,7 @@ def test_the_operations_are_generator_based_and_yield_their_commands() -> None:
         flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize(
     "data",
     [
@@ -188,6 +191,7 @@ def test_what_is_no_buffer_is_a_type_error_and_the_handle_stays_usable(method: s
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_recv_gives_what_is_there_up_to_the_size() -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -213,6 +217,7 @@ def test_recv_of_a_negative_size_is_a_value_error() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_the_end_of_the_stream_comes_again_and_again() -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -225,6 +230,7 @@ def test_the_end_of_the_stream_comes_again_and_again() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_recv_into_fills_a_buffer() -> None:
     async def root() -> None:
         with pair() as (one, other):
@@ -637,6 +643,7 @@ def test_an_operation_on_a_closed_handle_is_named(method: str) -> None:
         flowno.run(operate(handle))
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("command_class", [SocketRecvCommand, SocketAcceptCommand, SocketSendCommand])
 def test_a_command_that_a_program_yields_by_hand_binds_a_fresh_handle(command_class: type[SocketCommand]) -> None:
     @types.coroutine
@@ -658,6 +665,7 @@ def test_a_command_that_a_program_yields_by_hand_binds_a_fresh_handle(command_cl
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_a_send_that_is_refused_leaves_the_count_of_the_one_that_goes_on() -> None:
     async def root() -> None:
         with pair(4096) as (one, other):

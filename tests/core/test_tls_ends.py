@@ -173,6 +173,7 @@ def test_accepted_connections_are_as_patient_as_their_listener(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("how", ["send_eof", "shutdown"])
 def test_a_direction_ends_while_the_other_goes_on(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, how: str
@@ -201,6 +202,7 @@ def test_a_direction_ends_while_the_other_goes_on(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
@@ -221,6 +223,24 @@ def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="it counts on what the socket takes and gives at once")
+def test_closing_takes_what_is_unread_however_much_so_that_the_peer_is_not_reset(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            handshake = await spawn(other.do_handshake())
+            await one.do_handshake()
+            await handshake.join()
+            await other.sendAll(bytes(100_000))
+            one.close()
+            assert await other.recv(1) == b""
+            assert other.socket.recv(1) == b""
+
+    flowno.run(main())
+
+
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_closing_says_so_and_drops_nothing_of_what_was_sent(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
@@ -291,6 +311,7 @@ def test_aclose_has_a_time_limit(server_context: ssl.SSLContext, client_context:
     flowno.run(main())
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_a_cancelled_aclose_closes_at_once(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     async def main() -> None:
         with tls_pair(server_context, client_context) as (one, other):

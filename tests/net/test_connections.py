@@ -96,6 +96,7 @@ async def exchange(stream: Stream, listener: SocketHandle) -> None:
 # ------------------------------------------------------------------------------------------------------ one address
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_connects_to_a_number_without_a_resolver_or_a_task() -> None:
     async def root() -> None:
         with listening() as listener:
@@ -163,6 +164,7 @@ def test_a_cancelled_connection_leaves_nothing_open(turns: int) -> None:
 # -------------------------------------------------------------------------------------------------- happy eyeballs
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_failure_starts_the_next_attempt_at_once() -> None:
     async def root(address: Any) -> None:
         started = clock()
@@ -178,6 +180,7 @@ def test_a_failure_starts_the_next_attempt_at_once() -> None:
             run_in(loop, root(address))
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_an_attempt_that_takes_long_is_overtaken_after_the_delay_and_closed() -> None:
     async def root() -> None:
         async with await open_connection("host", 80, happy_eyeballs_delay=0.05) as stream:
@@ -292,6 +295,7 @@ def test_where_all_fail_in_the_same_way_it_is_that_error() -> None:
         run_in(loop, root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_family_that_the_machine_does_not_have_is_passed_over() -> None:
     async def root() -> None:
         async with await open_connection("host", 80, happy_eyeballs_delay=None) as stream:
@@ -384,6 +388,7 @@ def test_a_race_that_is_cancelled_while_it_gives_up_the_losers_closes_the_winner
 # --------------------------------------------------------------------------------------------------- local addresses
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_connection_can_be_made_from_an_address_of_this_machine() -> None:
     async def root() -> None:
         with listening() as listener:
@@ -405,6 +410,7 @@ def test_a_connection_can_be_made_from_a_port(free_port: int) -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_local_address_takes_the_addresses_of_its_family_only() -> None:
     async def root() -> None:
         async with await open_connection("host", 80, local_address=("127.0.0.1", 0)) as stream:

@@ -20,6 +20,7 @@ async def echo(stream: Stream) -> None:
         await stream.write(line)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("through_tls", [False, True], ids=["plain", "tls"])
 def test_of_a_server_accepts_handshakes_data_and_closes_are_told(through_tls: bool) -> None:
     authority = trustme.CA()
@@ -63,6 +64,7 @@ READS: dict[str, Callable[[Stream], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("read", READS)
 def test_a_stream_that_was_there_before_is_told_of(read: str) -> None:
     async def main() -> None:

@@ -427,6 +427,7 @@ def test_many_connections_at_once_are_all_served() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_several_connections_are_accepted_in_one_turn_but_not_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "ACCEPTS_PER_TURN", 4)
 
@@ -446,6 +447,7 @@ def test_several_connections_are_accepted_in_one_turn_but_not_without_bound(monk
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts on the order in which connections are accepted")
 def test_no_more_than_max_connections_are_open_and_the_others_wait() -> None:
     async def handler(stream: Stream) -> None:
         nonlocal most
@@ -489,6 +491,7 @@ def test_a_full_server_waits_without_turning() -> None:
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.not_in_debug_mode(reason="its blocking connect is reported")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on descriptors to run into")
 def test_without_descriptors_a_server_pauses_says_so_once_and_recovers(
@@ -552,6 +555,7 @@ def ask_by_blocking(address: Any, context: ssl.SSLContext | None) -> bytes:
         return client.recv(4)
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 @pytest.mark.parametrize("through_tls", [False, True])
 def test_a_full_selector_is_waited_for_and_the_connections_with_it(
     through_tls: bool, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -584,6 +588,7 @@ def test_a_full_selector_is_waited_for_and_the_connections_with_it(
     assert not record.exc_info
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.skipif(sys.platform == "win32", reason="the numbers of sockets are no matter on Windows")
 @pytest.mark.parametrize("through_tls", [False, True])
 def test_descriptors_that_select_cannot_hold_are_waited_for(
@@ -625,6 +630,7 @@ def test_descriptors_that_select_cannot_hold_are_waited_for(
     assert all("FD_SETSIZE" in record.getMessage() and not record.exc_info for record in caplog.records)
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_to_see_that_there_is_room_costs_nothing_where_there_was_as_much_before() -> None:
     async def handler(stream: Stream) -> None:
         await stream.write(b"hello")
@@ -646,6 +652,7 @@ def test_to_see_that_there_is_room_costs_nothing_where_there_was_as_much_before(
         loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_stop_closes_the_connection_that_waits_for_room_in_the_selector(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
@@ -700,6 +707,7 @@ class Troubled(socket.socket):
         return super().accept()
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 @pytest.mark.parametrize("name", ["ENFILE", "ENOBUFS", "ENOMEM"])
 def test_a_system_without_room_is_waited_for(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -718,6 +726,7 @@ def test_a_system_without_room_is_waited_for(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_server_that_pauses_does_not_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener stays readable all the while; it is asked again after the pause, and not before."""
     monkeypatch.setattr(servers, "PAUSE", 0.02)
@@ -743,6 +752,7 @@ def test_a_server_that_pauses_does_not_turn(monkeypatch: pytest.MonkeyPatch) -> 
             loop.run_until_complete(root(), join=True)
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_a_new_shortage_after_a_recovery_is_logged_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -942,6 +952,7 @@ def test_whatever_gives_something_to_await_is_a_handler(handler: Any) -> None:
 RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no seconds: close(2) breaks the connection off
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.skipif(sys.platform == "win32", reason="its SO_LINGER has another layout")
 @pytest.mark.parametrize("direction", ["reading", "writing"])
 def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
@@ -971,6 +982,7 @@ def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
     assert f"{peers[0][0]}:{peers[0][1]}" in record.getMessage()
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("tls_below", [False, True])
 def test_a_stream_that_is_cut_off_is_one_line_of_information(
     tls_below: bool,
@@ -999,6 +1011,7 @@ def test_a_stream_that_is_cut_off_is_one_line_of_information(
     assert "close_notify" in record.getMessage()
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_a_handshake_in_a_handler_that_the_peer_fails_is_one_line_of_information(
     caplog: pytest.LogCaptureFixture, server_context: ssl.SSLContext
 ) -> None:
@@ -1185,6 +1198,7 @@ def test_a_clean_up_that_waits_is_not_broken_off(monkeypatch: pytest.MonkeyPatch
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_a_time_limit_that_the_handler_is_leaving_does_not_keep_a_stop_from_cancelling_it() -> None:
     async def handler(stream: Stream) -> None:
         with move_on_after(0):

@@ -157,6 +157,7 @@ def test_a_line_above_the_limit_is_a_value_error_and_is_dropped_up_to_its_end(re
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("read", [Stream.readline, anext], ids=["readline", "anext"])
 def test_a_line_above_the_limit_whose_end_has_not_come_is_dropped_as_far_as_it_has(
     read: Callable[[Stream], Any],
@@ -320,6 +321,7 @@ def test_readuntil_ends_with_the_first_match_of_a_pattern(
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_pattern_is_matched_by_what_has_come_and_does_not_wait_for_more() -> None:
     async def root() -> None:
         async with plain_streams() as (one, other):
@@ -496,6 +498,7 @@ def test_readexactly_of_a_stream_that_ends_before_gives_what_there_was(streams: 
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_read_takes_what_is_there_up_to_a_number(streams: Streams) -> None:
     async def root() -> None:
         async with streams() as (one, other):
@@ -556,6 +559,7 @@ def test_readexactly_of_a_negative_number_is_a_value_error() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("make", [bytearray, lambda size: array.array("B", bytes(size))], ids=["bytearray", "array"])
 def test_readinto_fills_a_buffer_with_what_is_there(streams: Streams, make: Callable[[int], Any]) -> None:
     async def root() -> None:
@@ -641,6 +645,7 @@ class IntoSocket(socket.socket):
         return super().recv_into(buffer, *args)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_readinto_receives_straight_into_the_buffer() -> None:
     async def root() -> None:
         one, other = socket.socketpair()
@@ -655,6 +660,7 @@ def test_readinto_receives_straight_into_the_buffer() -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_chunks_are_what_comes_as_it_comes_up_to_a_size(streams: Streams) -> None:
     async def root() -> None:
         async with streams() as (one, other):
@@ -713,6 +719,7 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.timeout(20)
 def test_the_cost_of_a_message_does_not_depend_on_the_pieces_in_which_it_comes() -> None:
     """Pieces that are put together one by one, from the beginning each time, take minutes here."""
@@ -945,6 +952,7 @@ async def call(read: Read, stream: Stream) -> Any:
     return await read(stream)
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("second", READS)
 @pytest.mark.parametrize("first", READS)
 @pytest.mark.parametrize("state", ["new", "used", "partly"])
@@ -1053,6 +1061,7 @@ def test_one_task_reads_while_another_writes(streams: Streams) -> None:
 # --------------------------------------------------------------------------------------------------------------- budget
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize(
     ("name", "size"), [(name, 5) for name in READS if name != "read all"] + [("readexactly", 0), ("end", 0)]
 )
@@ -1092,6 +1101,7 @@ def test_reads_that_need_not_wait_keep_nobody_waiting(name: str, size: int) -> N
 # --------------------------------------------------------------------------------------------------------- cancellation
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 @pytest.mark.parametrize("name", PATIENT)
 @pytest.mark.parametrize("turns", range(6))
 @pytest.mark.parametrize("used", [False, True])
@@ -1262,6 +1272,7 @@ def counted() -> Iterator[tuple[Stream, CountingSocket, Stream]]:
         yield Stream(handle), counting, Stream(peer)
 
 
+@pytest.mark.not_under_faults(reason="it counts calls")
 def test_lines_are_written_by_one_system_call() -> None:
     async def root() -> None:
         with counted() as (stream, counting, peer):
@@ -1893,6 +1904,7 @@ def test_unwrap_that_is_cancelled_closes_the_stream(contexts: Contexts) -> None:
     flowno.run(root())
 
 
+@pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
 def test_who_is_refused_leaves_the_count_of_who_writes_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1000)

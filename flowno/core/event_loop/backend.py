@@ -69,6 +69,7 @@ BUILT_IN: Final[dict[str, str]] = {
 # What is called with selectors, and makes one of them.
 DECORATORS: Final[dict[str, str]] = {
     "check": "flowno.debug.selector_decorators.check:CheckSelector",
+    "faulty": "flowno.debug.selector_decorators.faulty:FaultySelector",
     "shadow": "flowno.debug.selector_decorators.shadow:ShadowSelector",
     "trace": "flowno.debug.selector_decorators.trace:TraceSelector",
 }

@@ -19,7 +19,7 @@ from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
-from .backend import Selector, SelectorChoice, World, open_selector, world_of
+from .backend import Selector, SelectorChoice, World, display_name, open_selector, world_of
 from .commands import (
     BarrierWaitCommand,
     CancelCommand,
@@ -204,7 +204,7 @@ class EventLoop:
         self._deadlock = DeadlockWatch(deadlock)
         opened = open_selector(selector)
         self._selector_name = opened.name
-        self._owns_selector = opened.owned
+        self._given = None if opened.owned else opened.selector
         if not opened.owned and _holders.setdefault(id(opened.selector), self) is not self:
             raise BusyResourceError(
                 f"{opened.selector!r} is in use by {_holders[id(opened.selector)]!r}; a selector serves one event loop "
@@ -247,7 +247,7 @@ class EventLoop:
         except BaseException:
             self.close()
             raise
-        selector_logger.debug("%r waits by %r", self, opened.selector)
+        selector_logger.debug("%r waits by %r", self, self.fds.selector)
 
     # --- for users ---------------------------------------------------------------------------------------------------
 
@@ -547,10 +547,10 @@ class EventLoop:
     def _release(self) -> None:
         """Give back the selector, and tell those who watch."""
         try:
-            if self._owns_selector:
+            if self._given is None:
                 self.fds.selector.close()
             else:
-                _holders.pop(id(self.fds.selector), None)
+                _holders.pop(id(self._given), None)
         finally:
             self._tell_of_the_end()
 
@@ -869,6 +869,14 @@ class EventLoop:
     def _wrap_all_steps(self) -> None:
         for task in self._living_tasks():
             task._wrap_steps()
+
+    def decorate_selector(self, decorator: Selector) -> None:
+        """Have a selector that was put around that of this loop in the place of it; before the first run.
+
+        One that was passed in is not closed by that: the decorator is just dropped with the loop.
+        """
+        self.fds.selector = decorator
+        self._selector_name = display_name(decorator)
 
     def add_select_wrapper(self, wrapper: SelectWrapper) -> None:
         """Have the selector asked by ``wrapper(ask, timeout)``, which calls ``ask(timeout)``.

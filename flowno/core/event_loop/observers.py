@@ -1,4 +1,4 @@
-"""Where the core calls up to what watches event loops: debug mode, traces, monitors.
+"""Where the core calls up to what watches event loops: debug mode, traces, monitors; and to what makes faults in them.
 
 They live in ``flowno.debug``, which is loaded by its dotted name when a loop is made that somebody wants to watch, and
 by nothing else. How they watch is the loop's to offer: :meth:`EventLoop.add_step_wrapper`, its ``close_callbacks``.
@@ -17,28 +17,35 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEBUG_VARIABLE",
+    "FAULTS_VARIABLE",
     "LOG_LEVEL_VARIABLE",
     "MONITOR_VARIABLE",
     "TRACE_VARIABLE",
     "VARIABLES",
     "entering",
     "leaving",
+    "making",
     "observe",
     "switched_on",
 ]
 
 DEBUG_VARIABLE: Final = "FLOWNO_DEBUG"
+FAULTS_VARIABLE: Final = "FLOWNO_FAULTS"
 LOG_LEVEL_VARIABLE: Final = "FLOWNO_LOG_LEVEL"
 MONITOR_VARIABLE: Final = "FLOWNO_MONITOR"
 TRACE_VARIABLE: Final = "FLOWNO_TRACE"
 
 #: By which the loops of a program are watched without a change to it. They are read when a loop is made.
-VARIABLES: Final = (DEBUG_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
+VARIABLES: Final = (DEBUG_VARIABLE, FAULTS_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
 
 #: For those who watch every event loop of the process: called with each that begins to run, or has run, in the thread
 #: that runs it. They must not raise.
 entering: list[Callable[[EventLoop], object]] = []
 leaving: list[Callable[[EventLoop], object]] = []
+
+#: Called with each event loop of the process that is made, before what its environment asks for; what they raise is
+#: raised where it is made.
+making: list[Callable[[EventLoop], object]] = []
 
 _OBSERVERS: Final = "flowno.debug"
 
@@ -58,6 +65,8 @@ def observe(loop: EventLoop, debug: bool | None = None) -> None:
         loop: The loop.
         debug: Whether it is in debug mode; None for what ``FLOWNO_DEBUG`` says.
     """
+    for watch in list(making):
+        watch(loop)
     values = {variable: os.environ[variable] for variable in VARIABLES if switched_on(variable)}
     if debug is not None:
         values.pop(DEBUG_VARIABLE, None)

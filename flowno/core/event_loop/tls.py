@@ -52,6 +52,9 @@ __all__ = ["TLSSocketHandle", "TruncatedStreamError", "start_tls"]
 #: 8446 section 5.1. Below 128 KiB, from where on malloc(3) maps memory anew each time.
 _CHUNK = 65_536
 
+#: How many receives take what is unread where a handle is closed: a peer that goes on sending does not hold it up.
+_MOST_AT_GOODBYE = 16
+
 _BOTH = EVENT_READ | EVENT_WRITE
 
 #: The types of a TLS record, RFC 8446 section 5.1: change_cipher_spec, alert, handshake, application_data.
@@ -408,7 +411,9 @@ class TLSSocketHandle(SocketHandle):
         try:
             self._make_close_notify()
             self._flush()
-            self._sock_recv(_CHUNK)
+            for _ in range(_MOST_AT_GOODBYE):
+                if not self._sock_recv(_CHUNK):
+                    break
         except OSError:
             pass
 

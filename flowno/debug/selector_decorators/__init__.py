@@ -2,7 +2,16 @@
 
 from .base import SelectorDecorator
 from .check import RULES, CheckSelector, ProtocolViolation
+from .faulty import FaultySelector
 from .shadow import ShadowSelector
 from .trace import TraceSelector
 
-__all__ = ["RULES", "CheckSelector", "ProtocolViolation", "SelectorDecorator", "ShadowSelector", "TraceSelector"]
+__all__ = [
+    "RULES",
+    "CheckSelector",
+    "FaultySelector",
+    "ProtocolViolation",
+    "SelectorDecorator",
+    "ShadowSelector",
+    "TraceSelector",
+]
