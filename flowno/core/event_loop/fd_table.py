@@ -152,14 +152,14 @@ class FdTable:
     def hold(self, handle: SocketHandle) -> None:
         """Take in a new handle, and see that the selector can hold its fd, before anybody waits for it.
 
-        Selectors have limits by number, select(2), and by count. What is within both of what was held before costs no
-        call; anything else is registered, and left so, as most waits are for data.
+        Selectors have limits by number, select(2), and by count; on Windows by count alone. What is within both of what
+        was held before costs no call; anything else is registered, and left so, as most waits are for data.
 
         Raises:
             OSError, ValueError, KeyError: The selector cannot hold the fd. The handle is as it was.
         """
         record = self.attach(handle.socket)
-        if record.fd > self._highest or len(self._records) > self._most:
+        if (record.fd > self._highest and _NUMBERS_ARE_LIMITED) or len(self._records) > self._most:
             try:
                 self._arm(record, EVENT_READ)
             except BaseException:
@@ -511,6 +511,9 @@ def _number_of(fileobj: FileObject) -> int:
         raise ClosedResourceError(f"the file is closed: {fileobj!r}")
     return fd
 
+
+#: Whether the number of an fd tells how many there are. On Windows it is a handle, of any value.
+_NUMBERS_ARE_LIMITED = os.name != "nt"
 
 if os.name == "nt":
     # Only sockets can be waited for, and only Winsock knows what a number stands for.
