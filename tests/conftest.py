@@ -1,5 +1,6 @@
 """What every test gets: the backends to run on, a check that nothing leaks, and a Python to run programs in."""
 
+import functools
 import gc
 import logging
 import os
@@ -75,6 +76,7 @@ def loggers_as_before() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ the backends
 
 
+@functools.cache  # asked for each test, and it looks through every package that is installed
 def _backends() -> list[str]:
     """What ``FLOWNO_SELECTOR`` says where it is set, as in tox; else each built-in backend that works here."""
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
