@@ -1,5 +1,6 @@
 """Connections that stay on this machine, for tests on both ends of them."""
 
+import selectors
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,14 +71,26 @@ def tcp_pair() -> Iterator[tuple[SocketHandle, SocketHandle]]:
         yield one, other
 
 
-def fill(handle: SocketHandle) -> int:
-    """Send behind the handle's back until its socket takes no more; the number of bytes."""
+def fill(end: SocketHandle | socket.socket) -> int:
+    """Send, behind the handle's back, until a non-blocking socket takes no more; the number of bytes.
+
+    By TCP, which a socketpair is where there are no Unix sockets, bytes still move into the peer's buffer for a while,
+    and make room.
+    """
+    sock = end.socket if isinstance(end, SocketHandle) else end
     sent = 0
     while True:
         try:
-            sent += handle.socket.send(bytes(65536))
+            sent += sock.send(bytes(65536))
         except BlockingIOError:
-            return sent
+            if sock.family is not socket.AF_INET or not _has_room_soon(sock):
+                return sent
+
+
+def _has_room_soon(sock: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_WRITE)
+        return bool(selector.select(0.2))
 
 
 async def receive(handle: SocketHandle, size: int) -> bytes:
