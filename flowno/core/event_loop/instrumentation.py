@@ -36,6 +36,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import wraps
+from socket import SOCK_STREAM
 from threading import local
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -694,7 +695,8 @@ def _read_by(handle: SocketHandle, operation: _Driven, function: Callable[..., A
         data = b"".join(args[0])[: result[0]]
     else:
         data = result[0]
-    receiving.has_received(data, result[-1])
+    # A stream comes from its peer: most systems give no address with it, and Windows what is none.
+    receiving.has_received(data, None if handle.type == SOCK_STREAM else result[-1])
     return result
 
 
