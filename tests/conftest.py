@@ -114,7 +114,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 # ---------------------------------------------------------------------------------------------------- nothing leaks
 
-_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+_FD_FOLDERS = ("/proc/self/fd", "/dev/fd") if os.name == "posix" else ()  # Wine shows those of the system below it
+_FD_FOLDER = next(filter(os.path.isdir, _FD_FOLDERS), None)
 #: ``FLOWNO_TEST_GC=off`` runs every test without the garbage collector, as some programs run: nothing may depend on it.
 _GC_IS_OFF = os.environ.get("FLOWNO_TEST_GC") == "off"
 _THREAD_GRACE = 2.0  # seconds for a thread that was told to end before the test did

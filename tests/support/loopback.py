@@ -1,5 +1,6 @@
 """Connections that stay on this machine, for tests on both ends of them."""
 
+import os
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -69,6 +70,19 @@ def tcp_pair() -> Iterator[tuple[SocketHandle, SocketHandle]]:
         server, _ = listener.accept()
     with SocketHandle(client) as one, SocketHandle(server) as other:
         yield one, other
+
+
+@contextmanager
+def pair_with_number(number: int) -> Iterator[tuple[SocketHandle, SocketHandle]]:
+    """Two handles connected by TCP, of which the first has this number: the lowest that is free."""
+    with flowno.socket() as fresh:
+        if os.name == "nt" and fresh.fileno() != number:
+            pytest.skip("Windows gives away the numbers of sockets in an order of its own")
+        assert fresh.fileno() == number
+        with listening() as listener:
+            fresh.connect(listener.getsockname())
+            with SocketHandle(listener.socket.accept()[0]) as peer:
+                yield fresh, peer
 
 
 def fill(end: SocketHandle | socket.socket) -> int:

@@ -1,4 +1,6 @@
-"""Runs the tests on the Windows build of CPython, on a Linux that has Wine: ``python -m tests.support.windows [pytest's]``.
+"""Runs the tests on the Windows build of CPython, on a Linux that has Wine: ``python -m tests.support.windows``.
+
+What follows that is for pytest.
 
 Winsock has rules that no other system has: only sockets are waited for, a refused connect is in select's exceptional
 set, there are no Unix sockets, signals or forks. Wine keeps nearly all of them, and needs neither a display nor a
@@ -94,8 +96,8 @@ def _packages(python: Path) -> None:
     if installed.exists() and installed.read_text(encoding="utf-8").splitlines() == needed:
         return
     target = str(python.parent / "Lib" / "site-packages")
-    chosen = ("--platform", "win_amd64", "--implementation", "cp", "--python-version", VERSION, "--only-binary", ":all:")
-    _pip("install", "--upgrade", "--target", target, *chosen, *needed)
+    platform = ["--platform", "win_amd64", "--implementation", "cp", "--python-version", VERSION]
+    _pip("install", "--upgrade", "--target", target, *platform, "--only-binary", ":all:", *needed)
     installed.write_text("\n".join(needed), encoding="utf-8")
 
 
