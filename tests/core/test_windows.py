@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import flowno
-from flowno import EventLoop, SocketHandle, run_in_thread, sleep, spawn, wait_readable
+from flowno import EventLoop, SocketHandle, current_event_loop, run_in_thread, sleep, spawn, wait_readable
 from flowno.debug import Monitor, trace
 from flowno.debug.asking import MonitorError, ask_target
 from tests.conftest import RunPython
@@ -157,6 +157,22 @@ def test_what_is_no_socket_cannot_be_waited_for_and_the_error_says_so() -> None:
         finally:
             os.close(reading)
             os.close(writing)
+
+    flowno.run(root())
+
+
+def test_a_socket_that_is_bound_while_its_number_is_waited_for_is_still_the_same() -> None:
+    """Nothing but what it says of itself tells a socket from a later one of the same number."""
+
+    async def root() -> None:
+        loop = current_event_loop()
+        assert loop is not None
+        with socket.socket(type=socket.SOCK_DGRAM) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sender:
+            waiter = await spawn(wait_readable(receiver.fileno()))
+            receiver.bind(("127.0.0.1", 0))
+            loop.fds.audit()
+            sender.sendto(b"x", receiver.getsockname())
+            await waiter.join()
 
     flowno.run(root())
 
