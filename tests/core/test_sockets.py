@@ -335,7 +335,7 @@ def test_socket_makes_a_non_blocking_tcp_socket_by_default() -> None:
         assert type(handle) is SocketHandle
         assert (handle.socket.family, handle.socket.type) == (socket.AF_INET, socket.SOCK_STREAM)
         assert not handle.socket.getblocking()
-        assert not os.get_inheritable(handle.fileno())
+        assert not handle.socket.get_inheritable()
 
 
 def test_socket_passes_its_arguments_on() -> None:
