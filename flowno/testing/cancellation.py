@@ -53,8 +53,9 @@ _FD_FOLDER = {"darwin": "/dev/fd", "win32": None}.get(sys.platform, "/proc/self/
 if _FD_FOLDER is not None and not os.path.isdir(_FD_FOLDER):
     _FD_FOLDER = None
 
-#: How many fds are looked at one by one where no folder lists them.
-_FDS_PROBED = 1024
+#: How many fds are looked at one by one where no folder lists them. On Windows those are files and pipes, of which no
+#: program has many, and the lowest number is taken first.
+_FDS_PROBED = 128 if sys.platform == "win32" else 1024
 
 
 #: The signals whose handlers are looked at: those that have a name. To ask for all 64 of Linux takes longer than most
