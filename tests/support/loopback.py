@@ -95,18 +95,18 @@ def fill(end: SocketHandle | socket.socket) -> int:
     """
     sock = end.socket if isinstance(end, SocketHandle) else end
     sent = 0
+    is_at_rest = hasattr(socket, "AF_UNIX")
     while True:
         try:
             sent += sock.send(bytes(65536))
+            is_at_rest = hasattr(socket, "AF_UNIX")
         except BlockingIOError:
-            if hasattr(socket, "AF_UNIX") or not _has_room_soon(sock):
+            if is_at_rest:
                 return sent
-
-
-def _has_room_soon(sock: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        return bool(selector.select(0.7))  # TCP tries a window that was full again after 0.2, and then after 0.4
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_WRITE)
+                selector.select(0.7)  # TCP tries a window that was full again after 0.2, and then after 0.4
+            is_at_rest = True
 
 
 async def receive(handle: SocketHandle, size: int) -> bytes:
