@@ -1,5 +1,6 @@
 """What every test gets: the backends to run on, a check that nothing leaks, and a Python to run programs in."""
 
+import functools
 import gc
 import logging
 import os
@@ -83,6 +84,7 @@ def loggers_as_before() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ the backends
 
 
+@functools.cache  # asked for each test, and it looks through every package that is installed
 def _backends() -> list[str]:
     """What ``FLOWNO_SELECTOR`` says where it is set, as in tox; else each built-in backend that works here."""
     if chosen := os.environ.get(ENVIRONMENT_VARIABLE):
@@ -120,7 +122,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 # ---------------------------------------------------------------------------------------------------- nothing leaks
 
-_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+_FD_FOLDERS = ("/proc/self/fd", "/dev/fd") if os.name == "posix" else ()  # Wine shows those of the system below it
+_FD_FOLDER = next(filter(os.path.isdir, _FD_FOLDERS), None)
 #: ``FLOWNO_TEST_GC=off`` runs every test without the garbage collector, as some programs run: nothing may depend on it.
 _GC_IS_OFF = os.environ.get("FLOWNO_TEST_GC") == "off"
 _THREAD_GRACE = 2.0  # seconds for a thread that was told to end before the test did

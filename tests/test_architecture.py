@@ -176,7 +176,7 @@ def test_the_reader_of_system_calls_sees(code: str, found: list[tuple[int, str]]
 IMPORT = """
 import logging, os, sys  # logging needs dataclasses itself since Python 3.14, and they need inspect
 known = set(sys.modules)
-before = set(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else None
+before = set(os.listdir("/dev/fd")) if os.name == "posix" else None
 import flowno
 after = set(os.listdir("/dev/fd")) if before is not None else None
 heavy = ("importlib.metadata", "asyncio", "flowno_backends", "difflib", "concurrent.futures", "email", "subprocess",

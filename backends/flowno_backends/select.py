@@ -103,17 +103,15 @@ class SelectSelector(BackendSelector):
 
     def _test_each(self) -> tuple[list[int], list[int]]:
         """What is ready when each fd is asked alone. A closed one is, so that whoever waits for it gets the error."""
-        answers: tuple[list[int], list[int]] = ([], [])
-        for watched, answer, sets in ((self._readers, answers[0], 0), (self._writers, answers[1], 1)):
-            for fd in watched:
-                one: list[list[int]] = [[], [], []]
-                one[sets] = [fd]
-                try:
-                    if any(self._kernel.select(*one, 0)):
-                        answer.append(fd)
-                except OSError:
-                    answer.append(fd)
-        return answers
+        readable = [fd for fd in self._readers if self._is_ready([fd], [], [])]
+        writable = [fd for fd in self._writers if self._is_ready([], [fd], [fd] if self._on_windows else [])]
+        return readable, writable
+
+    def _is_ready(self, *sets: list[int]) -> bool:
+        try:
+            return any(self._kernel.select(*sets, 0))
+        except OSError:
+            return True
 
     def _close(self, kernel: Any) -> None:
         """select keeps nothing between two calls: nothing to close."""

@@ -43,6 +43,7 @@ def ask_target(target: str, limit: int = MOST) -> Answer:
     """
     if not target.isdecimal():
         return ask(target, limit)
+    _require_unix_sockets()
     pid = int(target)
     paths = list(dict.fromkeys(_paths(pid)))
     if not paths:
@@ -71,8 +72,7 @@ def ask(path: str, limit: int = MOST) -> Answer:
     Raises:
         MonitorError: Nobody listens there, or what answers is no monitor.
     """
-    if not hasattr(socket, "AF_UNIX"):
-        raise MonitorError(f"a monitor is asked by a Unix socket, which Python has not on {sys.platform}")
+    _require_unix_sockets()
     if os.path.isdir(path):
         raise MonitorError(f"{path}: that is a folder; a monitor in it is flowno-NUMBER.sock")
     if os.path.isfile(path):
@@ -98,6 +98,11 @@ def ask(path: str, limit: int = MOST) -> Answer:
         return decode(b"".join(parts))
     except ValueError as error:
         raise MonitorError(f"{path}: {error}") from None
+
+
+def _require_unix_sockets() -> None:
+    if not hasattr(socket, "AF_UNIX"):
+        raise MonitorError(f"a monitor is asked by a Unix socket, which Python has not on {sys.platform}")
 
 
 def _paths(pid: int) -> Iterator[str]:

@@ -49,8 +49,9 @@ LONGEST: Final = 200
 #: Seconds that a signal handler waits for the report that it prints.
 LIMIT: Final = 5.0
 
-#: Signals that mean nothing by themselves: where one is asked for, it does not end the process.
-_FREE: Final = frozenset(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+#: Signals that mean nothing by themselves: where one is asked for, it does not end the process. Windows has none of
+#: those, and so Ctrl-Break stands in for them.
+_FREE: Final = frozenset(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGBREAK") if hasattr(signal, name))
 
 
 def print_tasks(file: TextIO | None = None) -> None:
@@ -268,15 +269,16 @@ def report_on_signal(number: int, file: TextIO | None = None) -> SignalReporter:
     """Print what :func:`print_tasks` does whenever a signal comes: a context manager, for the main thread.
 
     What the signal does otherwise it still does, after the report: the handler that the program has set is called, and
-    a signal that ends the process, such as SIGTERM, ends it. Only SIGUSR1 and SIGUSR2, which would end it as well where
-    nobody asks for them, do nothing else. On leaving, the handler is put back.
+    a signal that ends the process, such as SIGTERM, ends it. Only SIGUSR1 and SIGUSR2, and on Windows SIGBREAK, which
+    is Ctrl-Break, do nothing else, though they would end it as well where nobody asks for them. On leaving, the handler
+    is put back.
 
     The report comes while a loop runs, waits, or is stuck in a step, in whatever thread; but not while the main thread
     is in a function written in C that does not look for signals. There :func:`faulthandler.register` still tells where
     the threads are, and the monitor what the tasks do.
 
     Args:
-        number: The signal, such as ``signal.SIGUSR1``.
+        number: The signal, such as ``signal.SIGUSR1``; on Windows ``signal.SIGBREAK``.
         file: Where to print it; None is standard error. What has an fd is written to past its buffer. That it takes
             nothing, as where it is closed, is logged to ``flowno.debug`` once.
 

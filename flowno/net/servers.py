@@ -447,6 +447,9 @@ class Server:
             listener.close()
         for task in self._acceptors:
             task.cancel()
+        for handle, _ in self._kept.values():
+            handle.abort()
+        self._kept.clear()
         if self._file is not None:
             self._file.remove()
 
@@ -547,8 +550,6 @@ class Server:
                 self._error = error
                 logger.error("%r cannot accept any more, and stops listening: %s", self, error)
         finally:
-            if (kept := self._kept.pop(listener, None)) is not None:
-                kept[0].abort()
             self._accepting -= 1
             self.close()
             self._check_end()

@@ -47,16 +47,20 @@ LAST_TURNS = 10
 #: Seconds that the thread of a call that nobody waits for any more has to come to its end.
 THREAD_GRACE = 5.0
 
-#: Where the open fds are listed; on the BSDs /dev/fd has but three of them, unless fdescfs(5) is mounted there.
-_FD_FOLDER = "/dev/fd" if sys.platform == "darwin" else "/proc/self/fd" if os.path.isdir("/proc/self/fd") else None
+#: Where the open fds are listed; on the BSDs /dev/fd has but three of them, unless fdescfs(5) is mounted there. Under
+#: Wine, a Python for Windows can see those of the system below, which are not its own.
+_FD_FOLDER = {"darwin": "/dev/fd", "win32": None}.get(sys.platform, "/proc/self/fd")
+if _FD_FOLDER is not None and not os.path.isdir(_FD_FOLDER):
+    _FD_FOLDER = None
 
-#: How many fds are looked at one by one where no folder lists them.
-_FDS_PROBED = 1024
+#: How many fds are looked at one by one where no folder lists them. On Windows those are files and pipes, of which no
+#: program has many, and the lowest number is taken first.
+_FDS_PROBED = 128 if sys.platform == "win32" else 1024
 
 
 #: The signals whose handlers are looked at: those that have a name. To ask for all 64 of Linux takes longer than most
 #: programs that are looked at.
-_SIGNALS = tuple(signal.Signals)
+_SIGNALS = tuple(number for number in signal.Signals if number in signal.valid_signals())  # not Windows' CTRL_C_EVENT
 
 
 class CancellationLeak(FlownoError, AssertionError):

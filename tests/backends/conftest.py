@@ -96,8 +96,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only = metafunc.definition.get_closest_marker("only")
     calls = _chosen().intersection(only.args) if only else _chosen()
     if "case" in metafunc.fixturenames:
-        cases = [case for case in CASES if (case.is_ours or not ours_alone) and case.call in calls]
-        metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+        cases = [
+            pytest.param(case, id=case.id) for case in CASES if (case.is_ours or not ours_alone) and case.call in calls
+        ]
+        of = " and ".join(only.args) if only else "selectors"
+        nobody = pytest.param(
+            None, id="none", marks=pytest.mark.skip(reason=f"a rule of {of}, of which none runs here")
+        )
+        metafunc.parametrize("case", cases or [nobody])
     if "backend_class" in metafunc.fixturenames:
         metafunc.parametrize("backend_class", [CLASSES[call] for call in CLASSES if call in calls])
 

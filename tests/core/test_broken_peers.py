@@ -9,6 +9,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, SocketHandle, TaskHandle, sleep, spawn, wait_readable
+from tests.support import wine
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import LARGE, fill, pair, receive, tcp_pair
 
@@ -21,6 +22,7 @@ def reset(handle: SocketHandle) -> None:
     handle.close()
 
 
+@wine.closes_without_reset
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_connection_reset_is_raised_where_it_is_received_from(waiting: bool) -> None:
     async def root() -> None:

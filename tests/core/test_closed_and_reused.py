@@ -5,8 +5,6 @@ import gc
 import socket
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from selectors import SelectorKey
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, sleep, spawn
 from tests.support.counting_selector import CountingSelector
-from tests.support.loopback import LARGE, READS, WRITES, fill, listening, pair, receive
+from tests.support.loopback import LARGE, READS, WRITES, fill, listening, pair, pair_with_number, receive
 from tests.support.virtual_time import VirtualTimeSelector
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -93,15 +91,6 @@ def test_close_unregisters_before_the_fd_is_closed() -> None:
     with CountingSelector() as counting, EventLoop(counting) as loop, pair() as (probe, _):
         fd = probe.fileno()
         loop.run_until_complete(root(), join=True)
-
-
-@contextmanager
-def pair_with_number(number: int) -> Iterator[tuple[SocketHandle, SocketHandle]]:
-    """A pair whose first handle has this number, which is the lowest free one."""
-    with pair() as (one, other):
-        fresh, peer = (one, other) if one.fileno() == number else (other, one)
-        assert fresh.fileno() == number
-        yield fresh, peer
 
 
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")

@@ -39,6 +39,7 @@ from flowno import (
 from flowno.core.event_loop.commands import Command
 from flowno.core.event_loop.snapshots import LoopSnapshot, TaskSnapshot
 from flowno.core.event_loop.words import address_in_words, peer_in_words
+from tests.support.loopback import fill
 from tests.support.tasks import FOREVER
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -229,11 +230,8 @@ async def readable() -> AsyncIterator[Wait]:
 @asynccontextmanager
 async def writable() -> AsyncIterator[Wait]:
     async with sockets() as (near, _):
-        try:
-            while True:
-                near.socket.send(bytes(1 << 16))
-        except BlockingIOError:
-            yield wait_writable(near.socket), f"room to write on fd {near.fileno()}"
+        fill(near)
+        yield wait_writable(near.socket), f"room to write on fd {near.fileno()}"
 
 
 class Silent(Command):

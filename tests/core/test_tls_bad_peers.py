@@ -20,6 +20,7 @@ from flowno import (
     start_tls,
 )
 from flowno.core.event_loop.selectors import TLSSocketHandle
+from tests.support import wine
 from tests.support.loopback import receive, tcp_pair
 from tests.support.tls import (
     VERSIONS,
@@ -257,6 +258,7 @@ def test_a_peer_that_goes_in_the_middle_of_the_handshake(
     flowno.run(main())
 
 
+@wine.closes_without_reset
 def test_a_peer_that_resets_an_established_connection(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

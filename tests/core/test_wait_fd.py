@@ -56,11 +56,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def fill_socket(sock: socket.socket) -> None:
     sock.setblocking(False)
-    try:
-        while True:
-            sock.send(bytes(65536))
-    except BlockingIOError:
-        pass
+    fill(sock)
 
 
 async def drain_until_ended(task: TaskHandle[Any], sock: socket.socket) -> None:

@@ -424,8 +424,9 @@ def test_python_without_unix_sockets_has_no_monitor(path: str, monkeypatch: pyte
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(OSError, match="a monitor needs Unix sockets"):
         Monitor(path)
-    with pytest.raises(MonitorError, match="Unix socket"):
-        ask(path)
+    for target in (path, str(os.getpid())):
+        with pytest.raises(MonitorError, match="Unix socket"):
+            ask_target(target)
 
 
 # ------------------------------------------------------------------------------------------------------- by environment

@@ -33,6 +33,7 @@ async def main():
     with one, other:
         forgets = {call}
         del forgets
+EventLoop.slow_step_duration = 20.0  # of a machine that does much else nothing is to be said here
 with EventLoop(debug=True) as loop:
     loop.run_until_complete(main(), join=True)
 """

@@ -25,6 +25,7 @@ from flowno.core.event_loop.observers import entering, leaving
 from flowno.debug import trace, tracing
 from flowno.debug.trace_file import PIECE, TraceFile
 from tests.conftest import ROOT, RunPython
+from tests.support import wine
 from tests.support.loopback import listening, pair, receive
 from tests.support.tasks import FOREVER, fail, value
 from tests.support.tls import client_context_of, server_context_of, tls_pair
@@ -550,6 +551,7 @@ def test_a_path_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Pa
     assert not leaving
 
 
+@wine.says_nothing_of_locks
 def test_two_traces_do_not_write_into_one_file(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     with trace(path):
@@ -739,6 +741,7 @@ def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_has(tmp_pa
     assert status == 0
 
 
+@wine.says_nothing_of_locks
 def test_a_program_that_another_one_starts_does_not_write_into_its_trace(tmp_path: Path, run_python: RunPython) -> None:
     child = "import flowno; flowno.run(flowno.sleep(0.001))"
     program = f"{LOOPS}\nimport subprocess\nsubprocess.run([sys.executable, '-c', {child!r}], check=True)"

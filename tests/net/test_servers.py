@@ -656,16 +656,22 @@ def test_to_see_that_there_is_room_costs_nothing_where_there_was_as_much_before(
 def test_a_stop_closes_the_connection_that_waits_for_room_in_the_selector(caplog: pytest.LogCaptureFixture) -> None:
     async def root() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
-            assert await flowno.run_in_thread(ask_by_blocking, server.addresses[0], None) == b"ping"
-            await until(lambda: server.connections == 0)
-            selector.room = 2  # the waker and the listener
-            with socket.create_connection(server.addresses[0]) as client:
+            async with await open_connection(*server.addresses[0]) as served:
+                await served.write(b"ping")
+                assert await served.readexactly(4) == b"ping"
+                selector.room = len(selector.masks)
+                client = socket.create_connection(server.addresses[0], timeout=20)
                 await until(lambda: caplog.records)
+                selector.room = 0  # nor is there any when the first connection has ended
+            with client:
+                await until(lambda: server.connections == 0)
                 await server.aclose()
                 assert client.recv(1) == b""
 
     with Narrow() as selector, EventLoop(selector) as loop:
         loop.run_until_complete(root(), join=True)
+    (record,) = caplog.records
+    assert "this selector is full" in record.getMessage()
 
 
 def test_a_handshake_that_the_selector_refuses_is_logged_with_its_peer_and_the_server_goes_on(

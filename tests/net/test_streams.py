@@ -30,6 +30,7 @@ from flowno.core.event_loop.selectors import TLSSocketHandle
 from flowno.core.event_loop.tls import TruncatedStreamError
 from flowno.net import IncompleteReadError, LimitOverrunError, Stream
 from flowno.net import streams as streams_module
+from tests.support import wine
 from tests.support.loopback import LARGE, fill, pair, receive, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -414,6 +415,7 @@ def test_the_cost_of_a_search_for_a_pattern_is_bounded_by_the_limit() -> None:
     flowno.run(root())
 
 
+@wine.is_slow
 @pytest.mark.not_in_debug_mode(reason="it measures the cost of steps")
 @pytest.mark.timeout(20)
 @pytest.mark.timeout(120)  # on a machine that does much else, too

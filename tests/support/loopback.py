@@ -1,5 +1,7 @@
 """Connections that stay on this machine, for tests on both ends of them."""
 
+import os
+import selectors
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ def pair(buffer: int | None = None) -> Iterator[tuple[SocketHandle, SocketHandle
     """Two connected handles, closed at the end. ``buffer``: bytes of room, about, in each direction."""
     sockets = socket.socketpair()
     if buffer is not None:
+        if sockets[0].family is socket.AF_INET:
+            buffer = max(buffer, 65536)  # in a small window TCP crawls, RFC 813
         for end in sockets:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -70,14 +74,39 @@ def tcp_pair() -> Iterator[tuple[SocketHandle, SocketHandle]]:
         yield one, other
 
 
-def fill(handle: SocketHandle) -> int:
-    """Send behind the handle's back until its socket takes no more; the number of bytes."""
+@contextmanager
+def pair_with_number(number: int) -> Iterator[tuple[SocketHandle, SocketHandle]]:
+    """Two handles connected by TCP, of which the first has this number: the lowest that is free."""
+    with flowno.socket() as fresh:
+        if os.name == "nt" and fresh.fileno() != number:
+            pytest.skip("Windows gives away the numbers of sockets in an order of its own")
+        assert fresh.fileno() == number
+        with listening() as listener:
+            fresh.connect(listener.getsockname())
+            with SocketHandle(listener.socket.accept()[0]) as peer:
+                yield fresh, peer
+
+
+def fill(end: SocketHandle | socket.socket) -> int:
+    """Send, behind the handle's back, until a non-blocking socket takes no more; the number of bytes.
+
+    By TCP, which a socketpair is where there are no Unix sockets, bytes still move into the peer's buffer for a while,
+    and make room.
+    """
+    sock = end.socket if isinstance(end, SocketHandle) else end
     sent = 0
+    is_at_rest = hasattr(socket, "AF_UNIX")
     while True:
         try:
-            sent += handle.socket.send(bytes(65536))
+            sent += sock.send(bytes(65536))
+            is_at_rest = hasattr(socket, "AF_UNIX")
         except BlockingIOError:
-            return sent
+            if is_at_rest:
+                return sent
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_WRITE)
+                selector.select(0.7)  # TCP tries a window that was full again after 0.2, and then after 0.4
+            is_at_rest = True
 
 
 async def receive(handle: SocketHandle, size: int) -> bytes:

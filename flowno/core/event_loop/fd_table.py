@@ -152,14 +152,14 @@ class FdTable:
     def hold(self, handle: SocketHandle) -> None:
         """Take in a new handle, and see that the selector can hold its fd, before anybody waits for it.
 
-        Selectors have limits by number, select(2), and by count. What is within both of what was held before costs no
-        call; anything else is registered, and left so, as most waits are for data.
+        Selectors have limits by number, select(2), and by count; on Windows by count alone. What is within both of what
+        was held before costs no call; anything else is registered, and left so, as most waits are for data.
 
         Raises:
             OSError, ValueError, KeyError: The selector cannot hold the fd. The handle is as it was.
         """
         record = self.attach(handle.socket)
-        if record.fd > self._highest or len(self._records) > self._most:
+        if (record.fd > self._highest and _NUMBERS_ARE_LIMITED) or len(self._records) > self._most:
             try:
                 self._arm(record, EVENT_READ)
             except BaseException:
@@ -512,19 +512,40 @@ def _number_of(fileobj: FileObject) -> int:
     return fd
 
 
+#: Whether the number of an fd tells how many there are. On Windows it is a handle, of any value.
+_NUMBERS_ARE_LIMITED = os.name != "nt"
+
 if os.name == "nt":
+    from socket import AF_INET
+
     # Only sockets can be waited for, and only Winsock knows what a number stands for.
+    class _SocketIdentity(tuple[Any, ...]):
+        """Family, type and port. Until the socket is bound or connects, two of them are 0, which equals every other."""
+
+        __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            if not isinstance(other, _SocketIdentity):
+                return NotImplemented
+            return all(mine == theirs or 0 in (mine, theirs) for mine, theirs in zip(self, other, strict=True))
+
+        def __ne__(self, other: object) -> bool:
+            return not self == other
+
     def identity_of(fd: int) -> _Identity:
         """What an fd stands for, as far as can be told; None where it is no open socket."""
+        make = current_world().socket
         try:
-            sock = current_world().socket(fileno=fd)
-        except OSError:
-            return None
-        try:
-            address = sock.getsockname()
-        except OSError:
-            address = None  # not bound yet
-        identity = sock.family, sock.type, address
+            sock = make(fileno=fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                return None
+            sock = make(AF_INET, fileno=fd)  # of one that is not bound yet, Winsock tells no family
+            identity = _SocketIdentity((0, sock.type, 0))
+        else:
+            # Not the host, which changes when a socket that is bound to all of them connects.
+            identity = _SocketIdentity((sock.family, sock.type, sock.getsockname()[1]))
         sock.detach()
         return identity
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from functools import wraps
+from socket import SOCK_STREAM
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -216,7 +217,8 @@ def _read_by(handle: SocketHandle, operation: _Driven, function: Callable[..., A
         data = b"".join(args[0])[: result[0]]
     else:
         data = result[0]
-    receiving.has_received(data, result[-1])
+    # A stream comes from its peer: most systems give no address with it, and Windows what is none.
+    receiving.has_received(data, None if handle.type == SOCK_STREAM else result[-1])
     return result
 
 
