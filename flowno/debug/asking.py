@@ -11,6 +11,7 @@ from flowno.core.event_loop.errors import FlownoError
 from flowno.core.event_loop.observers import MONITOR_VARIABLE, switched_on
 
 from .protocol import MOST, decode, path_of, request
+from .reports import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def ask(path: str, limit: int = MOST) -> Answer:
     try:
         return decode(b"".join(parts))
     except ValueError as error:
-        raise MonitorError(f"{path}: {error}") from None
+        raise MonitorError(f"{path}: {printable(str(error))}") from None
 
 
 def _paths(pid: int) -> Iterator[str]:
