@@ -50,7 +50,7 @@ while data := os.read(0, 20000):
         view = view[os.write(1, view):]
 """
 
-KILLS = [2, pytest.param(250, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+KILLS = [2, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
 
 
 class Meter:

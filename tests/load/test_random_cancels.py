@@ -6,6 +6,7 @@ in it. To run one again: ``FLOWNO_TEST_SEED=SEED pytest tests/load/test_random_c
 
 import os
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -123,13 +124,13 @@ class Program:
             self._tasks.append(self._loop.create_task(self._act_on(0)))
 
     def _drain(self) -> None:
-        """Take what is still on its way."""
+        """Take what is still on its way, to the end."""
+        for end in self._ends:
+            end.socket.shutdown(socket.SHUT_WR)
         for number, end in enumerate(self._ends):
-            try:
-                while data := end.socket.recv(65536):
-                    self._bytes[1 - number] -= len(data)
-            except BlockingIOError:
-                pass
+            end.socket.settimeout(10)
+            while data := end.socket.recv(65536):
+                self._bytes[1 - number] -= len(data)
 
     # --- what a task does --------------------------------------------------------------------------------------------
 

@@ -661,5 +661,6 @@ def test_many_peers_that_reset_do_not_fill_the_log_with_more_than_a_line_each(
 
     with caplog.at_level(logging.INFO):
         flowno.run(main())
-    assert len(caplog.records) <= number
-    assert {record.levelno for record in caplog.records} <= {logging.INFO}
+    levels = [record.levelno for record in caplog.records if record.name == "flowno.net"]
+    assert len(levels) <= number
+    assert set(levels) <= {logging.INFO}
