@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from flowno import SocketHandle
 
-__all__ = ["RawTLSClient"]
+__all__ = ["APPLICATION_DATA", "HANDSHAKE", "RawTLSClient"]
 
 #: The types of a record, RFC 8446 section 5.1, and the message KeyUpdate(update_requested), section 4.6.3.
-ALERT, HANDSHAKE, APPLICATION_DATA = 21, 22, 23
+HANDSHAKE, APPLICATION_DATA = 22, 23
 _KEY_UPDATE = b"\x18\x00\x00\x01\x01"
 
 
