@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .reports import report_on_signal
     from .tracing import trace
 
-__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "path_in_process", "report_on_signal", "trace"]
+__all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "may_open", "path_in_process", "report_on_signal", "trace"]
 
 
 class Attachment(NamedTuple):
@@ -66,16 +66,22 @@ def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
         value = values.get(variable)
         if value is None:
             continue
-        if opens_a_path and not environment_is_trusted():
-            warnings.warn(
-                f"{variable}={value} was ignored: under python -E or -I, or with more rights than its user has, a "
-                "program opens no path on the word of an environment variable",
-                RuntimeWarning,
-                stacklevel=1,  # always this line, so that the default filter shows it once and not once for each loop
-            )
-            continue
-        module, _, name = function.partition(":")
-        getattr(importlib.import_module(module), name)(loop, value)
+        if not opens_a_path or may_open(variable, value):
+            module, _, name = function.partition(":")
+            getattr(importlib.import_module(module), name)(loop, value)
+
+
+def may_open(variable: str, path: str) -> bool:
+    """Whether this program may open a path that an environment variable names; where it may not, it says so, once."""
+    if environment_is_trusted():
+        return True
+    warnings.warn(
+        f"{variable}={path} was ignored: under python -E or -I, or with more rights than its user has, a program opens "
+        "no path on the word of an environment variable",
+        RuntimeWarning,
+        stacklevel=1,  # always this line, so that the default filter shows it once and not once for each loop
+    )
+    return False
 
 
 def path_in_process(path: str, pid: int | None = None) -> str:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 from flowno.core.event_loop.errors import FlownoError
 from flowno.core.event_loop.observers import MONITOR_VARIABLE, switched_on
 
+from . import may_open
 from .protocol import MOST, decode, path_of, request
+from .reports import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +99,7 @@ def ask(path: str, limit: int = MOST) -> Answer:
     try:
         return decode(b"".join(parts))
     except ValueError as error:
-        raise MonitorError(f"{path}: {error}") from None
+        raise MonitorError(f"{path}: {printable(str(error))}") from None
 
 
 def _require_unix_sockets() -> None:
@@ -124,5 +126,5 @@ def _paths(pid: int) -> Iterator[str]:
             name, _, value = entry.partition(b"=")
             if name == MONITOR_VARIABLE.encode() and value not in _OFF:
                 yield path_of(os.path.join(folder, os.fsdecode(value)), pid)
-    if switched_on(MONITOR_VARIABLE):
+    if switched_on(MONITOR_VARIABLE) and may_open(MONITOR_VARIABLE, os.environ[MONITOR_VARIABLE]):
         yield path_of(os.path.abspath(os.environ[MONITOR_VARIABLE]), pid)

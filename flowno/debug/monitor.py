@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 from flowno.core.event_loop.errors import BusyResourceError, FlownoError
 from flowno.core.event_loop.observers import MONITOR_VARIABLE
 from flowno.core.event_loop.threads import OwnThread
+from flowno.net.addresses import set_mode
 
 from .protocol import LONGEST_REQUEST, Answer, encode, path_of, requested
 from .reports import take_all
@@ -288,7 +289,7 @@ def _listen(path: str) -> tuple[socket.socket, tuple[int, int]]:
         status = os.lstat(path)
         try:
             if stat.S_IMODE(status.st_mode) != _PRIVATE:
-                os.chmod(path, _PRIVATE)
+                set_mode(path, _PRIVATE)
             listener.listen()
             listener.setblocking(False)
         except BaseException:

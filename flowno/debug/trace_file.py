@@ -139,10 +139,24 @@ class TraceFile:
 
 
 def _open_alone(path: str, flags: int) -> int:
-    """Open and lock a file, and only then empty it."""
-    fd = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    """Open and lock a file, and only then empty it.
+
+    It is for its owner only, as a trace shows what a program does. In a folder that others may write to, /tmp for one,
+    the name may be theirs: a link of theirs would have us empty a file of ours, and a file of theirs show them all.
+    """
+    link = _link_at(path)
+    if link is None:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    elif not _is_ours(link):
+        raise OSError(errno.EPERM, "a symbolic link is there, which somebody else has made; choose another path", path)
+    fd = os.open(path, flags & ~os.O_TRUNC, 0o600)
     try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):  # many may write to a device or a pipe
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):  # many may write to a device or a pipe
+            if not _is_ours(status):
+                raise OSError(
+                    errno.EPERM, "the file is somebody else's, who could read the trace; choose another path", path
+                )
             if not _lock(fd):
                 reason = "another trace is being written there; choose another path"
                 raise OSError(errno.EBUSY, reason, path)
@@ -151,6 +165,20 @@ def _open_alone(path: str, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _link_at(path: str) -> os.stat_result | None:
+    """The symbolic link that a path is, if it is one."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status if stat.S_ISLNK(status.st_mode) else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether something is of this user, or of root, who can do all anyway."""
+    return not hasattr(os, "geteuid") or status.st_uid in (os.geteuid(), 0)
 
 
 def _lock(fd: int) -> bool:

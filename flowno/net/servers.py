@@ -14,6 +14,7 @@ import os
 import socket as _socket
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from inspect import (
     CO_ASYNC_GENERATOR,
     CO_GENERATOR,
@@ -33,7 +34,7 @@ from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds
 from ..core.event_loop.words import address_in_words, peer_in_words
 from .activation import activated_sockets
-from .addresses import UnixPath, unix_path
+from .addresses import UnixPath, set_mode, unix_path
 from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
 from .connections import set_no_delay
 from .resolver import getaddrinfo
@@ -876,11 +877,14 @@ def _listen_on_path(
     file: _SocketFile | None = None
     listener = socket(_socket.AF_UNIX)
     try:
+        if mode is not None:
+            with suppress(OSError):  # on Linux the file has the mode of the socket, less the umask: unix(7)
+                os.fchmod(listener.fileno(), mode)
         listener.bind(path)
         if not is_abstract:
             file = _SocketFile(path)
-            if mode is not None:
-                os.chmod(path, mode)  # before it listens: until then nobody can connect
+            if mode is not None and stat.S_IMODE(os.lstat(path).st_mode) != mode:
+                set_mode(path, mode)  # before it listens: until then nobody can connect
         listener.listen(BACKLOG if backlog is None else backlog)
     except BaseException:
         listener.close()

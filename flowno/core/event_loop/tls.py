@@ -55,6 +55,14 @@ _CHUNK = 65_536
 #: How many receives take what is unread where a handle is closed: a peer that goes on sending does not hold it up.
 _MOST_AT_GOODBYE = 16
 
+#: How many operations such a receive counts as where it was full: a peer that fills it with messages for TLS itself, of
+#: which each is work (a KeyUpdate is a new key, RFC 8446 section 4.6.3), would else keep the loop for a second.
+_FULL = 32
+
+#: Bytes that TLS answers to such messages, and that the peer may leave unread: two thousand answers. It could have us
+#: keep any number of them.
+_MOST_ANSWERS = 65_536
+
 _BOTH = EVENT_READ | EVENT_WRITE
 
 #: The types of a TLS record, RFC 8446 section 5.1: change_cipher_spec, alert, handshake, application_data.
@@ -484,7 +492,11 @@ class TLSSocketHandle(SocketHandle):
                 data = self._decrypt(size, into)
                 if data is not None:
                     return data
-            wait = self._drained and self._fileno() >= 0  # of a closed fd, epoll would never report anything
+            if self._drained:
+                wait = self._fileno() >= 0  # of a closed fd, epoll would never report anything
+            else:
+                wait = False
+                record.budget.left -= _FULL - 1
             while True:
                 if wait or record.budget.left <= 0:
                     yield self._recv_command
@@ -497,6 +509,8 @@ class TLSSocketHandle(SocketHandle):
                 if data is not None:
                     return data
                 wait = self._drained
+                if not wait:
+                    record.budget.left -= _FULL - 1
         finally:
             self._release(EVENT_READ)
             if self._stalled is not None:
@@ -519,6 +533,8 @@ class TLSSocketHandle(SocketHandle):
                 record.budget.left -= 1
                 if sent == size:
                     return sent
+                while self._unsent and not self._flush():  # of a send that was cancelled; else it would pile up
+                    yield self._send_command
                 try:
                     sent += self._tls.write(  # type: ignore[union-attr]
                         data if size <= _CHUNK else memoryview(data)[sent : sent + _CHUNK]
@@ -555,7 +571,7 @@ class TLSSocketHandle(SocketHandle):
         except ssl.SSLWantReadError:
             self._thirsty = not self._cut_off
             if self._outgoing.pending:
-                self._flush_quietly()
+                self._send_answers()
             if self._thirsty:
                 if self._stalled is not None:
                     self._resume_writer()
@@ -582,9 +598,26 @@ class TLSSocketHandle(SocketHandle):
                 self._thirsty = False  # the peer has ended TLS; it is no SSLZeroReturnError before we have, too
                 self._raise_again()
             if self._outgoing.pending:
-                self._flush_quietly()
+                self._send_answers()
             return got
         return b"" if into is None else 0
+
+    def _send_answers(self) -> None:
+        """Send what reading has made TLS say, as far as the socket takes it.
+
+        Raises:
+            ssl.SSLError: The peer makes TLS answer, and does not read the answers.
+        """
+        self._flush_quietly()
+        if self._outgoing.pending > _MOST_ANSWERS:
+            reason = (
+                f"{self!r}: the peer does not read what TLS has to answer to its messages, such as new keys; "
+                f"more than {_MOST_ANSWERS} bytes wait to be sent"
+            )
+            error = ssl.SSLError(ssl.SSL_ERROR_SSL, reason)
+            self._lost = error.args
+            self._thirsty = False  # so that this comes again, until it does
+            raise error from None
 
     def _remember(self, error: ssl.SSLError) -> None:
         """An error that has broken TLS, of which OpenSSL speaks only once: later it says that the stream has ended."""
@@ -787,6 +820,8 @@ class TLSSocketHandle(SocketHandle):
                     if data is not None:
                         break
                     wait = True
+                if not self._drained:
+                    loop.budget.left -= _FULL - 1
                 greeting = greeting or data
                 if not data:
                     raise self._truncation(f"the peer closed the connection during the TLS {what}")
@@ -1022,7 +1057,9 @@ class _Carrier:
                     break  # it comes again
                 raise
             if data is None:
-                continue
+                if parts:
+                    break
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # the others have their turn
             if not data:
                 break
             parts.append(data)

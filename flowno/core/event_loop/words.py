@@ -125,13 +125,17 @@ def address_of(socket: Any, method: str) -> str:
 
 
 def address_in_words(address: Any) -> str:
-    """An address in the usual notation; empty where there is none, as of the client of a Unix socket."""
+    """An address in the usual notation; empty where there is none, as of the client of a Unix socket.
+
+    The path of a Unix socket is what its user has bound it to. Here it begins no line of a log, and moves no cursor.
+    """
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     if isinstance(address, bytes):
         address = os.fsdecode(address)
-    return str(address or "").replace("\0", "@")  # as ss(8) shows abstract names
+    text = str(address or "").replace("\0", "@")  # as ss(8) shows abstract names
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def peer_in_words(address: Any) -> str:

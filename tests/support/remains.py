@@ -1,0 +1,55 @@
+"""What a running loop and its process hold at one moment, to be compared with what they hold later."""
+
+import gc
+import os
+import sys
+from typing import NamedTuple
+
+import flowno
+
+__all__ = ["Remains", "allocated_blocks", "remains", "resident_bytes"]
+
+_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+
+
+class Remains(NamedTuple):
+    """What there is.
+
+    Attributes:
+        fds: How many fds the process has open; 0 where the system does not list them.
+        registered: How many fds the selector holds.
+        tasks: How many tasks live.
+        timers: How many deadlines there are.
+    """
+
+    fds: int
+    registered: int
+    tasks: int
+    timers: int
+
+
+def remains() -> Remains:
+    """Of the loop that runs in this thread."""
+    loop = flowno.current_event_loop()
+    assert loop is not None
+    return Remains(
+        fds=len(os.listdir(_FD_FOLDER)) if _FD_FOLDER else 0,
+        registered=loop.fds.registered,
+        tasks=len(loop.tasks),
+        timers=len(loop.timers),
+    )
+
+
+def allocated_blocks() -> int:
+    """How many blocks of memory Python has given out to objects that live: of a leak, exact to the object."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+def resident_bytes() -> int | None:
+    """How much memory the process has in use, Python's and all other; None where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
