@@ -35,7 +35,6 @@ class EpollSelector(BackendSelector):
     def _open(self) -> Any:
         module = self._module
         self._masks = (0, module.EPOLLIN, module.EPOLLOUT, module.EPOLLIN | module.EPOLLOUT)
-        self._ready.doubtful.clear()
         return module.epoll()
 
     def _decoder(self) -> Callable[[Any], tuple[int, int]]:
