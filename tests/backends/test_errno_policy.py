@@ -173,6 +173,21 @@ class TestEpoll:
         assert module.taken() == [("open",), ("add", fd, 1), ("close",)]
         assert ready_fds(selector.select(0)) == {fd: EVENT_READ}
 
+    @pytest.mark.skipif(not hasattr(select, "poll"), reason="asks poll(2) about a number")
+    def test_a_number_in_doubt_is_reported_as_what_it_stands_for(self, epoll: Any, pair: Pair) -> None:
+        """A stray is ready for both, and the new file for writing, which nobody asks for at first."""
+        selector, module = epoll
+        fd = pair[0].fileno()
+        selector.register(fd, EVENT_READ)
+        module.errors = {"del": [errno.ENOENT]}
+        selector.unregister(fd)
+        selector.register(fd, EVENT_READ)
+        module.ready = [(fd, POLLIN | POLLOUT)]
+        module.errors = {"open": [errno.EMFILE]}  # the stray stays
+        assert selector.select(0) == []
+        selector.modify(fd, BOTH)
+        assert ready_fds(selector.select(0)) == {fd: EVENT_WRITE}
+
     def test_a_closed_number_that_is_given_to_the_new_object_does_not_fail_the_rebuild(self, epoll: Any) -> None:
         selector, module = epoll
         for fd in (module.fileno(), 5):
