@@ -93,7 +93,7 @@ class Side:
         elif fd in self.registrations:
             expected = {KeyError}
         elif fd not in self._bindings:
-            expected = {OSError}
+            expected = _closed(fd)
         elif isinstance(self._bindings[fd].file, RegularFile) and not self._takes_files:
             expected = {None, OSError}
         if self._call("register", (fileobj, events, data), expected) is None:
@@ -109,7 +109,7 @@ class Side:
             expected = {KeyError}
         elif is_change and not self._goes_by_number:
             if fd not in self._bindings:
-                expected = {OSError}
+                expected = _closed(fd)
             elif isinstance(self._bindings[fd].file, RegularFile):
                 expected = {None, OSError}
         outcome = self._call("modify", (fileobj, events, data), expected)
@@ -173,13 +173,17 @@ class Side:
     def _expected(self, fd: int, event: int, known: Registration) -> Readiness:
         binding = self._bindings.get(fd)
         if binding is None:
-            # Another selector may have made a kernel object, which was given the number.
             return Readiness.YES if self._goes_by_number and not is_open(fd) else Readiness.ANY
         if not self._goes_by_number and known.binding is not binding:
             return Readiness.ANY
         if isinstance(binding.file, RegularFile) and not self._takes_files:
             return Readiness.ANY
         return binding.file.readable() if event == EVENT_READ else binding.file.writable()
+
+
+def _closed(fd: int) -> set[Outcome]:
+    """What comes of a call with a closed number, which a kernel object of a selector may have been given since."""
+    return {None, OSError} if is_open(fd) else {OSError}
 
 
 def _names(outcomes: set[Outcome]) -> str:
