@@ -18,11 +18,11 @@ What a backend may say of its own accord stands in one place, :class:`Side`, and
 
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, count
-from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -445,12 +445,6 @@ def _pairs() -> list[tuple[str, str]]:
 PAIRS: Final = _pairs()
 
 
-@pytest.fixture(autouse=True)
-def nothing_in_the_tree(tmp_path: Path) -> None:
-    """Whatever Hypothesis keeps between runs, it keeps in a place that is this test's alone."""
-    hypothesis.configuration.set_hypothesis_home_dir(tmp_path)
-
-
 def try_programs(
     number: int, one: Backend, other: Backend, phases: tuple[Phase, ...] = tuple(Phase), patience: float = PATIENCE
 ) -> None:
@@ -459,22 +453,25 @@ def try_programs(
         is_careful = any(name.startswith("stdlib") for name, _, _ in backends)
 
     Programs.patience = patience
-    run_state_machine_as_test(
-        Programs,
-        settings=settings(
-            max_examples=number,
-            stateful_step_count=40,
-            phases=phases,
-            database=None,
-            deadline=None,
-            derandomize=False,
-            print_blob=True,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with tempfile.TemporaryDirectory() as home:  # nothing is left in the tree, and no two processes share it
+        hypothesis.configuration.set_hypothesis_home_dir(home)
+        run_state_machine_as_test(
+            Programs,
+            settings=settings(
+                max_examples=number,
+                stateful_step_count=40,
+                phases=phases,
+                database=None,
+                deadline=None,
+                derandomize=False,
+                print_blob=True,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
 
 
+@pytest.mark.timeout(300)  # a failure is made smaller first
 @pytest.mark.parametrize("pair", PAIRS, ids="-and-".join)
 def test_two_backends_agree_with_each_other_and_with_the_model(pair: tuple[str, str]) -> None:
     backends = _all_backends()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flowno_backends import KqueueSelector
+from flowno_backends import KqueueSelector, PollSelector
 from flowno_backends.base import LONGEST
 from tests.backends.conftest import MakePair, Pair, Pipe, chosen, ready_fds
 
@@ -26,7 +26,8 @@ if sys.platform != "linux":
 if "kqueue" not in chosen():
     pytest.skip("FLOWNO_SELECTOR asks for another backend", allow_module_level=True)
 
-from tests.support.fake_kqueue import DIALECTS, ENOTCAPABLE, FakeKqueue
+from tests.backends.test_agreement import try_programs
+from tests.support.fake_kqueue import DIALECTS, ENOTCAPABLE, FakeKqueue, FakeKqueueSelector
 
 BOTH = EVENT_READ | EVENT_WRITE
 OTHERS = [platform for platform in DIALECTS if platform != "freebsd"]
@@ -254,3 +255,13 @@ def test_a_listening_socket_and_a_half_close_are_seen(selector: KqueueSelector) 
                 selector.register(accepted, EVENT_READ)
                 client.shutdown(socket.SHUT_WR)
                 assert ready_fds(selector.select(5)) == {accepted.fileno(): EVENT_READ}
+
+
+# On FreeBSD poll(2) and kqueue differ about the writing end of a pipe, and openbsd is what the fake plays elsewhere.
+@pytest.mark.parametrize("platform", ["netbsd", "macos"])
+def test_random_programs_have_the_answers_of_poll(platform: str) -> None:
+    try_programs(
+        15,
+        (f"kqueue on {platform}", lambda: FakeKqueueSelector(platform), KqueueSelector.capabilities),
+        ("poll", PollSelector, PollSelector.capabilities),
+    )
