@@ -35,27 +35,31 @@ what                                  FreeBSD        NetBSD         OpenBSD     
 5 limited descriptors                 ENOTCAPABLE    none           none           none
 6 a FIFO that has lost its writers    EV_EOF         EV_EOF         EV_EOF         reported by select(2) alone
 7 type of ``udata``                   pointer        integer to 9   pointer        pointer
+8 EVFILT_WRITE, the reader goes later EV_EOF once    EV_EOF         EV_EOF         EV_EOF
 ===================================== ============== ============== ============== ====================================
 
-1) ``pipe_kqfilter`` in sys/kern/sys_pipe.c of each, bsd/kern/sys_pipe.c of xnu; for old macOS, mio issue 582. NetBSD's
-   EBADF is that of a closed fd, too, so the fd is asked whether it is open.
+1) ``pipe_kqfilter`` in sys/kern/sys_pipe.c of each, bsd/kern/sys_pipe.c of xnu; for macOS 10.11 and before, mio issue
+   582. NetBSD's EBADF is that of a closed fd, too, so the fd is asked whether it is open.
 2) The same functions. Nothing here can make up for it: on FreeBSD, who wants to know that the reader of a pipe is gone
    waits for writing.
 3) ``no_kqfilter`` in FreeBSD's sys/kern/kern_conf.c, ``spec_kqfilter`` in xnu. For /dev/tty libuv waits by select(2) in
    ``uv__stream_try_select``, as the user may.
-4) ``itimerfix`` in xnu; BUGS in OpenBSD's kqueue(2) to release 6, which cuts a longer one. LONGEST is below the first,
-   and a wait that ends early with nothing ready is allowed.
+4) ``itimerfix`` in xnu; BUGS in OpenBSD's kqueue(2) of 2013, which cuts a longer one. LONGEST is below the first, and a
+   wait that ends early with nothing ready is allowed.
 5) A descriptor without CAP_EVENT, rights(4): ``kqueue_register`` in sys/kern/kern_event.c. A filter from before that
    cannot even be removed, and would be reported for ever: a new kqueue is the only way to be rid of it.
 6) Go issue 24164: of a named FIFO, and of no pipe of pipe(2), macOS tells while there are bytes. Who reads one there
    waits by select(2).
 7) HISTORY in NetBSD's kqueue(2). It is a small number here, which both can hold.
+8) The filter is kept by the reader, whose close removes it: ``knlist_clear`` in ``pipeclose``. It is reported for the
+   last time with EV_EOF and EV_ONESHOT, ``knlist_cleardel`` in sys/kern/kern_event.c. From then on fact d holds.
 """
 
 import errno
 import os
 import select
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
@@ -94,9 +98,11 @@ class KqueueSelector(BackendSelector):
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"any_fd", "scales", "submillisecond"})
     facts: ClassVar[str] = "macOS, BSD; the cost does not grow with idle descriptors; below 1 ms; no regular files"
 
+    _on_freebsd = sys.platform.startswith("freebsd")
+
     def __init__(self, select_module: Any = select) -> None:
-        #: Fact d: the events that are ready for ever because their filter could not be added. Each change of an fd says
-        #: anew which those are.
+        #: Fact d: the events that are ready for ever because there can be no filter. Each change of an fd says anew
+        #: which those are.
         self._broken: dict[int, int] = {}
         super().__init__(select_module)
 
@@ -157,7 +163,15 @@ class KqueueSelector(BackendSelector):
             result = self._without_strays(reports)
         if self._broken:
             result += [(self._keys[fd], events) for fd, events in self._broken.items()]
+        if self._on_freebsd:
+            self._remember_the_last(reports)
         return result
+
+    def _remember_the_last(self, reports: list[Any]) -> None:
+        """Difference 8: of a filter that was reported for the last time, report the fd from now on."""
+        for report in reports:
+            if report.flags & self._module.KQ_EV_ONESHOT and report.ident in self._keys:
+                self._broken[report.ident] = self._broken.get(report.ident, 0) | _decode(report.udata)[1]
 
     def _without_strays(self, reports: list[Any]) -> list[tuple[SelectorKey, int]]:
         """What ``select`` returns where a filter is left over: a signal has interrupted a change, or difference 5."""

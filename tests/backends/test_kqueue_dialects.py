@@ -40,7 +40,7 @@ def module(request: pytest.FixtureRequest) -> FakeKqueue:
 
 @pytest.fixture
 def selector(module: FakeKqueue) -> Iterator[KqueueSelector]:
-    with KqueueSelector(select_module=module) as selector:
+    with FakeKqueueSelector(module) as selector:
         yield selector
 
 
@@ -92,10 +92,29 @@ class TestPipeWithoutReader:
 
 
 class TestPipeThatLosesItsReader:
-    def test_who_waits_for_writing_is_told(self, selector: KqueueSelector, pipe: Pipe) -> None:
+    """Differences 2 and 8: told once, or never, or as long as it lasts."""
+
+    def test_who_waits_for_writing_is_told_each_time(self, selector: KqueueSelector, pipe: Pipe) -> None:
         selector.register(pipe.writer, EVENT_WRITE)
+        assert ready_fds(selector.select(0)) == {pipe.writer: EVENT_WRITE}
         pipe.close_reader()
+        for _ in range(3):
+            assert ready_fds(selector.select(None)) == {pipe.writer: EVENT_WRITE}
+        selector.unregister(pipe.writer)
+        assert selector.select(0) == []
+        selector.register(pipe.writer, EVENT_WRITE)
         assert ready_fds(selector.select(None)) == {pipe.writer: EVENT_WRITE}
+
+    def test_a_changed_interest_holds_as_before(self, selector: KqueueSelector, pipe: Pipe) -> None:
+        selector.register(pipe.writer, BOTH)
+        pipe.close_reader()
+        for _ in range(2):
+            assert ready_fds(selector.select(None))[pipe.writer] & EVENT_WRITE
+        selector.modify(pipe.writer, EVENT_READ)
+        assert not ready_fds(selector.select(0)).get(pipe.writer, 0) & EVENT_WRITE
+        selector.modify(pipe.writer, EVENT_WRITE)
+        for _ in range(2):
+            assert ready_fds(selector.select(None)) == {pipe.writer: EVENT_WRITE}
 
     @pytest.mark.parametrize("module", [FakeKqueue(platform) for platform in OTHERS], ids=OTHERS)
     def test_who_waits_for_reading_is_told(self, selector: KqueueSelector, pipe: Pipe) -> None:
@@ -118,7 +137,7 @@ class TestDevices:
 
     @pytest.mark.parametrize("platform", ["freebsd", "macos"])
     def test_one_that_is_refused_is_refused_as_a_file_is(self, platform: str) -> None:
-        with KqueueSelector(select_module=FakeKqueue(platform)) as selector, open(os.devnull, "rb") as device:
+        with FakeKqueueSelector(FakeKqueue(platform)) as selector, open(os.devnull, "rb") as device:
             assert refusal(lambda: selector.register(device, EVENT_READ)) == errno.EPERM
             assert not selector.get_map()
             assert selector.select(0) == []
@@ -262,6 +281,6 @@ def test_a_listening_socket_and_a_half_close_are_seen(selector: KqueueSelector) 
 def test_random_programs_have_the_answers_of_poll(platform: str) -> None:
     try_programs(
         15,
-        (f"kqueue on {platform}", lambda: FakeKqueueSelector(platform), KqueueSelector.capabilities),
+        (f"kqueue on {platform}", lambda: FakeKqueueSelector(FakeKqueue(platform)), KqueueSelector.capabilities),
         ("poll", PollSelector, PollSelector.capabilities),
     )

@@ -53,6 +53,8 @@ class Dialect:
     dead_pipe: int
     #: Whether EVFILT_READ on the writing end of a pipe reports EV_EOF when the reader is gone; else it never reports.
     writing_end_sees_eof: bool
+    #: Whether EVFILT_WRITE on a pipe is removed when the reader goes, after it was reported once with EV_ONESHOT.
+    writing_end_is_told_once: bool = False
     #: The errno of devices that are no terminals, and of /dev/tty; 0 where they are added.
     mere_device: int = 0
     #: Seconds, above which a timeout is EINVAL; None where there is no limit.
@@ -60,7 +62,9 @@ class Dialect:
 
 
 DIALECTS: Final = {
-    "freebsd": Dialect(dead_pipe=errno.EPIPE, writing_end_sees_eof=False, mere_device=errno.ENODEV),
+    "freebsd": Dialect(
+        dead_pipe=errno.EPIPE, writing_end_sees_eof=False, writing_end_is_told_once=True, mere_device=errno.ENODEV
+    ),
     "netbsd": Dialect(dead_pipe=errno.EBADF, writing_end_sees_eof=True),
     "openbsd": Dialect(dead_pipe=errno.EPIPE, writing_end_sees_eof=True),
     "macos": Dialect(dead_pipe=0, writing_end_sees_eof=True, mere_device=errno.EINVAL, longest_timeout=100_000_000),
@@ -75,6 +79,7 @@ KQ_FILTER_WRITE: Final = -2
 KQ_EV_ADD: Final = 0x0001
 KQ_EV_DELETE: Final = 0x0002
 KQ_EV_ENABLE: Final = 0x0004
+KQ_EV_ONESHOT: Final = 0x0010
 KQ_EV_ERROR: Final = 0x4000
 KQ_EV_EOF: Final = 0x8000
 
@@ -244,6 +249,8 @@ class kqueue:
             reports = self._poll.poll(None if left is None else int(max(left, 0) * 1e3))
             events = self._in_turn(reports, room)
             if events:
+                if self._dialect.writing_end_is_told_once:
+                    self._remove_the_last(events)
                 return events
             if deadline is not None:
                 left = deadline - time.monotonic()
@@ -277,6 +284,13 @@ class kqueue:
             return os.lseek(fd, 0, os.SEEK_CUR) == status.st_size
         is_writing_end = stat.S_ISFIFO(status.st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
         return is_writing_end and not self._dialect.writing_end_sees_eof
+
+    def _remove_the_last(self, events: list[kevent]) -> None:
+        for event in events:
+            is_last = event.flags & KQ_EV_EOF and event.filter == KQ_FILTER_WRITE
+            if is_last and stat.S_ISFIFO(os.fstat(event.ident).st_mode):
+                event.flags |= KQ_EV_ONESHOT
+                self._make(kevent(event.ident, event.filter, KQ_EV_DELETE))
 
     def _in_turn(self, reports: list[tuple[int, int]], room: int) -> list[kevent]:
         """As many events as there is room for, beginning with those that found none the last time."""
@@ -328,11 +342,13 @@ class FakeKqueue:
     KQ_EV_ADD = KQ_EV_ADD
     KQ_EV_DELETE = KQ_EV_DELETE
     KQ_EV_ENABLE = KQ_EV_ENABLE
+    KQ_EV_ONESHOT = KQ_EV_ONESHOT
     KQ_EV_ERROR = KQ_EV_ERROR
     KQ_EV_EOF = KQ_EV_EOF
     kevent = kevent
 
     def __init__(self, platform: str = "openbsd") -> None:
+        self.platform = platform
         self.dialect = DIALECTS[platform]
         #: Descriptors that lack CAP_EVENT, rights(4) of FreeBSD.
         self.not_capable: set[int] = set()
@@ -344,5 +360,7 @@ class FakeKqueue:
 class FakeKqueueSelector(KqueueSelector):
     """The kqueue backend on this queue: ``FLOWNO_SELECTOR=tests.support.fake_kqueue:FakeKqueueSelector``."""
 
-    def __init__(self, platform: str = "openbsd") -> None:
-        super().__init__(select_module=FakeKqueue(platform))
+    def __init__(self, module: FakeKqueue | None = None) -> None:
+        module = module or FakeKqueue()
+        self._on_freebsd = module.platform == "freebsd"
+        super().__init__(select_module=module)
