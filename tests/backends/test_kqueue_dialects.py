@@ -277,6 +277,7 @@ def test_a_listening_socket_and_a_half_close_are_seen(selector: KqueueSelector) 
 
 
 # On FreeBSD poll(2) and kqueue differ about the writing end of a pipe, and openbsd is what the fake plays elsewhere.
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("platform", ["netbsd", "macos"])
 def test_random_programs_have_the_answers_of_poll(platform: str) -> None:
     try_programs(
