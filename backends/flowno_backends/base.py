@@ -333,13 +333,15 @@ class BackendSelector(BaseSelector):
                 try:
                     self._change(fd, 0, key.events)
                 except OSError as error:
-                    # Closed, or closed and its number given to a file: a kernel object forgets such an fd by itself.
-                    if error.errno not in (errno.EBADF, errno.EPERM):
+                    # Closed, or closed and its number given to a file, or to the new kernel object, which refuses
+                    # itself with EINVAL: a kernel object forgets such an fd by itself.
+                    if error.errno not in (errno.EBADF, errno.EPERM) and fd != self._kernel.fileno():
                         raise
         except BaseException:
             self._close(self._kernel)
             self._kernel = previous
             raise
+        self._ready.doubtful.clear()
         if not isinstance(previous, _Forked):
             self._close(previous)
 

@@ -35,7 +35,6 @@ class EpollSelector(BackendSelector):
     def _open(self) -> Any:
         module = self._module
         self._masks = (0, module.EPOLLIN, module.EPOLLOUT, module.EPOLLIN | module.EPOLLOUT)
-        self._ready.doubtful.clear()
         return module.epoll()
 
     def _decoder(self) -> Callable[[Any], tuple[int, int]]:
@@ -86,10 +85,14 @@ class EpollSelector(BackendSelector):
             try:
                 if fd not in self._keys:
                     self._kernel.unregister(fd)
-                elif fd in found or (fd in self._ready.doubtful and not self._is_ready(report)):
+                elif fd in found:
                     removed = False
-                else:
+                elif fd not in self._ready.doubtful:
                     found[fd] = self._ready.translate(report)
+                elif answer := self._by_number(fd):
+                    found[fd] = self._ready.translate(answer[0])
+                else:
+                    removed = False
             except (KeyError, OSError):  # reported for what nobody asked for, or not to be removed under its number
                 removed = False
         if not removed:
@@ -97,11 +100,11 @@ class EpollSelector(BackendSelector):
                 self._reopen()
         return list(found.values())
 
-    def _is_ready(self, report: tuple[int, int]) -> bool:
-        """Whether poll(2), which goes by the number alone, agrees with a report."""
+    def _by_number(self, fd: int) -> list[tuple[int, int]]:
+        """What poll(2), which goes by the number alone, reports of a registration."""
         number = self._module.poll()
-        number.register(*report)
-        return bool(number.poll(0))
+        number.register(fd, self._masks[self._keys[fd].events])
+        return list(number.poll(0))
 
     def _close(self, kernel: Any) -> None:
         kernel.close()

@@ -57,7 +57,7 @@ CLASSES: dict[str, Any] = {
 }
 
 
-def _chosen() -> set[str]:
+def chosen() -> set[str]:
     """The backends that ``FLOWNO_SELECTOR`` names, else all."""
     names = os.environ.get("FLOWNO_SELECTOR", "").lower()
     if "kqueueselector" in names:  # the fake, by its dotted name
@@ -65,19 +65,29 @@ def _chosen() -> set[str]:
     return {name.strip() for name in names.split(",")} & CLASSES.keys() or set(CLASSES)
 
 
-def _all_cases() -> list[Case]:
+def _backends() -> dict[str, SelectorFactory]:
     ours = {
         "epoll": EpollSelector if hasattr(select, "epoll") else None,
         "kqueue": _kqueue(),
         "poll": PollSelector if hasattr(select, "poll") else None,
         "select": SelectSelector,
     }
-    cases = [Case(call, call, make) for call, make in ours.items() if make is not None]
-    for call in ours:
-        theirs = getattr(selectors, f"{call.capitalize()}Selector", None)
-        if theirs is not None:
-            cases.append(Case(f"stdlib-{call}", call, theirs))
-    return [case for case in cases if case.call in _chosen()]
+    return {call: make for call, make in ours.items() if make is not None}
+
+
+#: What can be made here, by system call: of flowno, and of the standard library.
+BACKENDS = _backends()
+STDLIB: dict[str, SelectorFactory] = {
+    call: getattr(selectors, f"{call.capitalize()}Selector")
+    for call in CLASSES
+    if hasattr(selectors, f"{call.capitalize()}Selector")
+}
+
+
+def _all_cases() -> list[Case]:
+    cases = [Case(call, call, make) for call, make in BACKENDS.items()]
+    cases += [Case(f"stdlib-{call}", call, make) for call, make in STDLIB.items()]
+    return [case for case in cases if case.call in chosen()]
 
 
 CASES = _all_cases()
@@ -94,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ours_alone = metafunc.definition.get_closest_marker("stdlib_differs")
     only = metafunc.definition.get_closest_marker("only")
-    calls = _chosen().intersection(only.args) if only else _chosen()
+    calls = chosen().intersection(only.args) if only else chosen()
     if "case" in metafunc.fixturenames:
         cases = [
             pytest.param(case, id=case.id) for case in CASES if (case.is_ours or not ours_alone) and case.call in calls

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -51,11 +52,15 @@ class EpollModule(Answers):
     def unregister(self, fd: int) -> None:
         self.note("del", fd)
 
-    def poll(self, timeout: float | None, room: int) -> list[Any]:
-        return self.ready
+    def poll(self, *wait: Any) -> Any:
+        """Of the epoll object a wait; of the module, which is called without arguments, poll(2)."""
+        return self.ready if wait else select.poll()
 
     def close(self) -> None:
         self.note("close")
+
+    def fileno(self) -> int:
+        return 3
 
 
 @pytest.fixture
@@ -149,6 +154,49 @@ class TestEpoll:
         assert selector.select(0) == []
         assert module.taken() == [("del", 9), ("open",), ("add", 5, 1), ("close",)]
         assert selector._kernel is before
+
+    @pytest.mark.skipif(not hasattr(select, "poll"), reason="asks poll(2) about a number")
+    @pytest.mark.parametrize("failing", ["open", "add"])
+    def test_after_a_failed_rebuild_a_stray_is_still_known_for_one(self, epoll: Any, pair: Pair, failing: str) -> None:
+        selector, module = epoll
+        fd = pair[0].fileno()
+        selector.register(fd, EVENT_READ)
+        module.errors = {"del": [errno.ENOENT]}
+        selector.unregister(fd)
+        selector.register(fd, EVENT_READ)
+        module.ready = [(fd, POLLIN)]
+        for _ in range(2):
+            module.errors = {failing: [errno.ENOMEM]}
+            assert selector.select(0) == []
+        module.taken()
+        assert selector.select(0) == []
+        assert module.taken() == [("open",), ("add", fd, 1), ("close",)]
+        assert ready_fds(selector.select(0)) == {fd: EVENT_READ}
+
+    @pytest.mark.skipif(not hasattr(select, "poll"), reason="asks poll(2) about a number")
+    def test_a_number_in_doubt_is_reported_as_what_it_stands_for(self, epoll: Any, pair: Pair) -> None:
+        """A stray is ready for both, and the new file for writing, which nobody asks for at first."""
+        selector, module = epoll
+        fd = pair[0].fileno()
+        selector.register(fd, EVENT_READ)
+        module.errors = {"del": [errno.ENOENT]}
+        selector.unregister(fd)
+        selector.register(fd, EVENT_READ)
+        module.ready = [(fd, POLLIN | POLLOUT)]
+        module.errors = {"open": [errno.EMFILE]}  # the stray stays
+        assert selector.select(0) == []
+        selector.modify(fd, BOTH)
+        assert ready_fds(selector.select(0)) == {fd: EVENT_WRITE}
+
+    def test_a_closed_number_that_is_given_to_the_new_object_does_not_fail_the_rebuild(self, epoll: Any) -> None:
+        selector, module = epoll
+        for fd in (module.fileno(), 5):
+            selector.register(fd, EVENT_READ)
+        module.taken()
+        module.ready = [(9, POLLIN)]
+        module.errors = {"del": [errno.EBADF], "add": [errno.EINVAL]}
+        assert selector.select(0) == []
+        assert module.taken() == [("del", 9), ("open",), ("add", 3, 1), ("add", 5, 1), ("close",)]
 
     @pytest.mark.parametrize("mask", [0x8, 0x10, 0x18, 0x2000, 0x1 | 0x18])  # ERR, HUP, both, RDHUP
     @pytest.mark.parametrize("events", [EVENT_READ, EVENT_WRITE, BOTH])

@@ -6,7 +6,10 @@ Where the platform has a real one, the same tests run on that.
 import errno
 import os
 import select
+import signal
 import socket
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +27,9 @@ if not any(case.call == "kqueue" for case in CASES):
 if hasattr(select, "kqueue"):
     module: Any = select
 else:
-    from tests.support import fake_kqueue as module
+    from tests.support.fake_kqueue import FakeKqueue
+
+    module = FakeKqueue()
 
 READ, WRITE = module.KQ_FILTER_READ, module.KQ_FILTER_WRITE
 ADD, DELETE, EOF, ERROR = module.KQ_EV_ADD, module.KQ_EV_DELETE, module.KQ_EV_EOF, module.KQ_EV_ERROR
@@ -111,6 +116,25 @@ class TestEvents:
                 [event] = queue.control(None, 1, 5)
                 assert event.data == 1
 
+    def test_what_is_no_longer_ready_is_not_reported(self, queue: Any, pair: Pair) -> None:
+        """'The filter is also run when the user attempts to retrieve the kevent from the kqueue. If the filter
+        indicates that the condition that triggered the event no longer holds, the kevent is removed from the kqueue
+        and is not returned.'"""
+        queue.control([change(pair[0].fileno())], 0, 0)
+        pair[1].send(b"x")
+        assert seen(queue, 1) == {(pair[0].fileno(), READ)}
+        drain(pair[0])
+        assert seen(queue) == set()
+
+    def test_a_file_is_readable_where_its_offset_is_not_at_its_end(self, queue: Any) -> None:
+        """'Vnodes: returns when the file pointer is not at the end of file.'"""
+        with tempfile.TemporaryFile() as file:
+            queue.control([change(file.fileno())], 0, 0)
+            assert seen(queue) == set()
+            file.write(b"x")
+            file.seek(0)
+            assert seen(queue) == {(file.fileno(), READ)}
+
     def test_what_finds_no_room_has_its_turn(self, queue: Any, make_pair: MakePair) -> None:
         pairs = [make_pair() for _ in range(7)]
         queue.control([change(ours.fileno(), WRITE) for ours, _ in pairs], 0, 0)
@@ -145,8 +169,9 @@ class TestChanges:
         """'[EINVAL] The specified time limit or filter is invalid.'"""
         assert refusal(lambda: queue.control([change(pair[0].fileno(), -99)], 0, 0)) == errno.EINVAL
 
+    @pytest.mark.skipif(not sys.platform.startswith(("linux", "freebsd")), reason="the others: test_kqueue_dialects.py")
     def test_writing_to_a_pipe_without_reader_is_epipe(self, queue: Any, pipe: Pipe) -> None:
-        """pipe_kqfilter in FreeBSD's sys/kern/sys_pipe.c, where the other end is gone."""
+        """pipe_kqfilter in FreeBSD's and OpenBSD's sys/kern/sys_pipe.c, where the other end is gone."""
         pipe.close_reader()
         assert refusal(lambda: queue.control([change(pipe.writer, WRITE)], 0, 0)) == errno.EPIPE
         assert seen(queue) == set()
@@ -157,6 +182,15 @@ class TestChanges:
         fd = pair[0].fileno()
         [event] = queue.control([change(fd, READ, DELETE, udata=7), change(fd, WRITE)], 1, 0)
         assert (event.ident, event.filter, event.flags & ERROR, event.data) == (fd, READ, ERROR, errno.ENOENT)
+        assert event.udata == 7
+        assert seen(queue) == {(fd, WRITE)}
+
+    def test_what_is_ready_is_not_reported_beside_a_failure(self, queue: Any, pair: Pair) -> None:
+        """``kqueue_kevent`` in FreeBSD's sys/kern/kern_event.c returns the errors before it looks for events."""
+        fd = pair[0].fileno()
+        queue.control([change(fd, WRITE)], 0, 0)
+        [event] = queue.control([change(fd, READ, DELETE)], 10, 0)
+        assert event.flags & ERROR
         assert seen(queue) == {(fd, WRITE)}
 
     def test_a_failure_without_room_ends_the_changes_and_undoes_none(self, queue: Any, make_pair: MakePair) -> None:
@@ -221,6 +255,27 @@ class TestTime:
         with pytest.raises(OverflowError):
             queue.control(None, 1, timeout)
 
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+    def test_a_signal_that_ends_the_wait_finds_the_changes_made(self, queue: Any, pair: Pair) -> None:
+        """'When kevent() call fails with EINTR error, all changes in the changelist have been applied.'"""
+
+        class Interrupted(Exception):
+            pass
+
+        def handler(*_: object) -> None:
+            raise Interrupted
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises(Interrupted):
+                queue.control([change(pair[0].fileno())], 1, 30)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        pair[1].send(b"x")
+        assert seen(queue) == {(pair[0].fileno(), READ)}
+
 
 class TestObject:
     def test_its_arguments_are_checked(self, queue: Any) -> None:
@@ -246,6 +301,16 @@ class TestObject:
         for call in (queue.fileno, lambda: queue.control(None, 0, 0)):
             with pytest.raises(ValueError, match="I/O operation on closed kqueue object"):
                 call()
+
+    @pytest.mark.skipif(hasattr(select, "kqueue"), reason="these flags are the kernel's")
+    @pytest.mark.parametrize("flag", [0x10, 0x20, 0x40, 0x80])
+    def test_flags_that_the_backend_does_not_use_are_refused(self, queue: Any, pair: Pair, flag: int) -> None:
+        """EV_ONESHOT, EV_CLEAR, EV_RECEIPT and EV_DISPATCH, of which the fake keeps no rule."""
+        assert refusal(lambda: queue.control([change(pair[0].fileno(), flags=ADD | flag)], 0, 0)) == errno.EINVAL
+
+    @pytest.mark.skipif(not sys.platform.startswith(("linux", "freebsd")), reason="``kqueue_register`` of FreeBSD")
+    def test_it_cannot_be_watched_by_itself(self, queue: Any) -> None:
+        assert refusal(lambda: queue.control([change(queue.fileno())], 0, 0)) == errno.EINVAL
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
     def test_a_child_does_not_inherit_it(self, queue: Any, pair: Pair) -> None:

@@ -40,9 +40,9 @@ def counted(case: Any) -> Any:
     counts: Counter[str] = Counter()
     module: Any = select
     if case.call == "kqueue" and not hasattr(select, "kqueue"):
-        from tests.support import fake_kqueue
+        from tests.support.fake_kqueue import FakeKqueue
 
-        module = fake_kqueue
+        module = FakeKqueue()
     selector = CLASSES[case.call](select_module=Counting(module, counts))
     counts.clear()
     yield selector, counts
