@@ -31,6 +31,7 @@ from tests.conftest import RunPython
 from tests.support.backends import system_call_of
 from tests.support.counting_selector import CountingSelector
 from tests.support.limits import open_files
+from tests.support.loopback import pair
 from tests.support.tasks import FOREVER
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
@@ -586,6 +587,28 @@ def test_a_full_selector_is_waited_for_and_the_connections_with_it(
     assert "this selector is full" in record.getMessage()
     assert record.levelno == logging.ERROR
     assert not record.exc_info
+
+
+def test_who_has_a_place_in_the_selector_keeps_it_while_data_comes_that_nobody_waits_for_yet() -> None:
+    """Until its task comes to a wait, the fd of a connection is taken out, as it would be reported again and again."""
+
+    async def root() -> None:
+        with pair() as (first, peer), pair() as (second, _):
+            selector.room = len(selector.masks) + 1
+            fds = flowno.current_event_loop().fds
+            fds.hold(first)
+            await peer.sendAll(b"early")
+            while first.fileno() in selector.masks:
+                await sleep(0.001)
+            with pytest.raises(ValueError, match="this selector is full"):
+                fds.hold(second)
+            assert await first.recv(5) == b"early"
+            receiving = await spawn(first.recv(5))
+            await peer.sendAll(b"later")
+            assert await receiving.join() == b"later"
+
+    with Narrow() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
 
 
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
