@@ -38,7 +38,7 @@ from .core.event_loop.errors import UnknownSelectorError
 
 if TYPE_CHECKING:
     from .debug.protocol import Answer
-    from .testing.conformance import Case
+    from .testing.conformance import Case, Outcome
 
 __all__ = ["main"]
 
@@ -430,11 +430,10 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
         _Failure: Some have failed.
     """
     from .core.event_loop.selector_rules import RULES
-    from .testing.conformance.isolation import check_selector
 
     outcomes = []
     group = None
-    for outcome in check_selector(choice, cases):
+    for outcome in _outcomes(choice, cases):
         outcomes.append(outcome)
         if as_json:
             continue
@@ -456,6 +455,20 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
     if numbers["failed"]:
         broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.outcome == "failed")
         raise _Failure(f"{name} breaks {len(broken)} of the rules: {', '.join(broken)}")
+
+
+def _outcomes(choice: str, cases: Sequence[Case]) -> Iterator[Outcome]:
+    """What comes of the cases, in a process of their own.
+
+    Raises:
+        _Failure: There is no such process.
+    """
+    from .testing.conformance.isolation import check_selector
+
+    try:
+        yield from check_selector(choice, cases)
+    except RuntimeError as error:
+        raise _Failure(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- trace

@@ -222,6 +222,30 @@ def test_a_case_that_takes_its_process_along_fails_alone(
     ]
 
 
+#: Without ``if __name__ == "__main__":``, which multiprocessing needs: the process fails while it starts.
+UNGUARDED = """
+import sys
+from flowno.cli import main
+from flowno.testing.conformance.isolation import check_selector
+if sys.argv[1] == "check":
+    sys.exit(main())
+list(check_selector("select"))
+"""
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_selector(run_python: RunPython, tmp_path: Any) -> None:
+    program = tmp_path / "unguarded.py"
+    program.write_text(UNGUARDED, encoding="utf-8")
+    run_it = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    message = "the process that runs the cases did not start: the interpreter ended with exit code 1"
+    called = run_python(run_it, "call")
+    assert called.stderr.splitlines()[-1] == f"RuntimeError: {message}"
+    by_command = run_python(run_it, "check", "select")
+    assert by_command.returncode == 1
+    assert by_command.stderr.splitlines()[-1] == f"flowno check: {message}"
+    assert "breaks the rule" not in called.stderr + by_command.stderr
+
+
 # ------------------------------------------------------------------------------------------------------ in test suites
 
 
