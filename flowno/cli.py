@@ -397,7 +397,7 @@ def _check(options: argparse.Namespace) -> None:
     if not cases:
         raise _UsageError(f"argument -k/--case: no case, group or rule contains {options.case!r}")
     if options.rules:
-        _show_rules(cases, as_json=options.json)
+        _show_rules(cases, whole=not words, as_json=options.json)
         return
     if options.selector is None:
         raise _UsageError("NAME is missing: the backend to check")
@@ -406,7 +406,8 @@ def _check(options: argparse.Namespace) -> None:
     _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
 
 
-def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
+def _show_rules(cases: Sequence[Case], *, whole: bool, as_json: bool) -> None:
+    """Print the rules that these cases prove, or, where they are the whole list, every rule."""
     from .core.event_loop.selector_rules import RULES
 
     if as_json:
@@ -419,6 +420,8 @@ def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
         return
     for rule, promise in RULES.items():
         proofs = [case.sentence for case in cases if case.rule == rule]
+        if whole and not proofs:
+            proofs = ["every case, on the way"]
         if proofs:
             print(f"{rule}: {promise}", *proofs, sep="\n  ")
 

@@ -143,13 +143,18 @@ def test_check_lists_every_rule_with_its_cases(run_python: RunPython) -> None:
     result = run_python(FLOWNO, "check", "--rules")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert [line for line in lines if line[0] != " "] == [
-        f"{rule}: {promise}" for rule, promise in RULES.items() if any(case.rule == rule for case in CASES)
-    ]
-    assert sorted(line.strip() for line in lines if line[0] == " ") == sorted(case.sentence for case in CASES)
+    assert [line for line in lines if line[0] != " "] == [f"{rule}: {promise}" for rule, promise in RULES.items()]
+    proofs = [*(case.sentence for case in CASES), "every case, on the way"]
+    assert sorted(line.strip() for line in lines if line[0] == " ") == sorted(proofs)
+    assert lines[-2:] == [f"end: {RULES['end']}", "  every case, on the way"]
     rows = json.loads(run_python(FLOWNO, "check", "--rules", "--json").stdout)
     assert [row["case"] for row in rows] == [case.name for case in CASES]
     assert all(RULES[row["rule"]] == row["promise"] for row in rows)
+
+
+def test_check_lists_the_rules_of_the_cases_that_were_chosen(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", "--rules", "-k", "mapping")
+    assert [line.partition(":")[0] for line in result.stdout.splitlines() if line[0] != " "] == ["mapping"]
 
 
 def test_check_needs_no_test_framework(run_python: RunPython) -> None:
