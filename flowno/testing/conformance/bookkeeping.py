@@ -274,7 +274,7 @@ def leaving_a_with_block_closes(bench: Bench) -> None:
 
 
 @case("close", "fileno")
-def its_own_descriptor_is_not_inherited(bench: Bench) -> None:
+def the_descriptor_of_a_selector_is_not_inherited(bench: Bench) -> None:
     if os.get_inheritable(bench.selector.fileno()):
         bench.broken(f"fd {bench.selector.fileno()} of the selector goes on to every program that is started")
 

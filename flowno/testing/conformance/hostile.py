@@ -126,7 +126,7 @@ def a_number_that_was_unregistered_late_is_the_new_files(bench: Bench) -> None:
 
 
 @case("reuse", "posix")
-def a_new_interest_is_that_of_the_new_file(bench: Bench) -> None:
+def a_changed_interest_in_a_reused_number_is_one_in_the_new_file(bench: Bench) -> None:
     old, (new, peer) = bench.pair()[0], bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)
@@ -222,7 +222,7 @@ def a_new_file_and_the_duplicate_of_an_old_one_are_one_report(bench: Bench) -> N
 
 
 @case("duplicate", "posix")
-def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> None:
+def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_file(bench: Bench) -> None:
     (old, old_peer), (new, peer) = bench.pair(), bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)

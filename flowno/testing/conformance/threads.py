@@ -98,7 +98,7 @@ def an_error_of_a_signal_handler_ends_the_wait(bench: Bench) -> None:
 
 
 @case("early", "signals")
-def a_signal_handler_that_returns_does_not_end_it(bench: Bench) -> None:
+def a_signal_handler_that_returns_does_not_end_the_wait(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     calls: list[None] = []

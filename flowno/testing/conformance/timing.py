@@ -29,7 +29,7 @@ def zero_and_less_do_not_wait(bench: Bench) -> None:
 
 
 @case("no-wait")
-def nor_do_they_with_nothing_registered(bench: Bench) -> None:
+def zero_and_less_do_not_wait_with_nothing_registered(bench: Bench) -> None:
     for timeout in _NO_TIME:
         bench.does_not_wait(timeout, {})
 
@@ -51,7 +51,7 @@ def a_wait_is_never_shorter_than_asked_for(bench: Bench) -> None:
 
 
 @case("early")
-def nor_is_one_with_nothing_registered(bench: Bench) -> None:
+def a_wait_with_nothing_registered_is_never_shorter_than_asked_for(bench: Bench) -> None:
     for timeout in _SHORT:
         bench.waits(timeout, times=4)
 
@@ -82,14 +82,14 @@ def any_length_is_accepted(bench: Bench) -> None:
 
 
 @case("nan")
-def what_is_not_a_number_is_refused(bench: Bench) -> None:
+def nan_is_refused(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     bench.refuses(ValueError, bench.selector.select, math.nan)
 
 
 @case("nan")
-def so_it_is_with_nothing_registered(bench: Bench) -> None:
+def nan_is_refused_with_nothing_registered(bench: Bench) -> None:
     bench.refuses(ValueError, bench.selector.select, math.nan)
 
 
