@@ -393,7 +393,8 @@ def _check(options: argparse.Namespace) -> None:
     from .testing.conformance import CASES
 
     words = options.case.casefold().replace(" ", "_")
-    cases = [case for case in CASES if any(words in field.replace(" ", "_") for field in case[:3])]
+    named = [(case, (case.name, case.group.replace(" ", "_"), case.rule)) for case in CASES]
+    cases = [case for case, names in named if any(words in name for name in names)]
     if not cases:
         raise _UsageError(f"argument -k/--case: no case, group or rule contains {options.case!r}")
     if options.rules:
@@ -443,12 +444,12 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
         if outcome.group != group:
             group = outcome.group
             print(group)
-        missing = f": {outcome.reason}" if outcome.outcome == "skipped" else ""
-        print(f"  {outcome.outcome:<7}  {outcome.case.replace('_', ' ')}{missing}", flush=True)
-        if outcome.outcome == "failed":
+        missing = f": {outcome.reason}" if outcome.result == "skipped" else ""
+        print(f"  {outcome.result:<7}  {outcome.case.replace('_', ' ')}{missing}", flush=True)
+        if outcome.result == "failed":
             lines = (f'rule "{outcome.rule}": {RULES[outcome.rule]}', *outcome.reason.splitlines())
             print(*(f"           {line}" for line in lines), sep="\n", flush=True)
-    numbers = Counter(outcome.outcome for outcome in outcomes)
+    numbers = Counter(outcome.result for outcome in outcomes)
     if as_json:
         import json
 
@@ -456,7 +457,7 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
     else:
         print(f"\n{name}: {numbers['passed']} passed, {numbers['failed']} failed, {numbers['skipped']} skipped")
     if numbers["failed"]:
-        broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.outcome == "failed")
+        broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.result == "failed")
         raise _Failure(f"{name} breaks {len(broken)} of the rules: {', '.join(broken)}")
 
 

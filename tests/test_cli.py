@@ -131,12 +131,12 @@ def test_check_names_the_rule_and_what_was_seen_where_a_case_fails(run_python: R
 
 
 def test_check_as_json_has_every_outcome(run_python: RunPython) -> None:
-    result = run_python(FLOWNO, "check", "check(select)", "-k", "time", "--json")
+    result = run_python(FLOWNO, "check", "check(select)", "-k", "timing", "--json")
     rows = json.loads(result.stdout)
     assert (result.returncode, result.stderr) == (0, "")
-    assert {row["case"] for row in rows} >= {case.name for case in CASES if case.group == "time"}
-    assert {tuple(row) for row in rows} == {("case", "group", "outcome", "rule", "reason")}
-    assert {row["outcome"] for row in rows} <= {"passed", "skipped"}
+    assert {row["case"] for row in rows} >= {case.name for case in CASES if case.group == "timing"}
+    assert {tuple(row) for row in rows} == {("case", "group", "result", "rule", "reason")}
+    assert {row["result"] for row in rows} <= {"passed", "skipped"}
 
 
 def test_check_lists_every_rule_with_its_cases(run_python: RunPython) -> None:

@@ -317,7 +317,7 @@ def flowno_loop(request: pytest.FixtureRequest, flowno_selector: str) -> Iterato
     has_failed = item.stash[_has_failed]
     problems = runner.close(patient=not (has_failed or options.allow_leaks))
     if problems and not options.allow_leaks:
-        _say(item, "teardown", problems, fails=not has_failed)
+        _report(item, "teardown", problems, fails=not has_failed)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -418,15 +418,15 @@ def _run_test(item: pytest.Function, runner: Runner, test: Any) -> Any:
     try:
         value = runner.run(test, item.name)
     except BaseException:
-        if problems := runner.look_back(patient=False):
-            _say(item, "call", problems, fails=False)
+        if problems := runner.leftovers(patient=False):
+            _report(item, "call", problems, fails=False)
         raise
-    if not allow_leaks and (problems := runner.look_back()):
-        _say(item, "call", problems, fails=True)
+    if not allow_leaks and (problems := runner.leftovers()):
+        _report(item, "call", problems, fails=True)
     return value
 
 
-def _say(item: pytest.Item, when: str, problems: list[str], *, fails: bool) -> None:
+def _report(item: pytest.Item, when: str, problems: list[str], *, fails: bool) -> None:
     """Fail because of what was left; where the test has failed already, just say it, as it may be the reason."""
     __tracebackhide__ = True
     text = "\n".join(f"  {problem}" for problem in problems)

@@ -153,7 +153,7 @@ class Runner:
         finally:
             del error, step, coroutine  # the traceback has this frame
 
-    def look_back(self, *, patient: bool = True) -> list[str]:
+    def leftovers(self, *, patient: bool = True) -> list[str]:
         """Cancel the tasks that the last step has started and that have not ended; those of a group are that group's.
 
         Args:
@@ -164,18 +164,18 @@ class Runner:
             awaited, since this was last asked.
         """
         step = self._last_step
-        problems = [] if step is None else self._see_off(lambda: self._started_by(step), patient=patient)
+        problems = [] if step is None else self._end_tasks(lambda: self._started_by(step), patient=patient)
         return problems + self._noted()
 
     def close(self, *, patient: bool = True) -> list[str]:
         """Cancel every task, close the loop, and abort the handles that are still open.
 
         Returns:
-            As :meth:`look_back`, of all tasks, and a line for each of those handles.
+            As :meth:`leftovers`, of all tasks, and a line for each of those handles.
         """
         try:
             try:
-                problems = self._see_off(self._tasks, patient=patient)
+                problems = self._end_tasks(self._tasks, patient=patient)
             finally:
                 with self._noting_warnings():
                     self._dismiss()
@@ -278,14 +278,14 @@ class Runner:
     def _started_by(self, step: _Step) -> list[TaskHandle[Any]]:
         return [task for task in self._tasks() if task._context.get(_mark) is step.mark and not _is_in_a_group(task)]
 
-    def _see_off(self, find: Callable[[], list[TaskHandle[Any]]], *, patient: bool) -> list[str]:
+    def _end_tasks(self, find: Callable[[], list[TaskHandle[Any]]], *, patient: bool) -> list[str]:
         """Have these tasks end, by themselves or by their cancellation; a line for each of the latter."""
         if not find():
             return []
         with self._noting_warnings():
-            return self._run(self._see_them_off(find, patient))
+            return self._run(self._end_in_the_loop(find, patient))
 
-    async def _see_them_off(self, find: Callable[[], list[TaskHandle[Any]]], patient: bool) -> list[str]:
+    async def _end_in_the_loop(self, find: Callable[[], list[TaskHandle[Any]]], patient: bool) -> list[str]:
         if patient:
             await self._wait_while(find)
         left = find()

@@ -571,7 +571,7 @@ BROKEN: Final[dict[str, Any]] = {
     "a_connection_that_is_made_makes_writable": NeverWrites,
     "an_empty_datagram_makes_readable": NeverReads,
     "what_is_typed_at_a_terminal_makes_readable": NeverReads,
-    # time
+    # timing
     "zero_and_less_do_not_wait": TakesNoTimeForSome,
     "zero_and_less_do_not_wait_with_nothing_registered": TakesNoTimeForSome,
     "what_is_ready_is_not_waited_for": WaitsFirst,
@@ -588,7 +588,7 @@ BROKEN: Final[dict[str, Any]] = {
     "none_of_a_thousand_wake_ups_is_lost": IsEdgeTriggered,
     "an_error_of_a_signal_handler_ends_the_wait": SwallowsErrors,
     "a_signal_handler_that_returns_does_not_end_the_wait": NeverReads,
-    # fork
+    # forking
     "a_child_has_the_same_registrations": ForgetsInAChild,
     "unregister_in_a_child_leaves_the_parents_registration": SharesWithItsChildren,
     "modify_in_a_child_leaves_the_parents_interest": SharesWithItsChildren,

@@ -33,6 +33,11 @@ def test_every_case_has_a_name_of_its_own() -> None:
     assert len(CASES) >= 50
 
 
+def test_every_case_is_in_the_file_of_its_group() -> None:
+    files = {case.name: case.prove.__module__.rpartition(".")[2] for case in CASES}
+    assert files == {case.name: case.group.replace(" ", "_") for case in CASES}
+
+
 def test_every_rule_has_a_case_that_proves_it() -> None:
     # That every call comes to its end, the others prove on the way.
     assert {case.rule for case in CASES} | {"end"} == set(RULES)
@@ -53,7 +58,7 @@ def test_a_broken_selector_is_told_its_rule(name: str) -> None:
     if broken is None:
         pytest.skip("only epoll of the standard library is broken in this way, and there is none here")
     outcome = outcome_of(case, broken)
-    assert (outcome.outcome, outcome.rule) == ("failed", case.rule), outcome
+    assert (outcome.result, outcome.rule) == ("failed", case.rule), outcome
     assert outcome.reason
 
 
@@ -62,7 +67,7 @@ def test_a_broken_selector_is_told_its_rule(name: str) -> None:
 
 def failures(factory: Callable[[], Any]) -> list[Outcome]:
     outcomes = [outcome_of(case, factory, limit=PATIENT) for case in CASES]
-    return [outcome for outcome in outcomes if outcome.outcome == "failed"]
+    return [outcome for outcome in outcomes if outcome.result == "failed"]
 
 
 def documented_failures(name: str) -> set[str]:
@@ -85,8 +90,8 @@ def test_a_third_partys_five_methods_are_enough(monkeypatch: pytest.MonkeyPatch)
     from minimal_backend import MinimalSelector  # type: ignore[import-not-found]
 
     outcomes = [outcome_of(case, MinimalSelector, limit=PATIENT) for case in CASES]
-    assert [outcome for outcome in outcomes if outcome.outcome == "failed"] == []
-    skipped = {outcome.case for outcome in outcomes if outcome.outcome == "skipped"}
+    assert [outcome for outcome in outcomes if outcome.result == "failed"] == []
+    skipped = {outcome.case for outcome in outcomes if outcome.result == "skipped"}
     optional = {case.name for case in CASES if set(case.needs) - {"posix", "signals"}}
     assert skipped >= optional
     assert os.name != "posix" or skipped == optional
@@ -127,8 +132,8 @@ def test_a_case_that_hangs_is_ended_and_names_the_line() -> None:
                     pass
 
     outcome = outcome_of(BY_NAME["a_result_is_a_list_of_pairs"], Spins, limit=1)
-    assert (outcome.outcome, outcome.rule) == ("failed", "end")
-    assert outcome.reason == "`bench.reports({})` did not come to its end within 1 s"
+    assert (outcome.result, outcome.rule) == ("failed", "end")
+    assert outcome.reason == "`bench.require_reported({})` did not come to its end within 1 s"
 
 
 def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case() -> None:
@@ -147,7 +152,7 @@ def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case(
 def test_a_decorator_that_checks_is_believed() -> None:
     case = BY_NAME["register_refuses_a_negative_descriptor"]
     outcome = outcome_of(case, lambda: CheckSelector(BROKEN[case.name]()))
-    assert (outcome.outcome, outcome.rule) == ("failed", "descriptor")
+    assert (outcome.result, outcome.rule) == ("failed", "descriptor")
     assert 'breaks the rule "descriptor"' in outcome.reason
 
 
@@ -156,7 +161,7 @@ def test_a_selector_that_cannot_be_made_fails() -> None:
         raise OSError("no more of them")
 
     outcome = outcome_of(BY_NAME["closing_twice_does_nothing"], refuse)
-    assert (outcome.outcome, outcome.reason) == ("failed", "`bench.selector.close()` raised OSError('no more of them')")
+    assert (outcome.result, outcome.reason) == ("failed", "`bench.selector.close()` raised OSError('no more of them')")
 
 
 SELECTORS = """
@@ -191,7 +196,7 @@ import sys
 from flowno.testing.conformance import CASES, isolation
 isolation._GRACE = 0.5
 for outcome in isolation.check_selector(sys.argv[1], [case for case in CASES if case.rule in {FEW}], limit=2):
-    print(outcome.case, outcome.outcome, outcome.rule, outcome.reason, sep="|")
+    print(outcome.case, outcome.result, outcome.rule, outcome.reason, sep="|")
 """
 
 

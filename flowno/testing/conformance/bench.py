@@ -22,7 +22,7 @@ from ...core.event_loop.backend import Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import NEEDS
 
-__all__ = ["BOTH", "PATIENCE", "Bench", "Box", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
+__all__ = ["BOTH", "PATIENCE", "Bench", "FakeFile", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
 
 BOTH: Final = EVENT_READ | EVENT_WRITE
 
@@ -38,7 +38,7 @@ _TICK: Final = time.get_clock_info("monotonic").resolution
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Box:
+class FakeFile:
     """A file object that is no socket, equal to each of its kind, whose descriptor can be taken away."""
 
     def __init__(self, fd: object) -> None:
@@ -48,7 +48,7 @@ class Box:
         return self.fd
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Box)
+        return isinstance(other, FakeFile)
 
     def __hash__(self) -> int:
         return 0
@@ -194,12 +194,12 @@ class Bench:
         """End the case: the selector breaks its rule, by what was seen."""
         raise ProtocolViolation(self._rule, seen)
 
-    def equal(self, seen: object, wanted: object, what: str) -> None:
+    def require_equal(self, seen: object, wanted: object, what: str) -> None:
         """Require that something is what it should be; ``what`` names it."""
         if seen != wanted:
             self.broken(f"{what} is {seen!r}, and not {wanted!r}")
 
-    def refuses(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
+    def require_refused(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
         """Require that a call raises an error of this kind."""
         words = f"{getattr(call, '__name__', call)}({', '.join(map(repr, args))})"
         try:
@@ -212,9 +212,9 @@ class Bench:
             self.broken(f"{words} raised {other!r}, and not a {error.__name__}")
         self.broken(f"{words} returned {returned!r}, and did not raise a {error.__name__}")
 
-    def is_unknown(self, fd: int) -> None:
+    def require_unknown(self, fd: int) -> None:
         """Require that an fd is not registered."""
-        self.refuses(KeyError, self.selector.unregister, fd)
+        self.require_refused(KeyError, self.selector.unregister, fd)
 
     def ready(self, timeout: float | None = 0) -> dict[int, int]:
         """What one call of select reports: ``{fd: events}``, the reports of one fd together."""
@@ -235,7 +235,7 @@ class Bench:
             together[key.fd] = together.get(key.fd, 0) | events
         return together
 
-    def reports(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
+    def require_reported(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
         """Require that a call of select reports this; what is ready by the first, and nothing else before long."""
         may_wait = timeout is None or timeout > 0
         found: dict[int, int] = {}
@@ -248,7 +248,7 @@ class Bench:
                 break
         self.broken(f"select({timeout!r}) reported {_in_words(found)}, and ready is {_in_words(wanted)}")
 
-    def reports_data(self, wanted: object) -> None:
+    def require_reported_data(self, wanted: object) -> None:
         """Require that the one key that select reports has these data."""
         found: list[object] = []
         for _ in range(self._excused + 1):
@@ -259,7 +259,7 @@ class Bench:
                 break
         self.broken(f"select(0) reported keys with the data {found}, and registered is {wanted!r}")
 
-    def waits(self, seconds: float, times: int = 10) -> None:
+    def require_wait(self, seconds: float, times: int = 10) -> None:
         """Require that waits with nothing ready last as long as they should.
 
         Each is asked for several times: on a busy machine one that is too short may happen to last long enough.
@@ -277,10 +277,10 @@ class Bench:
                 )
             excused -= 1
 
-    def does_not_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
+    def require_no_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
         """Require that a call of select reports this at once."""
         started = time.monotonic()
-        self.reports(wanted, timeout)
+        self.require_reported(wanted, timeout)
         waited = time.monotonic() - started
         if waited > 1:  # a busy machine may take some of that
             self.broken(f"select({timeout!r}) took {waited:.3f} s")

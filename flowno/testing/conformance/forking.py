@@ -8,8 +8,8 @@ from selectors import EVENT_READ, EVENT_WRITE
 from .bench import Bench
 from .case import Group
 
-FORK = Group("fork")
-case = FORK.case
+FORKING = Group("forking")
+case = FORKING.case
 
 
 @case("fork", "fork")
@@ -19,10 +19,10 @@ def a_child_has_the_same_registrations(bench: Bench) -> None:
     bench.selector.register(peer, EVENT_WRITE, "peer")
 
     def child() -> None:
-        bench.reports_data("peer")
+        bench.require_reported_data("peer")
         peer.send(b"x")
-        bench.reports({ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE})
-        bench.equal(bench.selector.unregister(ours).data, "ours", "the data of what was unregistered")
+        bench.require_reported({ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE})
+        bench.require_equal(bench.selector.unregister(ours).data, "ours", "the data of what was unregistered")
 
     bench.in_child(child)
 
@@ -33,7 +33,7 @@ def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ)
     bench.in_child(lambda: bench.selector.unregister(ours))
     peer.send(b"x")
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("fork", "fork")
@@ -41,9 +41,9 @@ def modify_in_a_child_leaves_the_parents_interest(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     bench.in_child(lambda: bench.selector.modify(ours, EVENT_WRITE))
-    bench.reports({})
+    bench.require_reported({})
     peer.send(b"x")
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("fork", "fork")
@@ -51,9 +51,9 @@ def register_in_a_child_registers_nothing_in_the_parent(bench: Bench) -> None:
     ours, other = bench.pair()
     bench.selector.register(other, EVENT_READ)
     bench.in_child(lambda: bench.selector.register(ours, EVENT_WRITE))
-    bench.reports({})
-    bench.waits(0.002)
-    bench.is_unknown(ours.fileno())
+    bench.require_reported({})
+    bench.require_wait(0.002)
+    bench.require_unknown(ours.fileno())
 
 
 @case("fork", "fork")
@@ -61,7 +61,7 @@ def close_in_a_child_leaves_the_parents_selector(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     bench.in_child(bench.selector.close)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
 
 @case("fork", "fork")
@@ -73,7 +73,7 @@ def what_the_parent_does_after_the_fork_is_nothing_to_the_child(bench: Bench) ->
 
     def child() -> None:
         gone_on.recv(1)
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     def in_parent() -> None:
         bench.selector.unregister(ours)
@@ -93,9 +93,9 @@ def a_descriptor_that_a_child_has_closed_harms_no_other(bench: Bench) -> None:
     def child() -> None:
         bad.close()
         found = bench.ready()
-        bench.equal(found.get(good.fileno()), EVENT_WRITE, "what was reported for the other descriptor")
+        bench.require_equal(found.get(good.fileno()), EVENT_WRITE, "what was reported for the other descriptor")
         bench.selector.unregister(number)
-        bench.reports({good.fileno(): EVENT_WRITE})
+        bench.require_reported({good.fileno(): EVENT_WRITE})
 
     bench.in_child(child)
 
@@ -105,11 +105,11 @@ def after_fork_can_be_repeated_and_does_nothing_in_the_parent(bench: Bench) -> N
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     bench.selector.after_fork()
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     def child() -> None:
         bench.selector.after_fork()
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     bench.in_child(child)
 
@@ -121,9 +121,9 @@ def a_grandchild_is_as_free_as_a_child(bench: Bench) -> None:
 
     def child() -> None:
         bench.in_child(lambda: bench.selector.unregister(ours))
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
         bench.in_child(bench.selector.close)
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     bench.in_child(child)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})

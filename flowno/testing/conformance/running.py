@@ -19,17 +19,19 @@ from ...core.event_loop.selector_rules import ProtocolViolation
 from .bench import Bench
 from .bookkeeping import BOOKKEEPING
 from .case import Case
-from .forking import FORK
-from .hostile import HOSTILE
+from .forking import FORKING
+from .hostile_descriptors import HOSTILE_DESCRIPTORS
 from .readiness import READINESS
-from .threads import THREADS
-from .timing import TIME
+from .signals_and_threads import SIGNALS_AND_THREADS
+from .timing import TIMING
 
 __all__ = ["CASES", "LIMIT", "Outcome", "outcome_of", "prove"]
 
 #: Every case, in the order in which they are run: what a later group relies on is proved by an earlier one.
 CASES: Final[tuple[Case, ...]] = tuple(
-    case for group in (BOOKKEEPING, READINESS, TIME, THREADS, FORK, HOSTILE) for case in group.cases
+    case
+    for group in (BOOKKEEPING, READINESS, TIMING, SIGNALS_AND_THREADS, FORKING, HOSTILE_DESCRIPTORS)
+    for case in group.cases
 )
 
 #: Seconds that a case may take. Most take less than a thousandth of it.
@@ -45,14 +47,14 @@ class Outcome(NamedTuple):
     Attributes:
         case: The name of the case.
         group: The group that it belongs to.
-        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        result: ``"passed"``, ``"failed"`` or ``"skipped"``.
         rule: The rule that is proved by it; where it failed, the one that was broken.
         reason: What was seen where it failed, what is missing where it was skipped, else empty.
     """
 
     case: str
     group: str
-    outcome: Literal["passed", "failed", "skipped"]
+    result: Literal["passed", "failed", "skipped"]
     rule: str
     reason: str
 

@@ -12,11 +12,11 @@ from typing import Any
 from .bench import PATIENCE, Bench
 from .case import Group
 
-THREADS = Group("signals and threads")
-case = THREADS.case
+SIGNALS_AND_THREADS = Group("signals and threads")
+case = SIGNALS_AND_THREADS.case
 
 
-class _InterruptedError(Exception):
+class _HandlerError(Exception):
     """What the handler of a case raises."""
 
 
@@ -35,7 +35,7 @@ def another_thread_ends_a_wait_without_limit(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     with bench.shortly(lambda: peer.send(b"x")):
-        bench.reports({ours.fileno(): EVENT_READ}, None)
+        bench.require_reported({ours.fileno(): EVENT_READ}, None)
 
 
 @case("wake")
@@ -43,7 +43,7 @@ def another_thread_ends_a_long_wait(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     with bench.shortly(lambda: peer.send(b"x")):
-        bench.reports({ours.fileno(): EVENT_READ}, 86_400)
+        bench.require_reported({ours.fileno(): EVENT_READ}, 86_400)
 
 
 @case("wake")
@@ -73,7 +73,7 @@ def an_error_of_a_signal_handler_ends_the_wait(bench: Bench) -> None:
     def handler(*_: object) -> None:
         if waiting.is_set():
             waiting.clear()
-            raise _InterruptedError
+            raise _HandlerError
 
     with _handler(handler) as send:
 
@@ -87,14 +87,14 @@ def an_error_of_a_signal_handler_ends_the_wait(bench: Bench) -> None:
                     waiting.set()
                     try:
                         found = bench.ready(60)
-                    except _InterruptedError:
+                    except _HandlerError:
                         continue
                     bench.broken(f"select(60) returned {found}, whatever the handler of a signal raised")
             finally:
                 over.set()
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("early", "signals")
@@ -116,4 +116,4 @@ def a_signal_handler_that_returns_does_not_end_the_wait(bench: Bench) -> None:
                 time.sleep(0.005)
 
         with bench.shortly(send_until_it_has_run):
-            bench.reports({ours.fileno(): EVENT_READ}, 60)
+            bench.require_reported({ours.fileno(): EVENT_READ}, 60)
