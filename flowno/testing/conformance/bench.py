@@ -10,9 +10,8 @@ import struct
 import threading
 import time
 import unittest
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from tempfile import TemporaryFile
@@ -137,16 +136,6 @@ class Bench:
         pipe = Pipe()
         self._opened.callback(pipe.close)
         return pipe
-
-    @contextmanager
-    def terminal(self) -> Iterator[tuple[int, int]]:
-        """Both ends of a terminal: what shows it, and what is typed at."""
-        ends = os.openpty()
-        try:
-            yield ends
-        finally:
-            for fd in ends:
-                os.close(fd)
 
     def file(self) -> IO[bytes]:
         """A regular file."""
@@ -292,59 +281,6 @@ class Bench:
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
         if not any(select.select(readers, writers, writers, PATIENCE)):
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
-
-    @contextmanager
-    def shortly(self, *calls: Callable[[], object]) -> Iterator[None]:
-        """In another thread, make these calls one after the other while the block is waiting."""
-
-        def make_them() -> None:
-            with suppress(OSError):  # a case that has failed has closed its files
-                for call in calls:
-                    time.sleep(0.01)  # for the wait to begin; where it has not, the case still proves its sentence
-                    call()
-
-        thread = threading.Thread(target=make_them, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join(PATIENCE)
-
-    def in_child(self, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
-        """Run something in a forked child, where the selector is told of it first, and require that it goes well.
-
-        ``meanwhile`` is run here after the fork.
-        """
-        reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of other threads. The child takes no lock of theirs, and does not return.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.close(reader)
-                if hasattr(self.selector, "after_fork"):
-                    self.selector.after_fork()
-                body()
-                code = 0
-            except BaseException as error:
-                os.write(writer, str(error if isinstance(error, ProtocolViolation) else repr(error)).encode()[:4096])
-            finally:
-                os._exit(code)
-        os.close(writer)
-        try:
-            meanwhile()
-            with open(reader, "rb", closefd=False) as said:
-                message = said.read().decode(errors="replace")
-        except BaseException:
-            os.kill(child, signal.SIGKILL)
-            raise
-        finally:
-            os.close(reader)
-            _, status = os.waitpid(child, 0)
-        if status:
-            self.broken(f"in a forked child: {message or f'it ended with status {status}'}")
 
 
 def _in_words(ready: dict[int, int]) -> str:

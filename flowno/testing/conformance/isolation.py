@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ...core.event_loop.backend import open_selector
 from .case import Case
-from .running import CASES, LIMIT, Outcome, outcome_of
+from .cases import CASES
+from .running import LIMIT, Outcome, outcome_of
 
 __all__ = ["check_selector"]
 

@@ -17,22 +17,10 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 from ...core.event_loop.backend import Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .bench import Bench
-from .bookkeeping import BOOKKEEPING
 from .case import Case
-from .forking import FORKING
-from .hostile_descriptors import HOSTILE_DESCRIPTORS
-from .readiness import READINESS
-from .signals_and_threads import SIGNALS_AND_THREADS
-from .timing import TIMING
+from .cases import CASES
 
-__all__ = ["CASES", "LIMIT", "Outcome", "outcome_of", "prove"]
-
-#: Every case, in the order in which they are run: what a later group relies on is proved by an earlier one.
-CASES: Final[tuple[Case, ...]] = tuple(
-    case
-    for group in (BOOKKEEPING, READINESS, TIMING, SIGNALS_AND_THREADS, FORKING, HOSTILE_DESCRIPTORS)
-    for case in group.cases
-)
+__all__ = ["LIMIT", "Outcome", "outcome_of", "prove"]
 
 #: Seconds that a case may take. Most take less than a thousandth of it.
 LIMIT: Final = 10.0
