@@ -280,22 +280,21 @@ def _demo(options: argparse.Namespace) -> None:
 def _chosen(options: argparse.Namespace) -> Iterator[OpenedSelector]:
     """The backends to show: the one that was asked for, else each that works here."""
     if options.selector is not None:
-        yield _open_named(options.selector, "--selector")
+        yield _open_named(options.selector, f"--selector {options.selector}")
     elif os.environ.get(ENVIRONMENT_VARIABLE, "").strip(", "):
         yield _open(None)
     else:
         yield from (_open(row.name) for row in available_selectors() if row.usable)
 
 
-def _open_named(choice: str, argument: str) -> OpenedSelector:
-    """Open what an argument of the command line names."""
-    asked_by = f"EventLoop(selector={choice!r}): "
+def _open_named(choice: str, asked_by: str) -> OpenedSelector:
+    """Open what the command line names, in these words."""
     try:
-        return open_selector(choice)
+        return open_selector(choice, asked_by)
     except (UnknownSelectorError, TypeError) as error:
-        raise _UsageError(f"argument {argument}: {str(error).removeprefix(asked_by)}") from error
+        raise _UsageError(str(error)) from error
     except OSError as error:
-        raise _Failure(f"{argument} {choice}: {str(error).removeprefix(asked_by)}") from error
+        raise _Failure(str(error)) from error
 
 
 def _open(choice: str | None) -> OpenedSelector:
@@ -402,7 +401,7 @@ def _check(options: argparse.Namespace) -> None:
         return
     if options.selector is None:
         raise _UsageError("NAME is missing: the backend to check")
-    opened = _open_named(options.selector, "NAME")
+    opened = _open_named(options.selector, options.selector)
     opened.selector.close()
     _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
 

@@ -166,10 +166,10 @@ def test_check_needs_no_test_framework(run_python: RunPython) -> None:
     ("arguments", "code", "message"),
     [
         ([], 2, "NAME is missing"),
-        (["bogus"], 2, "argument NAME: no selector is named 'bogus'"),
-        (["check(bogus)"], 2, "argument NAME: no selector is named 'bogus'"),
+        (["bogus"], 2, "flowno check: error: bogus: no selector is named 'bogus'"),
+        (["check(bogus)"], 2, "flowno check: error: check(bogus): no selector is named 'bogus'"),
         (["select", "-k", "nonsense"], 2, "argument -k/--case: no case, group or rule contains 'nonsense'"),
-        pytest.param(["kqueue"], 1, f"NAME kqueue: {NO_KQUEUE}", marks=on_linux),
+        pytest.param(["kqueue"], 1, f"flowno check: kqueue: {NO_KQUEUE}", marks=on_linux),
     ],
 )
 def test_check_says_what_cannot_be_checked(
@@ -313,21 +313,21 @@ class Backend(SelectSelector):
             ["demo", "--selector", "eppol"],
             None,
             2,
-            "flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ",
+            "flowno demo: error: --selector eppol: no selector is named 'eppol' (did you mean ",
             id="unknown option",
         ),
         pytest.param(
             ["demo", "--selector", "nowhere:Selector"],
             None,
             2,
-            "flowno demo: error: argument --selector: there is no module 'nowhere'; usable here: ",
+            "flowno demo: error: --selector nowhere:Selector: there is no module 'nowhere'; usable here: ",
             id="no such module",
         ),
         pytest.param(
             ["demo", "--selector", "os:getcwd"],
             None,
             2,
-            "flowno demo: error: argument --selector: os:getcwd made ",
+            "flowno demo: error: --selector os:getcwd: os:getcwd made ",
             id="not a selector",
         ),
         pytest.param(
@@ -357,7 +357,7 @@ def test_what_is_wrong_within_a_decorator_is_pointed_at(run_python: RunPython) -
     result = run_python(FLOWNO, "demo", "--selector", "check(eppol)")
     _, said, *shown = result.stderr.splitlines()
     assert result.returncode == 2
-    assert said.startswith("flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ")
+    assert said.startswith("flowno demo: error: --selector check(eppol): no selector is named 'eppol' (did you mean ")
     assert shown == ["flowno demo: error:   check(eppol)", "flowno demo: error:         ^^^^^"]
 
 
