@@ -11,13 +11,13 @@ import threading
 import time
 import unittest
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cached_property
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from tempfile import TemporaryFile
-from typing import IO, Any, Final, NoReturn, Self
+from typing import IO, Any, Final, NoReturn, Self, TypeVar
 
-from ...core.event_loop.backend import Selector
+from ...core.event_loop.backend import FileObject, Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import NEEDS
 
@@ -33,6 +33,8 @@ _EXCUSED: Final = 2
 
 #: What the clock can tell apart, in seconds.
 _TICK: Final = time.get_clock_info("monotonic").resolution
+
+T = TypeVar("T")
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -147,7 +149,7 @@ class Bench:
         self._opened.callback(_close_fd, fd)
         return fd
 
-    def keep(self, context: Any) -> Any:
+    def keep(self, context: AbstractContextManager[T]) -> T:
         """Leave a context at the end, and return what it gives."""
         return self._opened.enter_context(context)
 
@@ -276,7 +278,7 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------- what happens besides
 
-    def until_ready(self, fileobj: Any, events: int = EVENT_READ) -> None:
+    def until_ready(self, fileobj: FileObject, events: int = EVENT_READ) -> None:
         """Wait until the system, when it is asked directly, says that a file is ready: a peer may take a moment."""
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
         if not any(select.select(readers, writers, writers, PATIENCE)):
