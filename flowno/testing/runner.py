@@ -9,32 +9,25 @@ it is none of the loop's.
 from __future__ import annotations
 
 import re
-import sys
 import traceback
 import warnings
-import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from itertools import takewhile
 from types import coroutine as generator_based
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..core.event_loop import event_loop
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import DeadlockError
 from ..core.event_loop.event_loop import EventLoop, Table
-from ..core.event_loop.exchange import Exchange, Replacement
 from ..core.event_loop.primitives import sleep
-from ..core.event_loop.running import here
-from ..core.event_loop.selectors import SocketHandle
 from ..core.event_loop.snapshots import is_own, take_snapshot
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import ErrorReport, TaskCancelled, TaskHandle
+from .handles import Handles
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from ..core.event_loop.backend import SelectorChoice
     from ..core.event_loop.timers import Timer
@@ -122,7 +115,7 @@ class Runner:
         self.root: TaskHandle[Any] | None = None
         self._task: TaskHandle[Any] | None = None
         self._last_step: _Step | None = None
-        self._handles = _Handles()
+        self._handles = Handles()
         self._warnings: list[str] = []
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
@@ -492,84 +485,3 @@ def _is_in_a_group(task: TaskHandle[Any]) -> bool:
             return True
         scope = scope.parent
     return False
-
-
-# -------------------------------------------------------------------------------------------------------------- handles
-
-
-class _Made(NamedTuple):
-    """A handle, and where it was made."""
-
-    handle: weakref.ref[SocketHandle]
-    socket: weakref.ref[Any] | None
-    place: str
-
-
-class _Handles:
-    """The handles that are made from now on."""
-
-    def __init__(self) -> None:
-        self._made: list[_Made] = []
-        _watchers.append(self)
-        _watching.begin()
-
-    def note(self, handle: SocketHandle, place: str) -> None:
-        try:
-            socket = weakref.ref(handle.socket)
-        except TypeError:
-            socket = None  # something like a socket
-        self._made.append(_Made(weakref.ref(handle), socket, place))
-
-    def place_of(self, message: str) -> str:
-        """Where the handle was made of whose socket Python says this when it goes; nothing where that is not known."""
-        found = re.search(r"\bfd=(\d+)", message)
-        for _, socket, place in self._made if found is not None and "made at" not in message else ():
-            sock = None if socket is None else socket()
-            if sock is not None and sock.fileno() == int(found[1]):  # type: ignore[index]
-                return place
-        return ""
-
-    def end(self) -> list[str]:
-        """Abort those that are still open: a line for each."""
-        _watching.end()
-        _watchers.remove(self)
-        lines = []
-        for refers, _, place in self._made:
-            handle = refers()
-            if handle is not None and handle.fileno() >= 0:
-                lines.append(f"never closed: {handle!r}{place}")
-                handle.abort()
-        return lines
-
-
-_watchers: list[_Handles] = []
-
-
-def _init(own: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(own)
-    def init(self: SocketHandle, *args: Any, **options: Any) -> None:
-        own(self, *args, **options)
-        place = _place()
-        for each in _watchers:
-            each.note(self, place)
-
-    return init
-
-
-_watching = Exchange(lambda: (Replacement(SocketHandle, "__init__", _init),))
-
-
-def _frames_outwards() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _place() -> str:
-    """Where the program is now; in no line of its own, as in a handler of a server, which task that is."""
-    for frame in takewhile(lambda frame: frame.f_code.co_filename != event_loop.__file__, _frames_outwards()):
-        if not is_own(frame):
-            return f", made at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-    task = None if here.loop is None else here.loop.running_task
-    return "" if task is None else f", made in {task.name}"

@@ -881,6 +881,26 @@ def test_in_debug_mode_it_is_told_where_everything_was_made(project: Project, mo
     ])  # fmt: skip
 
 
+def test_a_handle_that_flowno_has_made_is_told_by_the_task_that_it_was_made_in(project: Project) -> None:
+    result = project.run(
+        """
+        from flowno import connect, spawn
+
+        kept = []
+
+        async def test_keeps():
+            with socket() as server, socket() as client:
+                server.bind(("127.0.0.1", 0))
+                server.listen()
+                task = await spawn(server.accept(), name="the acceptor")
+                await connect(client, server.getsockname())
+                kept.append(await task.join())
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines("*never closed: <SocketHandle fd=*>, made in the acceptor")
+
+
 def test_a_handle_that_is_kept_fails_the_test_and_is_closed(project: Project) -> None:
     tests = """
         kept = []
