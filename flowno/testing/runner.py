@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import coroutine as generator_based
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import DeadlockError
 from ..core.event_loop.event_loop import EventLoop, Table
 from ..core.event_loop.primitives import sleep
+from ..core.event_loop.scopes import group_of
 from ..core.event_loop.snapshots import is_own, take_snapshot
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import ErrorReport, TaskCancelled, TaskHandle
@@ -240,10 +242,8 @@ class Runner:
 
     def forget_cancellation(self) -> None:
         """One that has not arrived by the end of its step is none of the next one's."""
-        task = self._task
-        if task is not None and task._cancel_requested:
-            task._cancel_requested = False
-            task._refresh()
+        if self._task is not None:
+            self.loop.withdraw_cancel(self._task)
 
     def _park(self) -> None:
         """Until the next step the task of the test is none that somebody who runs the loop would wait for.
@@ -266,10 +266,10 @@ class Runner:
 
     def _tasks(self) -> list[TaskHandle[Any]]:
         """The tasks of the loop, but for the one that asks."""
-        return [task for task in self.loop._living_tasks() if task is not self.loop.running_task]
+        return [task for task in self.loop.living_tasks() if task is not self.loop.running_task]
 
     def _started_by(self, step: _Step) -> list[TaskHandle[Any]]:
-        return [task for task in self._tasks() if task._context.get(_mark) is step.mark and not _is_in_a_group(task)]
+        return [task for task in self._tasks() if task._context.get(_mark) is step.mark and group_of(task) is None]
 
     def _end_tasks(self, find: Callable[[], list[TaskHandle[Any]]], *, patient: bool) -> list[str]:
         """Have these tasks end, by themselves or by their cancellation; a line for each of the latter."""
@@ -408,15 +408,12 @@ class _Loop(EventLoop):
         self.interrupt: _Interruption | None = None
         self.errors: list[str] = []
         super().__init__(selector)
+        self.make_error_report = partial(_Report, self.errors)
 
     def _tables(self) -> tuple[Table, Table]:
         handlers, forgetters = super()._tables()
         handlers[_ParkCommand] = _leave_alone
         return handlers, forgetters
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
 
     def _nothing_can_happen(self, deadline: float | None) -> bool:
         """The time limit of the test is nothing that could wake a task of it."""
@@ -432,14 +429,6 @@ class _Loop(EventLoop):
             return False
         return deadline is None
 
-    def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
-        is_outcome = super()._fail(task, error)
-        if task._unjoined is not None and not task._unjoined.is_known:
-            task._unjoined.is_known = True
-            task._unjoined = _Report(repr(task), error, self.errors)
-            self._unjoined.add(task._unjoined)
-        return is_outcome
-
 
 def _leave_alone(task: TaskHandle[Any], command: _ParkCommand) -> None:
     """The task goes on when it is resumed, and not before."""
@@ -450,7 +439,7 @@ class _Report(ErrorReport):
 
     __slots__ = ("_errors",)
 
-    def __init__(self, name: str, error: BaseException, errors: list[str]) -> None:
+    def __init__(self, errors: list[str], name: str, error: BaseException) -> None:
         super().__init__(name, error)
         self._errors = errors
 
@@ -475,13 +464,3 @@ def _to_the_test(traceback: TracebackType | None) -> TracebackType | None:
     if last is not None:
         last.tb_next = None
     return traceback
-
-
-def _is_in_a_group(task: TaskHandle[Any]) -> bool:
-    """Whether a task belongs to a group, which sees to its end."""
-    scope = task._scope
-    while scope is not None:
-        if scope._members is not None and task in scope._members:
-            return True
-        scope = scope.parent
-    return False
