@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import DeadlockError
 from ..core.event_loop.event_loop import EventLoop, Table
+from ..core.event_loop.operations import begin_native, end_native
 from ..core.event_loop.primitives import sleep
 from ..core.event_loop.scopes import group_of
 from ..core.event_loop.snapshots import is_own, take_snapshot
@@ -119,6 +120,7 @@ class Runner:
         self._last_step: _Step | None = None
         self._handles = Handles()
         self._warnings: list[str] = []
+        begin_native()  # for Python to say which operations were never awaited
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Carry out a step, and leave running what it has started.
@@ -176,6 +178,7 @@ class Runner:
                     self._dismiss()
                     self.loop.close()
         finally:
+            end_native()
             left = self._handles.end()
         return problems + self._noted() + left
 
