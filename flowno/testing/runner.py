@@ -19,7 +19,7 @@ from types import coroutine as generator_based
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..core.event_loop.commands import Command
-from ..core.event_loop.errors import DeadlockError
+from ..core.event_loop.errors import DeadlockError, EventLoopError
 from ..core.event_loop.event_loop import EventLoop, Table
 from ..core.event_loop.operations import begin_native, end_native
 from ..core.event_loop.primitives import sleep
@@ -52,7 +52,7 @@ MOST_TASKS: Final = 20
 
 #: What Python warns of, at the place where it is dropped, and what comes of flowno's debug mode.
 _NEVER_AWAITED: Final = r"coroutine '.*' was never awaited"
-_NEVER_CLOSED: Final = r"unclosed <(socket\.socket|ssl\.SSLSocket|\w*Handle)\b"
+_NEVER_CLOSED: Final = r"unclosed (<(socket\.socket|ssl\.SSLSocket|\w*Handle)\b|file <)|subprocess \d+ is still running"
 
 
 class _Step:
@@ -64,6 +64,7 @@ class _Step:
 
     Attributes:
         mark: Tells the tasks that were spawned by this step, or by one of those, from all others: they inherit it.
+        is_through: Whether the coroutine has come to its own end.
         verdict: What it fails with, whatever its coroutine says to its cancellation.
     """
 
@@ -72,6 +73,7 @@ class _Step:
         self.name = name
         self.mark = object()
         self.ended = Event()
+        self.is_through = False
         self.value: Any = None
         self.error: BaseException | None = None
         self.verdict: Exception | None = None
@@ -132,6 +134,7 @@ class Runner:
         Raises:
             TimeoutError: It took too long. It was cancelled, and has cleaned up; what every task waited for is said.
             DeadlockError: Nothing could ever have woken it. The same.
+            EventLoopError: ``exit()`` has ended the run, and the step with it.
             BaseException: What it raises itself.
         """
         __tracebackhide__ = True
@@ -142,6 +145,8 @@ class Runner:
         finally:
             coroutine.close()  # the loop may have refused to run it
             self._park()
+        if not step.is_through:
+            raise EventLoopError(f"exit() ended the run before {name} was through")
         if step.error is None:
             return step.value  # type: ignore[no-any-return]
         error, step.error = step.error, None
@@ -232,6 +237,7 @@ class Runner:
         finally:
             loop.interrupt = None
             interrupt.stop()
+        step.is_through = True
         if step.verdict is not None:
             step.verdict.__context__ = None if isinstance(error, TaskCancelled) else error
             error = step.verdict.with_traceback(None if error is None else _to_the_test(error.__traceback__))

@@ -846,10 +846,22 @@ LEAKS = [
         """,
         "never awaited: coroutine 'sleep' was never awaited*",
     ),
+    (
+        """
+        import subprocess, sys
+        from flowno import open_process
+
+        async def test_drops_a_process():
+            await open_process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # which ends with its input
+        """,
+        "never closed: subprocess * is still running*",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("test", "complaint"), LEAKS, ids=["task", "error", "handle", "coroutine", "operation"])
+@pytest.mark.parametrize(
+    ("test", "complaint"), LEAKS, ids=["task", "error", "handle", "coroutine", "operation", "process"]
+)
 def test_what_is_left_behind_fails_the_test_unless_that_is_allowed(
     project: Project, test: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -859,6 +871,53 @@ def test_what_is_left_behind_fails_the_test_unless_that_is_allowed(
     result.stdout.fnmatch_lines(["test_*?select? has left something behind:", f"  {complaint}"])
     project.run(dedent(test).replace("async def test", "@pytest.mark.flowno(allow_leaks=True)\nasync def test"))
     project.again().assert_outcomes(passed=1)
+
+
+ENDS_BY_EXIT = {
+    "itself": """
+        async def test():
+            await exit()
+        """,
+    "a task of its": """
+        async def end():
+            await exit(7)
+
+        async def test():
+            await spawn(end())
+            await sleep(60)
+        """,
+    "a fixture": """
+        @pytest.fixture
+        async def fixture():
+            await exit()
+            yield
+
+        async def test(fixture):
+            pass
+        """,
+}
+
+
+@pytest.mark.parametrize("program", ENDS_BY_EXIT.values(), ids=ENDS_BY_EXIT)
+def test_what_exit_has_ended_before_it_was_through_has_not_passed(project: Project, program: str) -> None:
+    result = project.run(program.replace("await exit(", "await flowno.exit("))
+    assert result.parseoutcomes().get("passed", 0) == 0
+    result.stdout.fnmatch_lines(["*EventLoopError: exit() ended the run before * was through*"])
+
+
+def test_a_clean_up_that_exit_has_ended_is_an_error(project: Project) -> None:
+    result = project.run(
+        """
+        @pytest.fixture
+        async def fixture():
+            yield
+            await flowno.exit()
+
+        async def test(fixture):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
 
 
 def test_operations_are_what_they_were_once_a_test_is_over(project: Project) -> None:
