@@ -17,8 +17,8 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
-from tests.support.faulty_selector import unhelpful
 from tests.support.loopback import full_backlog, listening, pair, tcp_pair
+from tests.support.unhelpful_selector import unhelpful
 
 pytestmark = pytest.mark.usefixtures("backend")
 
