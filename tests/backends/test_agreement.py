@@ -483,7 +483,7 @@ def test_two_backends_agree_with_each_other_and_with_the_model(pair: tuple[str, 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("pair", PAIRS, ids="-and-".join)
-def test_they_agree_on_thousands_of_programs(pair: tuple[str, str]) -> None:
+def test_two_backends_agree_on_thousands_of_programs(pair: tuple[str, str]) -> None:
     backends = _all_backends()
     try_programs(LONG, backends[pair[0]], backends[pair[1]])
 
