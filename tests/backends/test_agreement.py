@@ -37,6 +37,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from flowno_backends import BackendSelector, EpollSelector, PollSelector, SelectSelector  # noqa: E402
 from tests.backends.conftest import BACKENDS, CLASSES, STDLIB, chosen, ready_fds  # noqa: E402
+from tests.support.broken_selectors import (  # noqa: E402
+    IsEdgeTriggered,
+    LooksForNumbers,
+    ReportsGhosts,
+    ReportsOneDirection,
+)
 from tests.support.socket_model import Binding, OpenFile, Readiness, RegularFile  # noqa: E402
 from tests.support.socket_world import Descriptor, World, is_open  # noqa: E402
 
@@ -498,35 +504,11 @@ class LosesWriting(PollSelector):
         super()._change(fd, old, EVENT_READ if old and new == BOTH else new)
 
 
-class RemembersTheDead(PollSelector):
-    """Goes on telling of what was unregistered."""
-
-    def _change(self, fd: int, old: int, new: int) -> None:
-        if new or not is_open(fd):
-            super()._change(fd, old, new)
-
-
-class TellsOneDirection(SelectSelector):
-    """Reports what is ready for both as ready for one."""
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        return list({key.fd: (key, events) for key, events in super().select(timeout)}.values())
-
-
 class KeepsOldData(SelectSelector):
     """Says that a modify was done, and does it in part."""
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> Any:
         return super().modify(fileobj, events, None)
-
-
-class ForgetsTheClosed(SelectSelector):
-    """Does not find an object again that has lost its number."""
-
-    def unregister(self, fileobj: Any) -> Any:
-        if not isinstance(fileobj, int) and fileobj.fileno() < 0:
-            raise KeyError(fileobj)
-        return super().unregister(fileobj)
 
 
 class RaisesForTheClosed(SelectSelector):
@@ -544,24 +526,15 @@ class BelievesTheKernel(EpollSelector):
         return [self._ready[report] for report in reports if report[0] in self._keys]
 
 
-class TellsOnce(EpollSelector):
-    """Reports that something has become ready, and not that it still is."""
-
-    def _open(self) -> Any:
-        kernel = super()._open()
-        self._masks = tuple(mask and mask | self._module.EPOLLET for mask in self._masks)
-        return kernel
-
-
 BROKEN: Final[tuple[type[BackendSelector], ...]] = (
     LosesWriting,
-    RemembersTheDead,
-    TellsOneDirection,
     KeepsOldData,
-    ForgetsTheClosed,
     RaisesForTheClosed,
     BelievesTheKernel,
-    TellsOnce,
+    IsEdgeTriggered,
+    LooksForNumbers,
+    ReportsGhosts,
+    ReportsOneDirection,
 )
 
 
