@@ -36,6 +36,7 @@ from tests.conftest import ROOT
 from tests.load.clients import BLOCK
 from tests.load.seeds import seed_of_this_run, told_by_a_failure
 from tests.support.remains import remains
+from tests.support.servers import all_ended
 from tests.support.tls import client_context_of
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -114,8 +115,7 @@ def test_clients_that_are_killed_leave_nothing_at_the_server(
         async with await opening as stream:
             await stream.write(b"still there?")
             assert await stream.readexactly(12) == b"still there?"
-        while server.connections:
-            await sleep(0.001)
+        await all_ended(server)
 
     async def root() -> None:
         async with await serve() as server:
