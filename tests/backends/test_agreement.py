@@ -28,23 +28,25 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import pytest
 
-fcntl = pytest.importorskip("fcntl", reason="there is one backend on Windows, and no other to agree with")
+if sys.platform == "win32":
+    pytest.skip("there is one backend on Windows, and no other to agree with", allow_module_level=True)
 
-import hypothesis.configuration  # noqa: E402 - what the tests below need beside fcntl
-from hypothesis import HealthCheck, Phase, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test  # noqa: E402
+import hypothesis.configuration
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from flowno_backends import BackendSelector, EpollSelector, PollSelector, SelectSelector  # noqa: E402
-from tests.backends.conftest import BACKENDS, CLASSES, STDLIB, chosen, ready_fds  # noqa: E402
-from tests.support.broken_selectors import (  # noqa: E402
+from flowno_backends import BackendSelector, EpollSelector, PollSelector, SelectSelector
+from tests.backends.conftest import BACKENDS, CLASSES, STDLIB, chosen, ready_fds
+from tests.support.broken_selectors import (
     IsEdgeTriggered,
     LooksForNumbers,
     ReportsGhosts,
     ReportsOneDirection,
 )
-from tests.support.socket_model import Binding, OpenFile, Readiness, RegularFile  # noqa: E402
-from tests.support.socket_world import Descriptor, World, is_open  # noqa: E402
+from tests.support.limits import is_open
+from tests.support.socket_model import Binding, OpenFile, Readiness, RegularFile
+from tests.support.socket_world import Descriptor, World
 
 # Many steps on a busy machine; and Hypothesis makes a program that fails smaller before it tells.
 pytestmark = pytest.mark.timeout(600)

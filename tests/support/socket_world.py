@@ -1,16 +1,16 @@
 """Real descriptors, and beside each the model of what it stands for."""
 
 import errno
-import fcntl
 import os
 import socket
 import tempfile
 from contextlib import suppress
 
+from tests.support.limits import is_open
 from tests.support.loopback import resets_at_close
 from tests.support.socket_model import Binding, End, Listener, OpenFile, RegularFile, Unconnected, Way, connected
 
-__all__ = ["Descriptor", "World", "is_open"]
+__all__ = ["Descriptor", "World"]
 
 _PIECES = (1 << 20, 1 << 12, 1)
 
@@ -224,11 +224,3 @@ class World:
             sock.detach()
             file.resets_at_close = True
             self.close(descriptor)
-
-
-def is_open(number: int) -> bool:
-    try:
-        fcntl.fcntl(number, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True
