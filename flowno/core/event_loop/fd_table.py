@@ -104,9 +104,7 @@ class FdTable:
         self.registered = 0  # how many fds the selector holds, the waker not counted
         self._highest = -1  # the fd of the highest number that was held, as far as hold() has seen
         self._most = 0  # and how many there were at once
-        self._promised: deque[FdRecord] = deque(
-            maxlen=_MOST_PROMISED
-        )  # are not in it, and count on a place
+        self._promised: deque[FdRecord] = deque(maxlen=_MOST_PROMISED)  # are not in it, and count on a place
         self._ready = ready
         self._records: dict[int, FdRecord] = {}
         self._disowned: set[int] = set()  # the numbers of foreign keys that were logged

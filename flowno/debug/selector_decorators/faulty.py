@@ -7,9 +7,10 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any, Final
 
 from flowno.core.event_loop.backend import FileObject, Selector
+from flowno.core.event_loop.registrations import Registrations
 
 from ..faults import Dice, Faults, faults_asked_for
-from .base import SelectorDecorator, descriptor_of
+from .base import SelectorDecorator
 
 __all__ = ["FaultySelector"]
 
@@ -41,28 +42,18 @@ class FaultySelector(SelectorDecorator):
         self.faults = faults_asked_for() if faults is None else faults
         self._dice = Dice(self.faults, "the selector")
         self._dice_by_fd: dict[int, Dice] = {}
-        self._keys: dict[int, SelectorKey] = {}  # what others have registered with the selector inside is left alone
+        self._keys = Registrations(inner)  # what others have registered with the selector inside is left alone
         self._withheld: dict[tuple[int, int], int] = {}  # for how many more reports an event of an fd is
         self._early = 0
 
     def register(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
-        key = self.inner.register(fileobj, events, data)
-        self._keys[key.fd] = key
-        return key
+        return self._keys.register(fileobj, events, data)
 
     def modify(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
-        try:
-            key = self.inner.modify(fileobj, events, data)
-        except OSError:
-            self._keys.pop(descriptor_of(fileobj) or -1, None)  # it is not registered any more
-            raise
-        self._keys[key.fd] = key
-        return key
+        return self._keys.modify(fileobj, events, data)
 
     def unregister(self, fileobj: FileObject) -> SelectorKey:
-        key = self.inner.unregister(fileobj)
-        self._keys.pop(key.fd, None)
-        return key
+        return self._keys.unregister(fileobj)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         dice = self._dice
@@ -95,12 +86,12 @@ class FaultySelector(SelectorDecorator):
         """Call what puts another file in the place of an fd, which is registered as it was then."""
         key = self._keys.get(fd)
         if key is not None:
-            self.inner.unregister(fd)
+            self._keys.unregister(fd)
         try:
             exchange()
         finally:
             if key is not None:
-                self._keys[fd] = self.inner.register(key.fileobj, key.events, key.data)
+                self._keys.register(key.fileobj, key.events, key.data)
 
     # --- what becomes of a report ------------------------------------------------------------------------------------
 

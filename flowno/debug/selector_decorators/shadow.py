@@ -7,8 +7,9 @@ from typing import Any, Final, TypeAlias
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name, world_of
 from flowno.core.event_loop.fd_table import identity_of
+from flowno.core.event_loop.registrations import descriptor_of
 
-from .base import SelectorDecorator, descriptor_of
+from .base import SelectorDecorator
 
 __all__ = ["ShadowSelector"]
 
