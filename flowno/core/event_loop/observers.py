@@ -35,7 +35,7 @@ LOG_LEVEL_VARIABLE: Final = "FLOWNO_LOG_LEVEL"
 MONITOR_VARIABLE: Final = "FLOWNO_MONITOR"
 TRACE_VARIABLE: Final = "FLOWNO_TRACE"
 
-#: By which the loops of a program are watched without a change to it. They are read when a loop is made.
+#: That attach something to each loop of a program, without a change to it. They are read when a loop is made.
 VARIABLES: Final = (DEBUG_VARIABLE, FAULTS_VARIABLE, LOG_LEVEL_VARIABLE, MONITOR_VARIABLE, TRACE_VARIABLE)
 
 #: For those who watch every event loop of the process: called with each that begins to run, or has run, in the thread
@@ -59,7 +59,7 @@ def switched_on(variable: str) -> bool:
 
 
 def observe(loop: EventLoop, debug: bool | None = None) -> None:
-    """Have a new loop watched by what was asked for; nothing is loaded where nothing was.
+    """Attach to a new loop what was asked for; nothing is loaded where nothing was.
 
     Args:
         loop: The loop.
