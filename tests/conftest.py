@@ -19,7 +19,7 @@ import pytest
 
 from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.observers import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
+from flowno.core.event_loop.environment import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
 
 pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
 

@@ -12,13 +12,13 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import (
+from flowno.core.event_loop.environment import (
     DEBUG_VARIABLE,
     FAULTS_VARIABLE,
     LOG_LEVEL_VARIABLE,
     MONITOR_VARIABLE,
     TRACE_VARIABLE,
+    environment_is_trusted,
 )
 
 if TYPE_CHECKING:

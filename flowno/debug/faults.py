@@ -16,7 +16,8 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from flowno.core.event_loop.observers import FAULTS_VARIABLE, making, switched_on
+from flowno.core.event_loop.environment import FAULTS_VARIABLE, switched_on
+from flowno.core.event_loop.observers import making
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -26,8 +26,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from flowno.core.event_loop.environment import MONITOR_VARIABLE
 from flowno.core.event_loop.errors import BusyResourceError, FlownoError
-from flowno.core.event_loop.observers import MONITOR_VARIABLE
 from flowno.core.event_loop.threads import OwnThread
 from flowno.net.addresses import set_mode
 
