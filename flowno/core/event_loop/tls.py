@@ -232,7 +232,7 @@ class TLSSocketHandle(SocketHandle):
             OSError, BusyResourceError, ClosedResourceError: As of :meth:`SocketHandle.sendAll`.
 
         Cancellation: ``bytes_sent`` says how much was handed to TLS; what the socket has not taken of that goes out
-        before what is sent next. A handle whose handshake this task was making is closed.
+        before what is sent next, also where that is ``b""``. A handle whose handshake this task was making is closed.
         """
         return self._write(data if type(data) is bytes else _bytes_of(data), "sendAll")  # pyright: ignore[reportReturnType]
 
@@ -525,10 +525,10 @@ class TLSSocketHandle(SocketHandle):
                     yield SocketCheckCommand(self, record, EVENT_WRITE)
                     record = self._record
                 record.budget.left -= 1
-                if sent == size:
-                    return sent
                 while self._unsent and not self._flush():  # of a send that was cancelled; else it would pile up
                     yield self._send_command
+                if sent == size:  # nothing is to be sent but that
+                    return sent
                 try:
                     sent += self._tls.write(  # type: ignore[union-attr]
                         data if size <= _CHUNK else memoryview(data)[sent : sent + _CHUNK]
