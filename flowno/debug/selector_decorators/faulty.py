@@ -9,7 +9,8 @@ from typing import Any, Final
 from flowno.core.event_loop.backend import FileObject, Selector
 from flowno.core.event_loop.registrations import Registrations
 
-from ..faults import Dice, Faults, faults_asked_for
+from ..dice import Dice
+from ..faults import Faults, faults_asked_for
 from .base import SelectorDecorator
 
 __all__ = ["FaultySelector"]
@@ -59,21 +60,21 @@ class FaultySelector(SelectorDecorator):
         dice = self._dice
         waits = timeout is None or timeout > 0
         if waits and self._early < _MOST_EARLY:
-            if dice.makes("eintr"):
+            if dice.inject("eintr"):
                 self._early += 1
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-            if dice.makes("early"):
+            if dice.inject("early"):
                 self._early += 1
                 return self._report(self.inner.select(0))
         if waits:
             self._early = 0
-        false_alarm = dice.hits("spurious") and self._false_alarm()
+        false_alarm = dice.is_due("spurious") and self._false_alarm()
         events = self._report(self.inner.select(0 if false_alarm else timeout))
         while waits and not events and self._withheld and not false_alarm:
             events = self._report(self.inner.select(0))
         if false_alarm:
             self._add(events, *false_alarm)
-        if len(events) > 1 and dice.makes("reordered"):
+        if len(events) > 1 and dice.inject("reordered"):
             dice.shuffle(events)
         return events
 
@@ -110,15 +111,15 @@ class FaultySelector(SelectorDecorator):
         if dice is None:
             dice = self._dice_by_fd[fd] = Dice(self.faults, f"descriptor {len(self._dice_by_fd)}")
         both = (fd, EVENT_READ), (fd, EVENT_WRITE)
-        if events == EVENT_READ | EVENT_WRITE and before.keys().isdisjoint(both) and dice.makes("split"):
+        if events == EVENT_READ | EVENT_WRITE and before.keys().isdisjoint(both) and dice.inject("split"):
             later = dice.one_of([EVENT_READ, EVENT_WRITE])
             self._withheld[fd, later] = 1
             return events & ~later
         for event in (EVENT_READ, EVENT_WRITE):
             if events & event:
                 left = before.get((fd, event), 0) - 1
-                if left < 0 and dice.makes("late"):
-                    left = dice.reports()
+                if left < 0 and dice.inject("late"):
+                    left = dice.delay()
                 if left > 0:
                     self._withheld[fd, event] = left
                     events &= ~event
@@ -130,7 +131,7 @@ class FaultySelector(SelectorDecorator):
             return None
         key = self._keys[self._dice.one_of([*self._keys])]
         event = self._dice.one_of([event for event in (EVENT_READ, EVENT_WRITE) if key.events & event])
-        self._dice.made("spurious")
+        self._dice.record("spurious")
         return key, event
 
     def _add(self, events: list[tuple[SelectorKey, int]], key: SelectorKey, event: int) -> None:
