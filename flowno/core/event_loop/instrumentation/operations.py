@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from ..commands import Command
 from ..errors import ClosedResourceError
 from ..exchange import Replacement
-from ..queues import _Queue
+from ..queues import BaseQueue
 from ..running import current_task, current_world
 from ..selectors import _CLOSED, Address, SocketHandle
 from .metadata import (
@@ -335,7 +335,7 @@ def _close(original: Callable[[SocketHandle], None]) -> Callable[..., Any]:
 
 
 @_coroutine_layer
-def _put(queue: _Queue[Any, Any], operation: _Driven, item: Any) -> _Driven:
+def _put(queue: BaseQueue[Any, Any], operation: _Driven, item: Any) -> _Driven:
     entries, step = those_here(), steps.count
     yield from operation
     if entries:
@@ -343,7 +343,7 @@ def _put(queue: _Queue[Any, Any], operation: _Driven, item: Any) -> _Driven:
 
 
 @_coroutine_layer
-def _get(queue: _Queue[Any, Any], operation: _Driven) -> _Driven:
+def _get(queue: BaseQueue[Any, Any], operation: _Driven) -> _Driven:
     entries, step = those_here(), steps.count
     item = yield from operation
     if entries:
@@ -351,9 +351,9 @@ def _get(queue: _Queue[Any, Any], operation: _Driven) -> _Driven:
     return item
 
 
-def _put_nowait(original: Callable[[_Queue[Any, Any], Any], bool]) -> Callable[..., Any]:
+def _put_nowait(original: Callable[[BaseQueue[Any, Any], Any], bool]) -> Callable[..., Any]:
     @wraps(original)
-    def method(self: _Queue[Any, Any], item: Any) -> bool:
+    def method(self: BaseQueue[Any, Any], item: Any) -> bool:
         is_new = original(self, item)
         tell(those_here(), "on_queue_put", self, item, True)
         return is_new
@@ -361,9 +361,9 @@ def _put_nowait(original: Callable[[_Queue[Any, Any], Any], bool]) -> Callable[.
     return method
 
 
-def _get_nowait(original: Callable[[_Queue[Any, Any]], Any]) -> Callable[..., Any]:
+def _get_nowait(original: Callable[[BaseQueue[Any, Any]], Any]) -> Callable[..., Any]:
     @wraps(original)
-    def method(self: _Queue[Any, Any]) -> Any:
+    def method(self: BaseQueue[Any, Any]) -> Any:
         item = original(self)
         tell(those_here(), "on_queue_get", self, item, True)
         return item
@@ -404,7 +404,7 @@ def replacements() -> Iterator[Replacement]:
     }
     owners: list[tuple[type, dict[str, Any]]] = [
         (SocketHandle, handle_layers),
-        (_Queue, queue_layers),
+        (BaseQueue, queue_layers),
     ]
     try:
         from ..tls import TLSSocketHandle
