@@ -16,7 +16,7 @@ import pytest
 import flowno
 from flowno import EventLoop
 from flowno.core.event_loop.backend import SystemWorld, open_selector
-from flowno.debug.selector_decorators import RULES, CheckSelector, ProtocolViolation
+from flowno.debug.selector_decorators import CALL_RULES, CheckSelector, ProtocolViolation
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT
 from tests.core.test_foreign_selectors import STANDARD, FiveMethods, exercise
@@ -357,7 +357,7 @@ def test_a_broken_rule_is_named(broken: Broken, ends: tuple[socket.socket, socke
     with CheckSelector(broken.selector()) as selector, pytest.raises(ProtocolViolation) as caught:
         broken.provoke(selector, *ends)
     assert caught.value.rule == broken.rule
-    assert str(caught.value).startswith(f'select breaks the rule "{broken.rule}": {RULES[broken.rule]}. ')
+    assert str(caught.value).startswith(f'select breaks the rule "{broken.rule}": {CALL_RULES[broken.rule]}. ')
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.rule}-{broken.selector.__name__}")
@@ -370,12 +370,12 @@ def test_what_breaks_it_keeps_all_others(broken: Broken, ends: tuple[socket.sock
 
 
 def test_every_rule_has_a_selector_that_breaks_it() -> None:
-    assert list(dict.fromkeys(broken.rule for broken in BROKEN)) == list(RULES)
+    assert list(dict.fromkeys(broken.rule for broken in BROKEN)) == list(CALL_RULES)
 
 
 def test_the_page_has_every_rule() -> None:
     page = (ROOT / "docs" / "selector_decorators.rst").read_text(encoding="utf-8")
-    assert dict(re.findall(r"^``([\w-]+)``\n   (.+)$", page, re.MULTILINE)) == RULES
+    assert dict(re.findall(r"^``([\w-]+)``\n   (.+)$", page, re.MULTILINE)) == CALL_RULES
 
 
 def test_a_violation_says_what_was_asked_and_what_came() -> None:

@@ -13,10 +13,7 @@ from flowno.core.event_loop.selector_rules import CALL_RULES, ProtocolViolation
 
 from .base import SelectorDecorator
 
-__all__ = ["RULES", "CheckSelector", "ProtocolViolation"]
-
-#: Every rule that is checked, by the name that a violation gives it.
-RULES: Final = CALL_RULES
+__all__ = ["CheckSelector", "ProtocolViolation"]
 
 #: How many returns in a row with nothing to report, before its time, are no violation yet. An epoll object may be woken
 #: by an entry that it cannot report, as the fd is another file by now; it is rid of that entry then.
@@ -243,7 +240,7 @@ class CheckSelector(SelectorDecorator):
         did = f"raised {outcome!r}" if isinstance(outcome, BaseException) else f"returned {outcome!r}"
         raise ProtocolViolation(
             rule,
-            f'{display_name(self.inner)} breaks the rule "{rule}": {RULES[rule]}. '
+            f'{display_name(self.inner)} breaks the rule "{rule}": {CALL_RULES[rule]}. '
             f"{call()} {did}{', ' if remark else ''}{remark}",
         )
 
