@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 from selectors import BaseSelector, SelectorKey
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .core.event_loop.backend import SYSTEM_WORLD, FileObject, Selector, SelectorChoice, open_selector, world_of
 from .core.event_loop.registrations import Registrations
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 __all__ = ["asyncio_loop_factory"]
 
@@ -87,5 +90,5 @@ class _WithMap(BaseSelector):
         self._registrations.clear()
         self._inner.close()
 
-    def get_map(self) -> Mapping[FileObject, SelectorKey]:
+    def get_map(self) -> Mapping["FileDescriptorLike", SelectorKey]:
         return self._registrations

@@ -7,6 +7,8 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
     from .backend import FileObject, Selector
 
 __all__ = ["MASKS", "Registrations", "descriptor_of"]
@@ -18,7 +20,7 @@ MASKS: Final = (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE)
 _REFUSALS: Final = (KeyError, ValueError, OSError)
 
 
-class Registrations(Mapping["FileObject", SelectorKey]):
+class Registrations(Mapping["FileDescriptorLike", SelectorKey]):
     """Passes on what changes the registrations of a selector, and keeps their keys; a live mapping, iterated by fds.
 
     A file object is looked up by its number, and by itself where it has lost that, closed while it was registered.
@@ -88,7 +90,7 @@ class Registrations(Mapping["FileObject", SelectorKey]):
         """Forget them all; the selector is closed."""
         self._keys.clear()
 
-    def __getitem__(self, fileobj: FileObject) -> SelectorKey:
+    def __getitem__(self, fileobj: FileDescriptorLike) -> SelectorKey:
         fd = descriptor_of(fileobj)
         if fd is not None and fd in self._keys:
             return self._keys[fd]
@@ -111,7 +113,7 @@ class Registrations(Mapping["FileObject", SelectorKey]):
             pass  # it had not come far
 
 
-def descriptor_of(fileobj: FileObject) -> int | None:
+def descriptor_of(fileobj: FileDescriptorLike) -> int | None:
     """The number that a file object stands for; None where it stands for none (any more)."""
     try:
         fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
