@@ -1,11 +1,20 @@
 """asyncio on the backends of flowno: which selector its event loop waits by, chosen as a flowno loop's is."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from selectors import BaseSelector, SelectorKey
 from typing import TYPE_CHECKING, Any, cast
 
-from .core.event_loop.backend import SYSTEM_WORLD, Selector, SelectorChoice, call_in_words, open_selector, world_of
+from .core.event_loop.backend import (
+    SYSTEM_WORLD,
+    FileObject,
+    Selector,
+    SelectorChoice,
+    call_in_words,
+    open_selector,
+    world_of,
+)
+from .core.event_loop.registrations import Registrations
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
@@ -71,57 +80,23 @@ class _WithMap(BaseSelector):
 
     def __init__(self, inner: Selector) -> None:
         self._inner = inner
-        self._keys: dict[int, SelectorKey] = {}
-        self._map = _Map(self._keys)
+        self._registrations = Registrations(inner)
 
-    def register(self, fileobj: "FileDescriptorLike", events: int, data: Any = None) -> SelectorKey:
-        key = self._inner.register(fileobj, events, data)
-        self._keys[key.fd] = key
-        return key
+    def register(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
+        return self._registrations.register(fileobj, events, data)
 
-    def modify(self, fileobj: "FileDescriptorLike", events: int, data: Any = None) -> SelectorKey:
-        old = self._map[fileobj]
-        try:
-            key = self._inner.modify(fileobj, events, data)
-        except OSError:
-            del self._keys[old.fd]  # so says the protocol: the fd is no longer registered
-            raise
-        self._keys[key.fd] = key
-        return key
+    def modify(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
+        return self._registrations.modify(fileobj, events, data)
 
-    def unregister(self, fileobj: "FileDescriptorLike") -> SelectorKey:
-        key = self._inner.unregister(fileobj)
-        self._keys.pop(key.fd, None)
-        return key
+    def unregister(self, fileobj: FileObject) -> SelectorKey:
+        return self._registrations.unregister(fileobj)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         return self._inner.select(timeout)
 
     def close(self) -> None:
-        self._keys.clear()
+        self._registrations.clear()
         self._inner.close()
 
     def get_map(self) -> Mapping["FileDescriptorLike", SelectorKey]:
-        return self._map
-
-
-class _Map(Mapping["FileDescriptorLike", SelectorKey]):
-    """The registrations by what was registered: an fd, or an object that has one, or had one until it was closed."""
-
-    def __init__(self, keys: dict[int, SelectorKey]) -> None:
-        self._keys = keys
-
-    def __getitem__(self, fileobj: "FileDescriptorLike") -> SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        if fd in self._keys:
-            return self._keys[fd]
-        for key in self._keys.values():
-            if key.fileobj is fileobj:
-                return key
-        raise KeyError(fileobj)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._keys)
+        return self._registrations

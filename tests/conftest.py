@@ -19,7 +19,7 @@ import pytest
 
 from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.observers import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
+from flowno.core.event_loop.environment import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
 from tests.support.remains import open_fds
 
 pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
@@ -32,8 +32,8 @@ IS_DEBUGGED = switched_on(DEBUG_VARIABLE)
 #: ``FLOWNO_FAULTS=seed=7`` runs every test under faults, which a program must bear.
 IS_UNDER_FAULTS = switched_on(FAULTS_VARIABLE)
 
-#: The same, of everything that can watch a loop.
-IS_WATCHED = any(map(switched_on, VARIABLES))
+#: Whether something is attached to the loop of every test: one that watches it, or makes faults.
+HAS_ATTACHMENTS = any(map(switched_on, VARIABLES))
 
 
 def pytest_configure() -> None:
@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker is not None and IS_UNDER_FAULTS:
             item.add_marker(pytest.mark.skip(reason=f"{FAULTS_VARIABLE}: {marker.kwargs['reason']}"))
         marker = item.get_closest_marker("not_watched")
-        if marker is not None and IS_WATCHED:
-            item.add_marker(pytest.mark.skip(reason=f"the loops of all tests are watched: {marker.kwargs['reason']}"))
+        if marker is not None and HAS_ATTACHMENTS:
+            item.add_marker(pytest.mark.skip(reason=f"something is attached to every loop: {marker.kwargs['reason']}"))
 
 
 @pytest.hookimpl(optionalhook=True)

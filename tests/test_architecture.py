@@ -20,7 +20,8 @@ LOOP = "flowno.core.event_loop"
 ALLOWED: dict[str, tuple[str, ...]] = {
     f"{LOOP}.errors": (),
     f"{LOOP}.selector_names": (f"{LOOP}.errors",),
-    f"{LOOP}.backend": (f"{LOOP}.errors", f"{LOOP}.selector_names"),
+    f"{LOOP}.environment": (),
+    f"{LOOP}.backend": (f"{LOOP}.environment", f"{LOOP}.errors", f"{LOOP}.selector_names"),
     "flowno.core": ("flowno.core",),
     "flowno.net": ("flowno.net", "flowno.core"),
     "flowno.from_thread": ("flowno.core",),

@@ -22,7 +22,7 @@ from flowno import EventLoop, FlownoError, serve_unix
 from flowno.debug import Monitor, trace
 from flowno.debug.asking import MonitorError, ask
 from flowno.debug.protocol import PROTOCOL
-from flowno.net import addresses
+from flowno.net import unix_sockets
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither modes nor Unix sockets")
@@ -190,7 +190,7 @@ def test_the_mode_is_set_of_a_socket_and_of_nothing_else(folder: Path, victim: P
     if not hasattr(os, "O_PATH"):
         pytest.skip("this system has no O_PATH")
     with pytest.raises(OSError, match="replaced by something else") as caught:
-        addresses.set_mode(str(victim), 0o666)
+        unix_sockets.set_mode(str(victim), 0o666)
     assert caught.value.filename == str(victim)
     assert mode_of(victim) == 0o644
 

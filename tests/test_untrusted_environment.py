@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flowno.core.event_loop.backend import ENVIRONMENT_VARIABLE
-from flowno.core.event_loop.observers import VARIABLES
+from flowno.core.event_loop.environment import VARIABLES
 from flowno.debug import ATTACHMENTS
 from tests.conftest import RunPython
 

@@ -1,4 +1,4 @@
-"""What watches event loops from outside: each on its own, at no cost where it was not asked for.
+"""What is attached to event loops from outside, to watch them or to make faults: at no cost where nobody asked for it.
 
 A loop that is made where one of the environment variables of :data:`ATTACHMENTS` is set, or with ``debug=True``, is
 handed to the function of that row. The functions are loaded by their dotted name, so that a trace does not load the
@@ -12,13 +12,13 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from flowno.core.event_loop.backend import environment_is_trusted
-from flowno.core.event_loop.observers import (
+from flowno.core.event_loop.environment import (
     DEBUG_VARIABLE,
     FAULTS_VARIABLE,
     LOG_LEVEL_VARIABLE,
     MONITOR_VARIABLE,
     TRACE_VARIABLE,
+    environment_is_trusted,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ __all__ = ["ATTACHMENTS", "Attachment", "Monitor", "attach", "may_open", "path_i
 
 
 class Attachment(NamedTuple):
-    """What is to watch the loops that are made while an environment variable is set.
+    """What is attached to the loops that are made while an environment variable is set.
 
     Attributes:
         function: ``module:attach``. It is called with the new loop, which does not run yet, and with the value of the
@@ -56,7 +56,7 @@ ATTACHMENTS: Final[dict[str, Attachment]] = {
 
 
 def attach(loop: EventLoop, values: Mapping[str, str]) -> None:
-    """Have a new loop watched; the core calls this.
+    """Attach to a new loop what its environment asks for; the core calls this.
 
     Args:
         loop: The loop.

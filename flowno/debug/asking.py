@@ -7,8 +7,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
+from flowno.core.event_loop.environment import MONITOR_VARIABLE, switched_on
 from flowno.core.event_loop.errors import FlownoError
-from flowno.core.event_loop.observers import MONITOR_VARIABLE, switched_on
 
 from . import may_open
 from .protocol import MOST, decode, path_of, request

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from flowno.core.event_loop.fd_table import FdTable, identity_of
+from flowno.core.event_loop.fd_table import FdTable, identity_of, is_same
 
 from .places import Place, here_and_outwards, with_stack
 
 if TYPE_CHECKING:
-    from flowno.core.event_loop.fd_table import FdRecord
+    from flowno.core.event_loop.fd_table import FdRecord, Identity
 
 __all__ = ["WatchedFdTable", "watch_descriptors"]
 
 logger = logging.getLogger("flowno.debug")
 
 #: What was behind a descriptor when it was first used, and where that was.
-_FirstUse: TypeAlias = "tuple[tuple[Any, ...] | None, Place]"
+_FirstUse: TypeAlias = "tuple[Identity, Place]"
 
 
 def watch_descriptors(fds: FdTable) -> None:
@@ -61,7 +61,7 @@ class WatchedFdTable(FdTable):
         if first_use is None or socket is None:  # a socket that is gone without a close() went with its handle
             return
         identity, place = first_use
-        if socket.fileno() == record.fd and identity_of(record.fd) == identity:
+        if socket.fileno() == record.fd and is_same(identity_of(record.fd), identity):
             return
         del self.first_uses[record]
         waiters = [

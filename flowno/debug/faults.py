@@ -1,8 +1,7 @@
 """Faults that a kernel may make at any time, and some that it makes when things go wrong, made on purpose.
 
-What is made is drawn from random numbers that begin with a seed: each event loop, each socket in each direction and
-each registered descriptor has a stream of its own, so that the one is not shifted by what the other does. The kinds are
-:data:`KINDS`; ``faulty(selector)`` makes those of the selector, :mod:`flowno.debug.faulty_sockets` those of sockets.
+The kinds are :data:`KINDS`. When one is made is drawn by :mod:`flowno.debug.dice`; ``faulty(selector)`` makes those of
+the selector, :mod:`flowno.debug.faulty_sockets` those of sockets.
 """
 
 from __future__ import annotations
@@ -14,19 +13,20 @@ import weakref
 from collections import Counter
 from difflib import get_close_matches
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from flowno.core.event_loop.observers import FAULTS_VARIABLE, making, switched_on
+from flowno.core.event_loop.environment import FAULTS_VARIABLE, switched_on
+from flowno.core.event_loop.observers import making
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from flowno.core.event_loop.event_loop import EventLoop
     from flowno.core.event_loop.fd_table import FdTable
 
     from .selector_decorators.faulty import FaultySelector
 
-__all__ = ["KINDS", "Dice", "Faults", "Kind", "LoopFaults", "attach", "faults", "faults_asked_for", "faults_of"]
+__all__ = ["KINDS", "Faults", "Kind", "LoopFaults", "attach", "faults", "faults_asked_for", "faults_of"]
 
 logger = logging.getLogger("flowno.faults")
 
@@ -102,20 +102,20 @@ class Faults:
 
     def __enter__(self) -> Self:
         _blocks.append(self)
-        making.append(self._attach_innermost)
+        making.append(self._inject_if_innermost)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        making.remove(self._attach_innermost)
+        making.remove(self._inject_if_innermost)
         _blocks.remove(self)
         if error is not None and self.injected:
             error.add_note(f"faults were made ({self.count_in_words()}); {FAULTS_VARIABLE}={self} makes them again")
 
-    def _attach_innermost(self, loop: EventLoop) -> None:
+    def _inject_if_innermost(self, loop: EventLoop) -> None:
         if _blocks[-1] is self:
-            self.attach(loop)
+            self.inject_into(loop)
 
-    def attach(self, loop: EventLoop) -> None:
+    def inject_into(self, loop: EventLoop) -> None:
         """Have these faults made in a new loop, until it is closed or dropped."""
         from . import faulty_sockets
         from .selector_decorators.faulty import FaultySelector
@@ -128,8 +128,8 @@ class Faults:
         faulty_sockets.begin()
         loop.close_callbacks += (mine.end, faulty_sockets.end)
 
-    def make(self, kind: str, where: str) -> None:
-        """A fault is made: it is counted and logged."""
+    def record(self, kind: str, where: str) -> None:
+        """Count a fault that was made, and log it."""
         self.injected[kind] += 1
         logger.debug("%s at %s", kind, where)
 
@@ -156,77 +156,16 @@ class LoopFaults:
         self.sockets = 0
         self.is_over = False
 
+    @staticmethod
+    def of(table: FdTable) -> LoopFaults | None:
+        """Those of the loop that has this table; None where it has none."""
+        return _loops.get(table)
+
     def end(self) -> None:
         """The loop is closed, or was dropped."""
         self.is_over = True
         if self.faults.injected:
             logger.debug("%s: %s", self.faults, self.faults.count_in_words())
-
-
-class Dice:
-    """A stream of random numbers that decides where faults are made.
-
-    Args:
-        faults: Which ones.
-        place: What the stream is for, in words that are the same in each run: they are a part of the seed.
-    """
-
-    __slots__ = ("_faults", "_place", "_random", "_storm")
-
-    def __init__(self, faults: Faults, place: str) -> None:
-        self._faults = faults
-        self._place = place
-        self._random = random.Random(f"{faults.seed}: {place}")
-        self._storm = 0
-
-    def hits(self, kind: str) -> bool:
-        """Whether a fault of this kind is due. Kinds that are not made take no number out of the stream."""
-        rate = self._faults.rates.get(kind, 0.0)
-        return rate > 0 and self._random.random() < rate
-
-    def makes(self, kind: str) -> bool:
-        """As :meth:`hits`, and it is made."""
-        if not self.hits(kind):
-            return False
-        self.made(kind)
-        return True
-
-    def made(self, kind: str) -> None:
-        """A fault of this kind was made here."""
-        self._faults.make(kind, self._place)
-
-    def storms_if(self, is_ready: Callable[[], bool]) -> bool:
-        """Whether EAGAIN is due, of what is ready. Once begun it goes on for some calls, and behind these there is one
-        that gets through, however often it is asked for.
-        """
-        if self._storm == 1:
-            self._storm = 0
-            return False
-        if not self._storm:
-            if not self.hits("eagain"):
-                return False
-            self._storm = self._random.randint(1, 4) + 1
-        if not is_ready():
-            return False
-        self._storm -= 1
-        self.made("eagain")
-        return True
-
-    def fewer(self, size: int) -> int:
-        """At least one, and less than ``size``."""
-        return self._random.randrange(1, size)
-
-    def reports(self) -> int:
-        """For how many reports something is withheld."""
-        return self._random.randint(1, 3)
-
-    def one_of(self, numbers: list[int]) -> int:
-        """One of them."""
-        return self._random.choice(numbers)
-
-    def shuffle(self, things: list[Any]) -> None:
-        """Bring them into another order."""
-        self._random.shuffle(things)
 
 
 def faults(seed: int | None = None, **rates: float) -> Faults:
@@ -288,12 +227,7 @@ def attach(loop: EventLoop, value: str) -> None:
         ValueError: It is not of that form, or of a kind or a rate that is none.
     """
     if loop.fds not in _loops:
-        _written(value).attach(loop)
-
-
-def loop_faults_of(fds: FdTable) -> LoopFaults | None:
-    """The faults of the loop that has this table."""
-    return _loops.get(fds)
+        _written(value).inject_into(loop)
 
 
 def faults_asked_for() -> Faults:

@@ -26,7 +26,8 @@ from flowno.core.event_loop.exchange import Exchange, Layer, Replacement
 from flowno.core.event_loop.running import here
 from flowno.core.event_loop.selectors import SocketHandle
 
-from .faults import Dice, LoopFaults, loop_faults_of
+from .dice import Dice
+from .faults import LoopFaults
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -65,6 +66,12 @@ class _SocketFaults:
         self.accepted = 0
         self.is_reset = False
 
+    @staticmethod
+    def of(sock: system_socket.socket) -> _SocketFaults | None:
+        """Those of a socket, which are over with its loop; a call that blocks is the program's, and has none."""
+        mine = _sockets.get(sock)
+        return mine if mine is not None and not mine.loop.is_over and sock.gettimeout() == 0 else None
+
     def before(self, sock: system_socket.socket, dice: Dice, readiness: int) -> None:
         """What may happen to any call that receives or sends, or accepts.
 
@@ -72,11 +79,11 @@ class _SocketFaults:
             BlockingIOError: EAGAIN is due. The selector will say that the socket is ready, as it is; of one that is not
                 the system says the same, or has an error to tell.
         """
-        if dice.hits("reset") and not self.is_reset and _is_connected_stream(sock):
+        if dice.is_due("reset") and not self.is_reset and _is_connected_stream(sock):
             self._reset(sock)
             self.is_reset = True
-            dice.made("reset")
-        elif dice.storms_if(lambda: _is_ready(sock, readiness)):
+            dice.record("reset")
+        elif dice.inject_eagain(lambda: _is_ready(sock, readiness)):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def size_to_receive(self, sock: system_socket.socket, size: int) -> int:
@@ -84,9 +91,9 @@ class _SocketFaults:
         dice = self.receiving
         self.before(sock, dice, EVENT_READ)
         if size > 1 and sock.type == system_socket.SOCK_STREAM:
-            kind = "byte" if dice.hits("byte") else "short" if dice.hits("short") else None
+            kind = "byte" if dice.is_due("byte") else "short" if dice.is_due("short") else None
             if kind is not None and (there := min(_bytes_there(sock), size)) > 1:
-                dice.made(kind)
+                dice.record(kind)
                 return 1 if kind == "byte" else dice.fewer(there)
         return size
 
@@ -94,19 +101,19 @@ class _SocketFaults:
         """How many bytes are sent where there are ``size``."""
         dice = self.sending
         self.before(sock, dice, EVENT_WRITE)
-        if dice.makes("enobufs"):
+        if dice.inject("enobufs"):
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         if size > 1 and sock.type == system_socket.SOCK_STREAM:
-            if dice.makes("byte"):
+            if dice.inject("byte"):
                 return 1
-            if dice.makes("short"):
+            if dice.inject("short"):
                 return dice.fewer(size)
         return size
 
     def before_accept(self, sock: system_socket.socket) -> None:
         """What accept says before it looks for a connection, accept(2)."""
         for kind, code in _OUT_OF_DESCRIPTORS.items():
-            if self.receiving.makes(kind):
+            if self.receiving.inject(kind):
                 raise OSError(code, os.strerror(code))
         self.before(sock, self.receiving, EVENT_READ)
 
@@ -117,7 +124,7 @@ class _SocketFaults:
             ConnectionAbortedError: It was reset before.
         """
         self.accepted += 1
-        if self.receiving.makes("aborted"):
+        if self.receiving.inject("aborted"):
             _reset_at_close(connection)
             connection.close()
             raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
@@ -137,12 +144,6 @@ class _SocketFaults:
 _sockets: weakref.WeakKeyDictionary[system_socket.socket, _SocketFaults] = weakref.WeakKeyDictionary()
 
 
-def _faults_of(sock: system_socket.socket) -> _SocketFaults | None:
-    """The faults of a socket, which are over with its loop; a call that blocks is the program's, and has none."""
-    mine = _sockets.get(sock)
-    return mine if mine is not None and not mine.loop.is_over and sock.gettimeout() == 0 else None
-
-
 # ------------------------------------------------------------------------------------------------- methods of a socket
 
 
@@ -151,7 +152,7 @@ def _recv(own: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(own)
     def recv(self: system_socket.socket, size: int, *args: Any) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         return own(self, size if mine is None else mine.size_to_receive(self, size), *args)
 
     return recv
@@ -162,7 +163,7 @@ def _recv_into(own: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(own)
     def recv_into(self: system_socket.socket, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         if mine is not None:
             nbytes = mine.size_to_receive(self, nbytes or memoryview(buffer).nbytes)
         return own(self, buffer, nbytes, flags)
@@ -173,7 +174,7 @@ def _recv_into(own: Callable[..., T]) -> Callable[..., T]:
 def _recvmsg_into(own: Callable[..., T]) -> Callable[..., T]:
     @wraps(own)
     def recvmsg_into(self: system_socket.socket, buffers: list[Buffer], *args: Any) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         if mine is not None:
             size = sum(memoryview(buffer).nbytes for buffer in buffers)
             buffers = _first(buffers, mine.size_to_receive(self, size))
@@ -187,7 +188,7 @@ def _send(own: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(own)
     def send(self: system_socket.socket, data: Buffer, *args: Any) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         if mine is not None:
             whole = memoryview(data)
             size = mine.size_to_send(self, whole.nbytes)
@@ -201,7 +202,7 @@ def _send(own: Callable[..., T]) -> Callable[..., T]:
 def _sendmsg(own: Callable[..., T]) -> Callable[..., T]:
     @wraps(own)
     def sendmsg(self: system_socket.socket, buffers: list[Buffer], *args: Any) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         if mine is not None:
             size = sum(memoryview(buffer).nbytes for buffer in buffers)
             buffers = _first(buffers, mine.size_to_send(self, size))
@@ -213,7 +214,7 @@ def _sendmsg(own: Callable[..., T]) -> Callable[..., T]:
 def _accept(own: Callable[..., T]) -> Callable[..., T]:
     @wraps(own)
     def accept(self: system_socket.socket) -> T:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         if mine is None:
             return own(self)
         mine.before_accept(self)
@@ -227,9 +228,9 @@ def _accept(own: Callable[..., T]) -> Callable[..., T]:
 def _connect_ex(own: Callable[..., int]) -> Callable[..., int]:
     @wraps(own)
     def connect_ex(self: system_socket.socket, address: Any) -> int:
-        mine = _faults_of(self)
+        mine = _SocketFaults.of(self)
         code = own(self, address)
-        if code == errno.EINPROGRESS and mine is not None and mine.sending.makes("eintr"):
+        if code == errno.EINPROGRESS and mine is not None and mine.sending.inject("eintr"):
             return errno.EINTR
         return code
 
@@ -307,7 +308,7 @@ def _by(own: Callable[..., T]) -> Callable[..., T]:
 def _sendfile(own: Callable[..., int]) -> Callable[..., int]:
     @wraps(own)
     def sendfile(self: SocketHandle, source: int, offset: int, size: int) -> int:
-        mine = _faults_of(self.socket)
+        mine = _SocketFaults.of(self.socket)
         return own(self, source, offset, size if mine is None else mine.size_to_send(self.socket, size))
 
     return sendfile
@@ -318,7 +319,7 @@ def _take_in(handle: SocketHandle, table: FdTable | None) -> None:
     sock: object = handle.socket
     if not isinstance(sock, system_socket.socket) or table is None:
         return
-    loop = loop_faults_of(table)
+    loop = LoopFaults.of(table)
     mine = _sockets.get(sock)
     if (None if mine is None else mine.loop) is not loop:
         if loop is None:

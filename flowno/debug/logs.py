@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from flowno.core.event_loop.observers import LOG_LEVEL_VARIABLE
+from flowno.core.event_loop.environment import LOG_LEVEL_VARIABLE
 
 if TYPE_CHECKING:
     from flowno.core.event_loop.event_loop import EventLoop

@@ -26,10 +26,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from flowno.core.event_loop.environment import MONITOR_VARIABLE
 from flowno.core.event_loop.errors import BusyResourceError, FlownoError
-from flowno.core.event_loop.observers import MONITOR_VARIABLE
 from flowno.core.event_loop.threads import OwnThread
-from flowno.net.addresses import set_mode
+from flowno.net.unix_sockets import set_mode
 
 from .protocol import LONGEST_REQUEST, Answer, encode, path_of, requested
 from .reports import take_all

@@ -38,8 +38,9 @@ from flowno.core.event_loop.commands import (
     SpawnCommand,
     ThreadCommand,
 )
+from flowno.core.event_loop.environment import TRACE_VARIABLE
 from flowno.core.event_loop.exchange import Exchange, Replacement
-from flowno.core.event_loop.observers import TRACE_VARIABLE, entering, leaving
+from flowno.core.event_loop.observers import entering, leaving
 from flowno.core.event_loop.running import calls_the_program, current_event_loop, here
 from flowno.core.event_loop.selectors import SocketHandle
 from flowno.core.event_loop.snapshots import is_own

@@ -20,10 +20,10 @@ from ..core.event_loop.synchronization import Event
 from ..core.event_loop.threads import run_in_thread
 from ..core.event_loop.timers import checked_seconds
 from ..core.event_loop.words import address_in_words
-from .addresses import UnixPath, unix_path
 from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
+from .unix_sockets import UnixPath, unix_path
 
 if TYPE_CHECKING:
     import ssl

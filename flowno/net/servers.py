@@ -12,9 +12,7 @@ import functools
 import logging
 import os
 import socket as _socket
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from inspect import (
     CO_ASYNC_GENERATOR,
     CO_GENERATOR,
@@ -34,11 +32,11 @@ from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds
 from ..core.event_loop.words import address_in_words, peer_in_words
 from .activation import activated_sockets
-from .addresses import UnixPath, set_mode, unix_path
 from .arguments import HANDSHAKE_TIMEOUT, check_host, check_limit, check_tls, check_tls_options
 from .connections import set_no_delay
 from .resolver import getaddrinfo
 from .streams import DEFAULT_LIMIT, Stream
+from .unix_sockets import SocketFile, UnixPath, listen_on_path, unix_path
 
 if TYPE_CHECKING:
     import ssl
@@ -234,7 +232,7 @@ async def serve_unix(
     if mode is not None and not isinstance(mode, int):
         raise TypeError(f"mode must be an int, such as 0o660, or None, not {mode!r}")
     required_event_loop("serve_unix()")
-    listener, file = _listen_on_path(unix_path(path), mode, backlog)
+    listener, file = listen_on_path(unix_path(path), mode, BACKLOG if backlog is None else backlog)
     return Server(settings, [listener], file)
 
 
@@ -413,7 +411,7 @@ class Server:
         sockets: The handles of the listening sockets.
     """
 
-    def __init__(self, settings: _Settings, listeners: Sequence[SocketHandle], file: _SocketFile | None = None) -> None:
+    def __init__(self, settings: _Settings, listeners: Sequence[SocketHandle], file: SocketFile | None = None) -> None:
         self._settings = settings
         self._name_of_tasks = _name_of(settings.handler)
         self.sockets = tuple(listeners)
@@ -830,88 +828,6 @@ def _listen_on(one: _Wanted, port: int, backlog: int | None, reuse_port: bool) -
         listener.close()
         raise
     return listener
-
-
-# ----------------------------------------------------------------------------------------------------------------- Unix
-
-
-class _SocketFile:
-    """The file of a Unix socket that this process listens on.
-
-    Args:
-        path: Where it is.
-    """
-
-    def __init__(self, path: str | bytes) -> None:
-        self._path = os.path.abspath(path)  # the current folder may be another one at the end
-        self._identity = _identity(self._path)
-        self._process = os.getpid()
-
-    def remove(self) -> None:
-        """Remove it, if it is still the same file, and this the process that made it, not one that was forked off."""
-        if self._process == os.getpid() and self._identity is not None and _identity(self._path) == self._identity:
-            try:
-                os.unlink(self._path)
-            except OSError as error:
-                logger.warning("a server could not remove its socket: %s", error)
-
-
-def _identity(path: str | bytes) -> tuple[int, int] | None:
-    """What tells a file from another one at the same place; None where there is none."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _listen_on_path(
-    path: str | bytes, mode: int | None, backlog: int | None
-) -> tuple[SocketHandle, _SocketFile | None]:
-    """A socket that listens there, and its file."""
-    is_abstract = path[:1] in ("\0", b"\0")
-    if is_abstract and mode is not None:
-        raise ValueError("mode is for files; an abstract socket has no permissions: all of this machine may connect")
-    if not is_abstract:
-        _remove_stale(path)
-    file: _SocketFile | None = None
-    listener = socket(_socket.AF_UNIX)
-    try:
-        if mode is not None:
-            with suppress(OSError):  # on Linux the file has the mode of the socket, less the umask: unix(7)
-                os.fchmod(listener.fileno(), mode)
-        listener.bind(path)
-        if not is_abstract:
-            file = _SocketFile(path)
-            if mode is not None and stat.S_IMODE(os.lstat(path).st_mode) != mode:
-                set_mode(path, mode)  # before it listens: until then nobody can connect
-        listener.listen(BACKLOG if backlog is None else backlog)
-    except BaseException:
-        listener.close()
-        if file is not None:
-            file.remove()
-        raise
-    return listener, file
-
-
-def _remove_stale(path: str | bytes) -> None:
-    """Remove a socket that no server listens on any more.
-
-    Raises:
-        OSError: A server listens on it.
-    """
-    before = _identity(path)
-    if before is None or not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return  # nothing is there; or something that is not ours to remove, as bind() will say
-    with socket(_socket.AF_UNIX) as probe:
-        code = probe.socket.connect_ex(path)
-    if code == errno.ENOENT:
-        return
-    if code != errno.ECONNREFUSED:
-        why = "" if code in (0, errno.EAGAIN, errno.EINPROGRESS) else f" ({os.strerror(code)})"
-        raise OSError(errno.EADDRINUSE, f"another server listens there{why}", path)
-    if _identity(path) == before:  # not one that has begun meanwhile
-        os.unlink(path)
 
 
 # -------------------------------------------------------------------------------------------------------------- sockets

@@ -53,7 +53,7 @@ from flowno.core.event_loop.instrumentation import (
     TLSHandshakeMetadata,
     get_current_instrument,
 )
-from flowno.core.event_loop.queues import _Queue
+from flowno.core.event_loop.queues import BaseQueue
 from flowno.core.event_loop.tasks import TaskHandle
 from flowno.core.event_loop.tls import TLSSocketHandle
 from flowno.testing import cancel_everywhere
@@ -68,7 +68,7 @@ pytestmark = [
 ]
 
 #: What is exchanged while somebody watches, as it is when nobody does.
-CLASSES = (SocketHandle, TLSSocketHandle, _Queue, TaskHandle, EventLoop)
+CLASSES = (SocketHandle, TLSSocketHandle, BaseQueue, TaskHandle, EventLoop)
 ORIGINALS = {(owner, name): attribute for owner in CLASSES for name, attribute in vars(owner).items()}
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from flowno import AsyncQueue, EventLoop, Lock, SocketHandle, TaskGroup, run, sleep, sleep_forever, spawn, timeout
 from flowno.core.event_loop.backend import BUILT_IN
-from flowno.core.event_loop.observers import VARIABLES
+from flowno.core.event_loop.environment import VARIABLES
 from tests.examples.programs import environment, require
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import fill, pair, receive

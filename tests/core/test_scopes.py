@@ -628,7 +628,7 @@ def test_the_timeout_says_what_the_tasks_of_the_block_waited_for() -> None:
     assert note.splitlines() == [
         "when the time was over:",
         ANY,
-        "  <TaskHandle 'consumer' _Queue.get alive> waits for an item in an AsyncQueue (1 waiting)",
+        "  <TaskHandle 'consumer' BaseQueue.get alive> waits for an item in an AsyncQueue (1 waiting)",
     ]
     assert "main alive> waits for its cancellation, as it sleeps for ever" in note
 

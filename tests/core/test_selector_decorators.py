@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowno import EventLoop
+from flowno import EventLoop, EventLoopError, current_event_loop
 from flowno.core.event_loop import backend
 from flowno.core.event_loop.backend import (
     DECORATORS,
@@ -23,6 +23,7 @@ from flowno.core.event_loop.backend import (
 )
 from flowno.core.event_loop.errors import SelectorUnavailableError, UnknownSelectorError
 from flowno.core.event_loop.selector_names import terms_of
+from flowno.debug.selector_decorators import CheckSelector, TraceSelector
 from tests.conftest import RunPython
 
 # A machine of the tests' own: two backends and one that cannot be had, and decorators of one, two and any number.
@@ -451,3 +452,16 @@ def test_an_isolated_python_ignores_what_would_load_foreign_code_however_deep_it
         assert f"RuntimeWarning: FLOWNO_SELECTOR={variable}: ignored {ignored}:" in result.stderr
     else:
         assert result.stderr == ""
+
+
+def test_the_selector_of_a_loop_is_decorated_before_the_loop_waits_by_it() -> None:
+    async def root() -> None:
+        loop = current_event_loop()
+        with pytest.raises(EventLoopError, match="decorate that before the first run"):
+            loop.decorate_selector(TraceSelector(loop.selector))
+
+    with EventLoop(selectors.SelectSelector) as loop:
+        decorator = CheckSelector(loop.selector)
+        loop.decorate_selector(decorator)
+        loop.run_until_complete(root(), join=True)
+        assert loop.selector is decorator

@@ -302,6 +302,23 @@ def test_aclose_finishes_what_a_cancelled_send_has_begun(
     flowno.run(main())
 
 
+def test_after_a_cancelled_send_an_empty_one_sends_its_records(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def main() -> None:
+        with tls_pair(server_context, client_context) as (one, other):
+            await establish(one, other)
+            sender = await spawn(one.sendAll(bytes(LARGE)))
+            await sender.cancel()
+            sent = one.bytes_sent
+            reader = await spawn(receive(other, sent))
+            await one.sendAll(b"")
+            one.socket.shutdown(system_socket.SHUT_WR)  # what is not with the socket by now never comes
+            assert await reader.join() == bytes(sent)
+
+    flowno.run(main())
+
+
 def test_aclose_has_a_time_limit(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     async def main() -> None:
         with tls_pair(server_context, client_context) as (one, other):

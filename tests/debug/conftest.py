@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from flowno import EventLoop
-from flowno.core.event_loop.observers import TRACE_VARIABLE, VARIABLES
+from flowno.core.event_loop.environment import TRACE_VARIABLE, VARIABLES
 
 #: ``FLOWNO_TRACE=path`` runs every test under a trace, which goes on to the end of the process.
 _IS_TRACED = TRACE_VARIABLE in os.environ

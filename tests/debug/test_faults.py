@@ -718,7 +718,7 @@ def test_connections_have_faults_by_the_order_in_which_they_were_accepted() -> N
 
     made = faults(7, byte=1)
     places: list[str] = []
-    made.make = lambda kind, where: places.append(where)  # type: ignore[method-assign]
+    made.record = lambda kind, where: places.append(where)  # type: ignore[method-assign]
     run_under(made, root())
     assert [place for place in places if "receiving" in place] == [
         "receiving by connection 1 of socket 2",

@@ -45,7 +45,7 @@ def test_an_operation_that_is_not_awaited_is_warned_of_with_where_it_was_made(na
     result = run_python(program, options=("-W", "always"))
     assert result.stderr == ""
     assert "RuntimeWarning coroutine " in result.stdout
-    assert f"{name}' was never awaited" in result.stdout.replace("_Queue.", "AsyncQueue.")
+    assert f"{name}' was never awaited" in result.stdout.replace("BaseQueue.", "AsyncQueue.")
     assert "Coroutine created at (most recent call last)" in result.stdout
     assert ", in main" in result.stdout
 

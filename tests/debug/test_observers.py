@@ -9,7 +9,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop
-from flowno.core.event_loop import observers
+from flowno.core.event_loop.environment import VARIABLES
 from flowno.debug import ATTACHMENTS, Attachment
 from tests.conftest import RunPython
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("no_variables")
 
 @pytest.fixture
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in observers.VARIABLES:
+    for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -29,7 +29,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[EventLoop, 
     module: Any = ModuleType("tests.debug.attachment")
     module.attach = lambda loop, value: calls.append((loop, value))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for variable in observers.VARIABLES:
+    for variable in VARIABLES:
         function = f"{module.__name__}:attach"
         monkeypatch.setitem(ATTACHMENTS, variable, Attachment(function, opens_a_path=variable != "FLOWNO_DEBUG"))
     yield calls
@@ -43,7 +43,7 @@ def test_a_loop_that_nobody_watches_has_nothing_of_it(attached: list[tuple[Event
         assert loop.close_callbacks == []
 
 
-@pytest.mark.parametrize("variable", observers.VARIABLES)
+@pytest.mark.parametrize("variable", VARIABLES)
 def test_a_variable_is_read_when_a_loop_is_made(
     variable: str, attached: list[tuple[EventLoop, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +53,7 @@ def test_a_variable_is_read_when_a_loop_is_made(
 
 
 @pytest.mark.parametrize("value", ["", " ", "0", "false", "No", " OFF "])
-@pytest.mark.parametrize("variable", observers.VARIABLES)
+@pytest.mark.parametrize("variable", VARIABLES)
 def test_an_empty_variable_and_one_that_says_no_ask_for_nothing(
     variable: str, value: str, attached: list[tuple[EventLoop, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,10 +134,10 @@ def test_a_close_callback_that_fails_is_logged_and_keeps_nothing_open(caplog: py
     assert "RuntimeError: no" in caplog.text
 
 
-@pytest.mark.parametrize("variable", observers.VARIABLES)
+@pytest.mark.parametrize("variable", VARIABLES)
 def test_nothing_of_debug_is_loaded_where_nobody_asks(variable: str, run_python: RunPython) -> None:
     program = "import flowno, sys; flowno.run(flowno.sleep(0)); print('flowno.debug' in sys.modules)"
-    environment: dict[str, str | None] = dict.fromkeys(observers.VARIABLES)
+    environment: dict[str, str | None] = dict.fromkeys(VARIABLES)
     assert run_python(program, env=environment).stdout == "False\n"
     result = run_python(program, env={**environment, "FLOWNO_DEBUG": "1"})
     assert result.stdout == "True\n", result.stderr

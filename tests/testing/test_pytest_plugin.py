@@ -12,7 +12,7 @@ import pytest
 import flowno_backends
 from flowno.core.event_loop import deadlock, operations
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.observers import DEBUG_VARIABLE
+from flowno.core.event_loop.environment import DEBUG_VARIABLE
 from flowno.testing import runner  # pytester takes back what a run has imported, and not what is there before
 from tests.conftest import RunPython
 from tests.support.virtual_time import VirtualTimeSelector

@@ -13,14 +13,14 @@ import itertools
 import operator
 import os
 import socket as system_socket
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from selectors import SelectorKey
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
+from .environment import environment_is_trusted
 from .errors import SelectorUnavailableError, UnknownSelectorError
 from .selector_names import ChoiceError, Place, Term, terms_of
 
@@ -49,7 +49,6 @@ __all__ = [
     "call_in_words",
     "default_selector_name",
     "display_name",
-    "environment_is_trusted",
     "open_selector",
     "world_of",
 ]
@@ -78,9 +77,6 @@ DECORATORS: Final[dict[str, str]] = {
 _AUTO: Final = "auto"
 _SELECTOR_METHODS: Final = ("register", "modify", "unregister", "select", "close")
 _WORLD_METHODS: Final = ("clock", "socket", "socketpair", "getaddrinfo")
-
-#: What Linux tells a program of how it was started, in linux/auxvec.h.
-_AT_SECURE: Final = 23
 
 # The process or the machine is out of something. Every backend would need it, so the next in line is no answer.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -403,37 +399,6 @@ def default_selector_name() -> str:
     except Exception as error:
         return f"none ({_reason(error)})"
     return opened.name
-
-
-def environment_is_trusted() -> bool:
-    """Whether an environment variable may make this process load code or open a path.
-
-    It may not under ``python -E`` and ``-I``, nor in a program that runs with more rights than its user has: setuid and
-    setgid, also where they are put aside for now, and the capabilities of a file.
-    """
-    if sys.flags.ignore_environment:
-        return False
-    if sys.platform == "win32":
-        return True
-    if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
-        return False
-    if hasattr(os, "getresuid") and (len({*os.getresuid()}) > 1 or len({*os.getresgid()}) > 1):
-        return False
-    return not _is_privileged()
-
-
-@cache
-def _is_privileged() -> bool:
-    """Whether Linux has started this program with more rights than who has started it: AT_SECURE, getauxval(3).
-
-    It stays so where the program has dropped these rights, as it does for secure_getenv(3) of the C library.
-    """
-    try:
-        with open("/proc/self/auxv", "rb") as file:
-            words = memoryview(file.read()).cast("L").tolist()
-    except OSError:
-        return False  # not Linux, or there is no /proc
-    return dict(zip(words[::2], words[1::2], strict=True)).get(_AT_SECURE, 0) != 0
 
 
 # --------------------------------------------------------------------------------------------- from names to candidates

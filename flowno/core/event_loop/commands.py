@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .barriers import Barrier
     from .fd_table import FdRecord
     from .limiters import CapacityLimiter
-    from .queues import _Queue
+    from .queues import BaseQueue
     from .scopes import TaskGroup
     from .selectors import SocketHandle
     from .signals import SignalReceiver
@@ -354,7 +354,7 @@ class QueueGetCommand(QueueingCommand):
 
     __slots__ = ("source",)
 
-    def __init__(self, source: _Queue[Any, Any]) -> None:
+    def __init__(self, source: BaseQueue[Any, Any]) -> None:
         self.queue = source.getters
         self.source = source
 
@@ -371,7 +371,7 @@ class QueuePeekCommand(QueueingCommand):
 
     __slots__ = ("source",)
 
-    def __init__(self, source: _Queue[Any, Any]) -> None:
+    def __init__(self, source: BaseQueue[Any, Any]) -> None:
         self.queue = source.peekers
         self.source = source
 
@@ -389,7 +389,7 @@ class QueuePutCommand(QueueingCommand):
 
     __slots__ = ("item", "target")
 
-    def __init__(self, target: _Queue[Any, Any], item: Any) -> None:
+    def __init__(self, target: BaseQueue[Any, Any], item: Any) -> None:
         self.queue = target.putters
         self.target = target
         self.item = item

@@ -204,7 +204,7 @@ class EventLoop:
         self._deadlock = DeadlockWatch(deadlock)
         opened = open_selector(selector)
         self._selector_name = opened.name
-        self._given = None if opened.owned else opened.selector
+        self._borrowed_selector = None if opened.owned else opened.selector
         if not opened.owned and _holders.setdefault(id(opened.selector), self) is not self:
             raise BusyResourceError(
                 f"{opened.selector!r} is in use by {_holders[id(opened.selector)]!r}; a selector serves one event loop "
@@ -553,10 +553,10 @@ class EventLoop:
     def _release(self) -> None:
         """Give back the selector, and tell those who watch."""
         try:
-            if self._given is None:
+            if self._borrowed_selector is None:
                 self.fds.selector.close()
             else:
-                _holders.pop(id(self._given), None)
+                _holders.pop(id(self._borrowed_selector), None)
         finally:
             self._tell_of_the_end()
 
@@ -881,10 +881,15 @@ class EventLoop:
             task._wrap_steps()
 
     def decorate_selector(self, decorator: Selector) -> None:
-        """Have a selector that was put around that of this loop in the place of it; before the first run.
+        """Have a selector that was put around that of this loop in the place of it, before anything is registered.
 
         One that was passed in is not closed by that: the decorator is just dropped with the loop.
+
+        Raises:
+            EventLoopError: The loop runs, or has fds registered from an earlier run.
         """
+        if self.inbox.thread_id is not None or self.fds.registered:
+            raise EventLoopError(f"{self!r} waits by its selector already; decorate that before the first run")
         self.fds.selector = decorator
         self._selector_name = display_name(decorator)
 

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from .selectors import SocketHandle
     from .tasks import TaskHandle
 
-__all__ = ["FdRecord", "FdTable", "identity_of"]
+__all__ = ["FdRecord", "FdTable", "Identity", "identity_of", "is_same"]
 
-_Identity: TypeAlias = "tuple[Any, ...] | None"
+Identity: TypeAlias = "tuple[Any, ...] | None"
+"""What an fd stands for; None where it stands for nothing. A None inside is what could not be told."""
 
 #: What never blocks, poll(2), open(2). epoll refuses these; kqueue would not report a file that was read to its end.
 _ALWAYS_READY = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK})
@@ -64,7 +65,7 @@ class FdRecord:
         self.reader: TaskHandle[Any] | None = None  # the task that waits for readability
         self.writer: TaskHandle[Any] | None = None
         self.handles = 0  # how many handles use this record, and waits without one
-        self.identity: _Identity = None  # what tells an fd that came as a number from a later one of the same number
+        self.identity: Identity = None  # what tells an fd that came as a number from a later one of the same number
         self.always_ready = False  # regular files, and what else epoll cannot hold
         self.reading = self.writing = table is None  # the direction is owned
         self.budget = Budget() if table is None else table.budget
@@ -75,7 +76,7 @@ class FdRecord:
         socket = self.socket()
         if socket is not None and socket.fileno() == self.fd:
             return True
-        return self.identity is not None and identity_of(self.fd) == self.identity
+        return self.identity is not None and is_same(identity_of(self.fd), self.identity)
 
     def __repr__(self) -> str:
         return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
@@ -543,33 +544,21 @@ if os.name == "nt":
     from socket import AF_INET
 
     # Only sockets can be waited for, and only Winsock knows what a number stands for.
-    class _SocketIdentity(tuple[Any, ...]):
-        """Family, type and port. Until the socket is bound or connects, two of them are 0, which equals every other."""
-
-        __slots__ = ()
-        __hash__ = None  # type: ignore[assignment]
-
-        def __eq__(self, other: object) -> bool:
-            if not isinstance(other, _SocketIdentity):
-                return NotImplemented
-            return all(mine == theirs or 0 in (mine, theirs) for mine, theirs in zip(self, other, strict=True))
-
-        def __ne__(self, other: object) -> bool:
-            return not self == other
-
-    def identity_of(fd: int) -> _Identity:
-        """What an fd stands for, as far as can be told; None where it is no open socket."""
+    def identity_of(fd: int) -> Identity:
+        """What an fd stands for: family, type, port. Of one that is neither bound nor connected, the port, and for
+        Winsock the family, is not known; of what is no open socket, nothing is."""
         make = current_world().socket
+        identity: Identity
         try:
             sock = make(fileno=fd)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 return None
             sock = make(AF_INET, fileno=fd)  # of one that is not bound yet, Winsock tells no family
-            identity = _SocketIdentity((0, sock.type, 0))
+            identity = None, sock.type, None
         else:
             # Not the host, which changes when a socket that is bound to all of them connects.
-            identity = _SocketIdentity((sock.family, sock.type, sock.getsockname()[1]))
+            identity = sock.family, sock.type, sock.getsockname()[1] or None
         sock.detach()
         return identity
 
@@ -577,7 +566,7 @@ if os.name == "nt":
         return ValueError(f"{fd} is no open socket, and on Windows nothing else can be waited for")
 else:
 
-    def identity_of(fd: int) -> _Identity:
+    def identity_of(fd: int) -> Identity:
         """What an fd stands for: kind of file, device, inode; None where it is not open."""
         try:
             status = os.fstat(fd)
@@ -587,6 +576,13 @@ else:
 
     def _not_open(fd: int) -> Exception:
         return ClosedResourceError(f"fd {fd} is not open")
+
+
+def is_same(one: Identity, other: Identity) -> bool:
+    """Whether two identities are of one file, as far as can be told: what either of them lacks decides nothing."""
+    if one is None or other is None:
+        return one is other
+    return all(mine == theirs or None in (mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
 def _is_open(record: FdRecord) -> bool:

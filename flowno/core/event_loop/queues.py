@@ -46,7 +46,7 @@ Put = TypeVar("Put")
 Got = TypeVar("Got")
 
 
-class _Queue(Generic[Put, Got]):
+class BaseQueue(Generic[Put, Got]):
     """What every queue does; a subclass says how items are kept.
 
     Args:
@@ -334,7 +334,7 @@ def waiting_item(task: TaskHandle[Any]) -> Any:
     return cast(QueuePutCommand, task._waiting).item
 
 
-class _GatheringQueue(_Queue[Put, Got]):
+class _GatheringQueue(BaseQueue[Put, Got]):
     """A queue in which an item comes to one that is there already."""
 
     def _joins(self, item: Put) -> bool:
@@ -347,7 +347,7 @@ class _GatheringQueue(_Queue[Put, Got]):
                 self._put_for(task)
 
 
-class AsyncQueue(_Queue[T, T]):
+class AsyncQueue(BaseQueue[T, T]):
     """First in, first out.
 
     Args:
@@ -424,7 +424,7 @@ class AsyncLifoQueue(AsyncQueue[T]):
         return self._items.pop()
 
 
-class AsyncPriorityQueue(_Queue[T, T]):
+class AsyncPriorityQueue(BaseQueue[T, T]):
     """The smallest first; of equal ones the one that was put first.
 
     Items are compared by ``<`` as they are, each as it is put, with its neighbours in the order among others. Tuples of

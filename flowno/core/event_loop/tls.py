@@ -53,11 +53,11 @@ __all__ = ["TLSSocketHandle", "TruncatedStreamError", "start_tls"]
 _CHUNK = 65_536
 
 #: How many receives take what is unread where a handle is closed: a peer that goes on sending does not hold it up.
-_MOST_AT_GOODBYE = 16
+_MOST_RECEIVES_AT_CLOSE = 16
 
-#: How many operations such a receive counts as where it was full: a peer that fills it with messages for TLS itself, of
-#: which each is work (a KeyUpdate is a new key, RFC 8446 section 4.6.3), would else keep the loop for a second.
-_FULL = 32
+#: A receive that was full counts as this many operations: a peer may fill it with messages for TLS itself, each of
+#: which is work (a KeyUpdate makes a new key, RFC 8446 section 4.6.3), and would keep the loop for a second.
+_COST_OF_A_FULL_RECEIVE = 32
 
 #: Bytes that TLS answers to such messages, and that the peer may leave unread: two thousand answers. It could have us
 #: keep any number of them.
@@ -232,7 +232,7 @@ class TLSSocketHandle(SocketHandle):
             OSError, BusyResourceError, ClosedResourceError: As of :meth:`SocketHandle.sendAll`.
 
         Cancellation: ``bytes_sent`` says how much was handed to TLS; what the socket has not taken of that goes out
-        before what is sent next. A handle whose handshake this task was making is closed.
+        before what is sent next, also where that is ``b""``. A handle whose handshake this task was making is closed.
         """
         return self._write(data if type(data) is bytes else _bytes_of(data), "sendAll")  # pyright: ignore[reportReturnType]
 
@@ -419,7 +419,7 @@ class TLSSocketHandle(SocketHandle):
         try:
             self._make_close_notify()
             self._flush()
-            for _ in range(_MOST_AT_GOODBYE):
+            for _ in range(_MOST_RECEIVES_AT_CLOSE):
                 if not self._sock_recv(_CHUNK):
                     break
         except OSError:
@@ -492,11 +492,7 @@ class TLSSocketHandle(SocketHandle):
                 data = self._decrypt(size, into)
                 if data is not None:
                     return data
-            if self._drained:
-                wait = self._fileno() >= 0  # of a closed fd, epoll would never report anything
-            else:
-                wait = False
-                record.budget.left -= _FULL - 1
+            wait = self._drained and self._fileno() >= 0  # of a closed fd, epoll would never report anything
             while True:
                 if wait or record.budget.left <= 0:
                     yield self._recv_command
@@ -509,8 +505,6 @@ class TLSSocketHandle(SocketHandle):
                 if data is not None:
                     return data
                 wait = self._drained
-                if not wait:
-                    record.budget.left -= _FULL - 1
         finally:
             self._release(EVENT_READ)
             if self._stalled is not None:
@@ -531,10 +525,10 @@ class TLSSocketHandle(SocketHandle):
                     yield SocketCheckCommand(self, record, EVENT_WRITE)
                     record = self._record
                 record.budget.left -= 1
-                if sent == size:
-                    return sent
                 while self._unsent and not self._flush():  # of a send that was cancelled; else it would pile up
                     yield self._send_command
+                if sent == size:  # nothing is to be sent but that
+                    return sent
                 try:
                     sent += self._tls.write(  # type: ignore[union-attr]
                         data if size <= _CHUNK else memoryview(data)[sent : sent + _CHUNK]
@@ -633,7 +627,7 @@ class TLSSocketHandle(SocketHandle):
             raise error
 
     def _receive(self) -> bytes | None:
-        """Give TLS what the socket has; None where it has nothing, ``b""`` at its end."""
+        """Give TLS what the socket has, and count a full receive; None where it has nothing, ``b""`` at its end."""
         try:
             data = self._sock_recv(_CHUNK)
         except BlockingIOError:
@@ -643,6 +637,8 @@ class TLSSocketHandle(SocketHandle):
         if data:
             self._incoming.write(data)
             self._drained = len(data) < _CHUNK
+            if not self._drained:
+                self._record.budget.left -= _COST_OF_A_FULL_RECEIVE - 1  # one is counted by who asks for it
         else:
             self._cut_off = True
             self._drained = False
@@ -820,8 +816,6 @@ class TLSSocketHandle(SocketHandle):
                     if data is not None:
                         break
                     wait = True
-                if not self._drained:
-                    loop.budget.left -= _FULL - 1
                 greeting = greeting or data
                 if not data:
                     raise self._truncation(f"the peer closed the connection during the TLS {what}")

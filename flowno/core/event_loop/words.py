@@ -43,7 +43,7 @@ from .timers import ARGUMENT, DEADLINE, FIRE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .queues import _Queue
+    from .queues import BaseQueue
     from .tasks import TaskHandle
     from .timers import Timer
 
@@ -195,7 +195,7 @@ def _room(task: TaskHandle[Any], command: QueuePutCommand) -> str:
     return f"room in {_queue(command.target)} ({_waiting(command)})"
 
 
-def _queue(queue: _Queue[Any, Any]) -> str:
+def _queue(queue: BaseQueue[Any, Any]) -> str:
     name = type(queue).__name__
     return f"an {name}" if name[:1] in "AEIOU" else f"a {name}"
 

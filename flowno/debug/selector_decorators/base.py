@@ -1,14 +1,12 @@
 """What every decorator of a selector starts from: it does what the selector inside does."""
 
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name
+from flowno.core.event_loop.registrations import MASKS
 
-__all__ = ["MASKS", "SelectorDecorator", "descriptor_of", "events_in_words"]
-
-#: The masks that a selector takes.
-MASKS: Final = (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE)
+__all__ = ["SelectorDecorator", "events_in_words"]
 
 
 class SelectorDecorator:
@@ -66,15 +64,6 @@ class SelectorDecorator:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} around {self.inner!r}>"
-
-
-def descriptor_of(fileobj: FileObject) -> int | None:
-    """The number that a file object stands for; None where it stands for none (any more)."""
-    try:
-        fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return fd if fd >= 0 else None
 
 
 def events_in_words(events: object) -> str:

@@ -8,14 +8,12 @@ from selectors import SelectorKey
 from typing import Any, Final, NoReturn
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name, world_of
+from flowno.core.event_loop.registrations import MASKS, Registrations, descriptor_of
 from flowno.core.event_loop.selector_rules import CALL_RULES, ProtocolViolation
 
-from .base import MASKS, SelectorDecorator, descriptor_of
+from .base import SelectorDecorator
 
-__all__ = ["RULES", "CheckSelector", "ProtocolViolation"]
-
-#: Every rule that is checked, by the name that a violation gives it.
-RULES: Final = CALL_RULES
+__all__ = ["CheckSelector", "ProtocolViolation"]
 
 #: How many returns in a row with nothing to report, before its time, are no violation yet. An epoll object may be woken
 #: by an entry that it cannot report, as the fd is another file by now; it is rid of that entry then.
@@ -56,7 +54,7 @@ class CheckSelector(SelectorDecorator):
     def __init__(self, inner: Selector, /) -> None:
         super().__init__(inner)
         get_map = getattr(inner, "get_map", None)
-        self._keys: dict[int, SelectorKey] = {} if get_map is None else {key.fd: key for key in get_map().values()}
+        self._keys = Registrations(inner, () if get_map is None else get_map().values())
         self._changes = 0
         self._is_closed = False
 
@@ -73,7 +71,7 @@ class CheckSelector(SelectorDecorator):
         elif fd in self._keys:
             refusal = "registered", KeyError
         try:
-            key = self.inner.register(fileobj, events, data)
+            key = self._keys.register(fileobj, events, data)
         except (KeyError, ValueError, OSError) as error:
             if self._is_closed:
                 raise
@@ -84,16 +82,11 @@ class CheckSelector(SelectorDecorator):
             if fd not in self._keys and fd is not None:
                 self._require_absent(fd, "failed-register", call, error)
             raise
-        except BaseException:
-            if fd not in self._keys:
-                self._take_out(fileobj)
-            raise
         if self._is_closed:
             return key
         if refusal is not None:
             self._violation(refusal[0], call, key)
         self._require_key(key, (fileobj,), fd, events, data, call)
-        self._keys[key.fd] = key
         self._changes += 1
         return key
 
@@ -101,7 +94,7 @@ class CheckSelector(SelectorDecorator):
         def call() -> str:
             return f"modify({fileobj!r}, {events!r}, {data!r})"
 
-        old = self._find(fileobj)
+        old = self._keys.get(fileobj)
         refusal: tuple[str, type[Exception]] | None = None
         if old is None:
             refusal = "unknown", KeyError
@@ -109,7 +102,7 @@ class CheckSelector(SelectorDecorator):
             refusal = "mask", ValueError
         self._changes += 1
         try:
-            key = self.inner.modify(fileobj, events, data)
+            key = self._keys.modify(fileobj, events, data)
         except (KeyError, ValueError, OSError) as error:
             if self._is_closed:
                 raise
@@ -121,28 +114,23 @@ class CheckSelector(SelectorDecorator):
             elif isinstance(error, KeyError):
                 self._violation("false-alarm", call, error)
             else:
-                del self._keys[old.fd]
                 self._require_absent(old.fd, "failed-modify", call, error)
-            raise
-        except BaseException:
-            self._forget(old)
             raise
         if self._is_closed:
             return key
         if refusal is not None or old is None:
             self._violation("unknown" if old is None else "mask", call, key)
         self._require_key(key, (fileobj, old.fileobj), old.fd, events, data, call)
-        self._keys[old.fd] = key
         return key
 
     def unregister(self, fileobj: FileObject) -> SelectorKey:
         def call() -> str:
             return f"unregister({fileobj!r})"
 
-        old = self._find(fileobj)
+        old = self._keys.get(fileobj)
         self._changes += 1
         try:
-            key = self.inner.unregister(fileobj)
+            key = self._keys.unregister(fileobj)
         except (KeyError, ValueError, OSError) as error:
             if self._is_closed:
                 raise
@@ -151,14 +139,10 @@ class CheckSelector(SelectorDecorator):
             if descriptor_of(fileobj) is not None or not isinstance(error, ValueError):
                 self._require(("unknown", KeyError), error, call)
             raise
-        except BaseException:
-            self._forget(old)
-            raise
         if self._is_closed:
             return key
         if old is None:
             self._violation("unknown", call, key)
-        del self._keys[old.fd]
         self._require_key(key, (old.fileobj,), old.fd, old.events, old.data, call)
         return key
 
@@ -252,33 +236,11 @@ class CheckSelector(SelectorDecorator):
             return
         self._violation(rule, call, error, f"and unregister({fd}) finds it registered")
 
-    def _forget(self, key: SelectorKey | None) -> None:
-        """What was known of a file object, where anything was, is not known any more after such an error."""
-        if key is not None:
-            self._keys.pop(key.fd, None)
-            self._take_out(key.fd)
-
-    def _take_out(self, fileobj: FileObject) -> None:
-        """After an error that is not the selector's: nobody knows how far it has come, so it begins anew."""
-        try:
-            self.inner.unregister(fileobj)
-        except (KeyError, ValueError, OSError):
-            pass  # it had not come far
-
-    def _find(self, fileobj: FileObject) -> SelectorKey | None:
-        """The registration of a file object: by its number, else by itself, as its number may be gone."""
-        fd = descriptor_of(fileobj)
-        if fd is not None and fd in self._keys:
-            return self._keys[fd]
-        if isinstance(fileobj, int):
-            return None
-        return next((key for key in self._keys.values() if key.fileobj is fileobj), None)
-
     def _violation(self, rule: str, call: Callable[[], str], outcome: Any, remark: str = "") -> NoReturn:
         did = f"raised {outcome!r}" if isinstance(outcome, BaseException) else f"returned {outcome!r}"
         raise ProtocolViolation(
             rule,
-            f'{display_name(self.inner)} breaks the rule "{rule}": {RULES[rule]}. '
+            f'{display_name(self.inner)} breaks the rule "{rule}": {CALL_RULES[rule]}. '
             f"{call()} {did}{', ' if remark else ''}{remark}",
         )
 

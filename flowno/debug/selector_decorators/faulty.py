@@ -7,9 +7,11 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any, Final
 
 from flowno.core.event_loop.backend import FileObject, Selector
+from flowno.core.event_loop.registrations import Registrations
 
-from ..faults import Dice, Faults, faults_asked_for
-from .base import SelectorDecorator, descriptor_of
+from ..dice import Dice
+from ..faults import Faults, faults_asked_for
+from .base import SelectorDecorator
 
 __all__ = ["FaultySelector"]
 
@@ -41,48 +43,38 @@ class FaultySelector(SelectorDecorator):
         self.faults = faults_asked_for() if faults is None else faults
         self._dice = Dice(self.faults, "the selector")
         self._dice_by_fd: dict[int, Dice] = {}
-        self._keys: dict[int, SelectorKey] = {}  # what others have registered with the selector inside is left alone
+        self._keys = Registrations(inner)  # what others have registered with the selector inside is left alone
         self._withheld: dict[tuple[int, int], int] = {}  # for how many more reports an event of an fd is
         self._early = 0
 
     def register(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
-        key = self.inner.register(fileobj, events, data)
-        self._keys[key.fd] = key
-        return key
+        return self._keys.register(fileobj, events, data)
 
     def modify(self, fileobj: FileObject, events: int, data: Any = None) -> SelectorKey:
-        try:
-            key = self.inner.modify(fileobj, events, data)
-        except OSError:
-            self._keys.pop(descriptor_of(fileobj) or -1, None)  # it is not registered any more
-            raise
-        self._keys[key.fd] = key
-        return key
+        return self._keys.modify(fileobj, events, data)
 
     def unregister(self, fileobj: FileObject) -> SelectorKey:
-        key = self.inner.unregister(fileobj)
-        self._keys.pop(key.fd, None)
-        return key
+        return self._keys.unregister(fileobj)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         dice = self._dice
         waits = timeout is None or timeout > 0
         if waits and self._early < _MOST_EARLY:
-            if dice.makes("eintr"):
+            if dice.inject("eintr"):
                 self._early += 1
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-            if dice.makes("early"):
+            if dice.inject("early"):
                 self._early += 1
                 return self._report(self.inner.select(0))
         if waits:
             self._early = 0
-        false_alarm = dice.hits("spurious") and self._false_alarm()
+        false_alarm = dice.is_due("spurious") and self._false_alarm()
         events = self._report(self.inner.select(0 if false_alarm else timeout))
         while waits and not events and self._withheld and not false_alarm:
             events = self._report(self.inner.select(0))
         if false_alarm:
             self._add(events, *false_alarm)
-        if len(events) > 1 and dice.makes("reordered"):
+        if len(events) > 1 and dice.inject("reordered"):
             dice.shuffle(events)
         return events
 
@@ -95,12 +87,12 @@ class FaultySelector(SelectorDecorator):
         """Call what puts another file in the place of an fd, which is registered as it was then."""
         key = self._keys.get(fd)
         if key is not None:
-            self.inner.unregister(fd)
+            self._keys.unregister(fd)
         try:
             exchange()
         finally:
             if key is not None:
-                self._keys[fd] = self.inner.register(key.fileobj, key.events, key.data)
+                self._keys.register(key.fileobj, key.events, key.data)
 
     # --- what becomes of a report ------------------------------------------------------------------------------------
 
@@ -119,15 +111,15 @@ class FaultySelector(SelectorDecorator):
         if dice is None:
             dice = self._dice_by_fd[fd] = Dice(self.faults, f"descriptor {len(self._dice_by_fd)}")
         both = (fd, EVENT_READ), (fd, EVENT_WRITE)
-        if events == EVENT_READ | EVENT_WRITE and before.keys().isdisjoint(both) and dice.makes("split"):
+        if events == EVENT_READ | EVENT_WRITE and before.keys().isdisjoint(both) and dice.inject("split"):
             later = dice.one_of([EVENT_READ, EVENT_WRITE])
             self._withheld[fd, later] = 1
             return events & ~later
         for event in (EVENT_READ, EVENT_WRITE):
             if events & event:
                 left = before.get((fd, event), 0) - 1
-                if left < 0 and dice.makes("late"):
-                    left = dice.reports()
+                if left < 0 and dice.inject("late"):
+                    left = dice.delay()
                 if left > 0:
                     self._withheld[fd, event] = left
                     events &= ~event
@@ -139,7 +131,7 @@ class FaultySelector(SelectorDecorator):
             return None
         key = self._keys[self._dice.one_of([*self._keys])]
         event = self._dice.one_of([event for event in (EVENT_READ, EVENT_WRITE) if key.events & event])
-        self._dice.made("spurious")
+        self._dice.record("spurious")
         return key, event
 
     def _add(self, events: list[tuple[SelectorKey, int]], key: SelectorKey, event: int) -> None:

@@ -6,9 +6,10 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any, Final, TypeAlias
 
 from flowno.core.event_loop.backend import FileObject, Selector, display_name, world_of
-from flowno.core.event_loop.fd_table import identity_of
+from flowno.core.event_loop.fd_table import Identity, identity_of, is_same
+from flowno.core.event_loop.registrations import descriptor_of
 
-from .base import SelectorDecorator, descriptor_of
+from .base import SelectorDecorator
 
 __all__ = ["ShadowSelector"]
 
@@ -52,7 +53,7 @@ class ShadowSelector(SelectorDecorator):
         super().__init__(first)
         self.second = second
         self.name = f"{self.word}({display_name(first)},{display_name(second)})"
-        self._compared: dict[int, tuple[Any, ...] | None] = {}  # by the fds that both hold, what they stood for
+        self._compared: dict[int, Identity] = {}  # by the fds that both hold, what they stood for
         self._known: set[_Difference] = set()
         self._is_closed = False
 
@@ -178,7 +179,7 @@ class ShadowSelector(SelectorDecorator):
 
     def _is_open(self, fd: int) -> bool:
         """Whether an fd still stands for the file that was registered, as far as can be told."""
-        return identity_of(fd) == self._compared[fd]
+        return is_same(identity_of(fd), self._compared[fd])
 
     def _events(self, ready: Iterable[tuple[SelectorKey, int]]) -> set[tuple[int, int]]:
         return {

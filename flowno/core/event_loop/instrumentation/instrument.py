@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ..commands import Command
-    from ..queues import _Queue
+    from ..queues import BaseQueue
     from .metadata import (
         InstrumentationMetadata,
         RawTask,
@@ -45,10 +45,10 @@ class EventLoopInstrument:
 
     _entries: Sequence[Entry] = ()  # those that were not left, in the order in which they were made
 
-    def on_queue_put(self, queue: _Queue[Any, Any], item: Any, immediate: bool) -> None:
+    def on_queue_put(self, queue: BaseQueue[Any, Any], item: Any, immediate: bool) -> None:
         """An item was put into a queue, or given to the task that waited for it."""
 
-    def on_queue_get(self, queue: _Queue[Any, Any], item: Any, immediate: bool) -> None:
+    def on_queue_get(self, queue: BaseQueue[Any, Any], item: Any, immediate: bool) -> None:
         """An item was taken out of a queue."""
 
     def on_socket_connect_start(self, metadata: SocketConnectStartMetadata) -> None:

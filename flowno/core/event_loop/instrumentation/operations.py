@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from ..commands import Command
 from ..errors import ClosedResourceError
 from ..exchange import Replacement
-from ..queues import _Queue
+from ..queues import BaseQueue
 from ..running import current_task, current_world
 from ..selectors import _CLOSED, Address, SocketHandle
 from .metadata import (
@@ -62,10 +62,10 @@ class _Operation:
         peer = _peer_of(self.handle) if peer is None else peer
         tell(self._entries, hook, metadata(**self._common, peer_address=peer, **known))
 
-    def starts(self, kind: str) -> None:
+    def tell_start(self, kind: str) -> None:
         self.tell(f"on_socket_{kind}_start", InstrumentationMetadata, start_time=self._start_time)
 
-    def succeeds(self, kind: str, peer: Address = None) -> None:
+    def tell_ready(self, kind: str, peer: Address = None) -> None:
         self.tell(
             f"on_socket_{kind}_ready",
             ReadySocketInstrumentationMetadata,
@@ -75,15 +75,15 @@ class _Operation:
             finish_time=current_world().clock(),
         )
 
-    def has_received(self, data: bytes, peer: Address = None) -> None:
-        self.succeeds("recv", peer)
+    def tell_received(self, data: bytes, peer: Address = None) -> None:
+        self.tell_ready("recv", peer)
         self.tell("on_socket_recv_data", SocketRecvDataMetadata, peer, data=data)
 
-    def has_sent(self, data: bytes, count: int, peer: Address = None) -> None:
-        self.succeeds("send", peer)
+    def tell_sent(self, data: bytes, count: int, peer: Address = None) -> None:
+        self.tell_ready("send", peer)
         self.tell("on_socket_send_data", SocketSendDataMetadata, peer, data=data, bytes_sent=count)
 
-    def connects(self, address: Address) -> None:
+    def tell_connecting(self, address: Address) -> None:
         self.tell(
             "on_socket_connect_start",
             SocketConnectStartMetadata,
@@ -91,7 +91,7 @@ class _Operation:
             target_address=address,
         )
 
-    def is_connected(self, address: Address, *, immediate: bool) -> None:
+    def tell_connected(self, address: Address, *, immediate: bool) -> None:
         _peers.pop(self.handle, None)
         self.tell(
             "on_socket_connect_ready",
@@ -102,7 +102,7 @@ class _Operation:
             finish_time=current_world().clock(),
         )
 
-    def has_made_handshake(self) -> None:
+    def tell_handshake(self) -> None:
         handle: Any = self.handle
         self.tell(
             "on_tls_handshake_complete",
@@ -114,7 +114,7 @@ class _Operation:
             finish_time=current_world().clock(),
         )
 
-    def is_closing(self) -> None:
+    def tell_closing(self) -> None:
         self.tell("on_socket_close", InstrumentationMetadata, start_time=self._start_time, immediate=True)
 
 
@@ -163,9 +163,9 @@ def _accept(handle: SocketHandle, operation: _Driven) -> _Driven:
     accepting = _Operation.begun(handle)
     if accepting is None:
         return (yield from operation)
-    accepting.starts("accept")
+    accepting.tell_start("accept")
     accepted: tuple[SocketHandle, Address] = yield from operation
-    accepting.succeeds("accept", accepted[1])
+    accepting.tell_ready("accept", accepted[1])
     return accepted
 
 
@@ -174,8 +174,8 @@ def _accept_nowait(original: Callable[[SocketHandle], Any]) -> Callable[..., Any
     def method(self: SocketHandle) -> Any:
         accepted: tuple[SocketHandle, Address] | None = original(self)
         if accepted is not None and (accepting := _Operation.begun(self)) is not None:
-            accepting.starts("accept")
-            accepting.succeeds("accept", accepted[1])
+            accepting.tell_start("accept")
+            accepting.tell_ready("accept", accepted[1])
         return accepted
 
     return method
@@ -186,9 +186,9 @@ def _recv(handle: SocketHandle, operation: _Driven, bufsize: int) -> _Driven:
     receiving = _Operation.begun(handle)
     if receiving is None:
         return (yield from operation)
-    receiving.starts("recv")
+    receiving.tell_start("recv")
     data: bytes = yield from operation
-    receiving.has_received(data)
+    receiving.tell_received(data)
     return data
 
 
@@ -197,9 +197,9 @@ def _recv_into(handle: SocketHandle, operation: _Driven, buffer: Buffer, nbytes:
     receiving = _Operation.begun(handle)
     if receiving is None:
         return (yield from operation)
-    receiving.starts("recv")
+    receiving.tell_start("recv")
     received: int = yield from operation
-    receiving.has_received(_first_of(buffer, received))
+    receiving.tell_received(_first_of(buffer, received))
     return received
 
 
@@ -209,7 +209,7 @@ def _read_by(handle: SocketHandle, operation: _Driven, function: Callable[..., A
     receiving = _Operation.begun(handle)
     if receiving is None:
         return (yield from operation)
-    receiving.starts("recv")
+    receiving.tell_start("recv")
     result = yield from operation
     if function.__name__ == "recvfrom_into":
         data = _first_of(args[0], result[0])
@@ -218,7 +218,7 @@ def _read_by(handle: SocketHandle, operation: _Driven, function: Callable[..., A
     else:
         data = result[0]
     # A stream comes from its peer: most systems give no address with it, and Windows what is none.
-    receiving.has_received(data, None if handle.type == SOCK_STREAM else result[-1])
+    receiving.tell_received(data, None if handle.type == SOCK_STREAM else result[-1])
     return result
 
 
@@ -227,9 +227,9 @@ def _send(handle: SocketHandle, operation: _Driven, data: Buffer) -> _Driven:
     sending = _Operation.begun(handle)
     if sending is None:
         return (yield from operation)
-    sending.starts("send")
+    sending.tell_start("send")
     count: int = yield from operation
-    sending.has_sent(bytes(data), count)
+    sending.tell_sent(bytes(data), count)
     return count
 
 
@@ -239,7 +239,7 @@ def _send_all(handle: SocketHandle, operation: _Driven, data: Buffer) -> _Driven
     if sending is None:
         return (yield from operation)
     was_open = handle._record is not _CLOSED and handle.fileno() >= 0
-    sending.starts("send")
+    sending.tell_start("send")
     try:
         result = yield from operation
     except BaseException as error:
@@ -252,7 +252,7 @@ def _send_all(handle: SocketHandle, operation: _Driven, data: Buffer) -> _Driven
             sending.tell("on_socket_send_data", SocketSendDataMetadata, data=_first_of(data, count), bytes_sent=count)
         raise
     octets = bytes(data)
-    sending.has_sent(octets, len(octets))
+    sending.tell_sent(octets, len(octets))
     return result
 
 
@@ -264,7 +264,7 @@ def _write_by(
     sending = _Operation.begun(handle)
     if sending is None:
         return (yield from operation)
-    sending.starts("send")
+    sending.tell_start("send")
     count: int = yield from operation
     if function.__name__ == "_sendfile":
         data = b""
@@ -272,7 +272,7 @@ def _write_by(
         data = b"".join(args[0])
     else:
         data = bytes(args[0])
-    sending.has_sent(data, count, to)
+    sending.tell_sent(data, count, to)
     return count
 
 
@@ -286,9 +286,9 @@ def _connect(handle: SocketHandle, operation: _Driven, address: Address) -> _Dri
     connecting = _Operation.begun(handle)
     if connecting is None:
         return (yield from operation)
-    connecting.connects(address)
+    connecting.tell_connecting(address)
     result = yield from operation
-    connecting.is_connected(address, immediate=connecting.is_immediate)
+    connecting.tell_connected(address, immediate=connecting.is_immediate)
     return result
 
 
@@ -297,10 +297,10 @@ def _connect_blocking(original: Callable[[SocketHandle, Address], None]) -> Call
     def method(self: SocketHandle, address: Address, /) -> None:
         connecting = _Operation.begun(self)
         if connecting is not None:
-            connecting.connects(address)
+            connecting.tell_connecting(address)
         original(self, address)
         if connecting is not None:
-            connecting.is_connected(address, immediate=False)
+            connecting.tell_connected(address, immediate=False)
 
     return method
 
@@ -310,7 +310,7 @@ def _handshake(handle: TLSSocketHandle, operation: _Driven) -> _Driven:
     shaking = _Operation.begun(handle)
     yield from operation
     if shaking is not None:
-        shaking.has_made_handshake()
+        shaking.tell_handshake()
 
 
 def _handshake_blocking(original: Callable[[TLSSocketHandle, float], None]) -> Callable[..., Any]:
@@ -319,7 +319,7 @@ def _handshake_blocking(original: Callable[[TLSSocketHandle, float], None]) -> C
         shaking = _Operation.begun(self)
         original(self, deadline)
         if shaking is not None:
-            shaking.has_made_handshake()
+            shaking.tell_handshake()
 
     return method
 
@@ -328,14 +328,14 @@ def _close(original: Callable[[SocketHandle], None]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: SocketHandle) -> None:
         if self._record is not _CLOSED and (closing := _Operation.begun(self)) is not None:
-            closing.is_closing()
+            closing.tell_closing()
         original(self)
 
     return method
 
 
 @_coroutine_layer
-def _put(queue: _Queue[Any, Any], operation: _Driven, item: Any) -> _Driven:
+def _put(queue: BaseQueue[Any, Any], operation: _Driven, item: Any) -> _Driven:
     entries, step = those_here(), steps.count
     yield from operation
     if entries:
@@ -343,7 +343,7 @@ def _put(queue: _Queue[Any, Any], operation: _Driven, item: Any) -> _Driven:
 
 
 @_coroutine_layer
-def _get(queue: _Queue[Any, Any], operation: _Driven) -> _Driven:
+def _get(queue: BaseQueue[Any, Any], operation: _Driven) -> _Driven:
     entries, step = those_here(), steps.count
     item = yield from operation
     if entries:
@@ -351,9 +351,9 @@ def _get(queue: _Queue[Any, Any], operation: _Driven) -> _Driven:
     return item
 
 
-def _put_nowait(original: Callable[[_Queue[Any, Any], Any], bool]) -> Callable[..., Any]:
+def _put_nowait(original: Callable[[BaseQueue[Any, Any], Any], bool]) -> Callable[..., Any]:
     @wraps(original)
-    def method(self: _Queue[Any, Any], item: Any) -> bool:
+    def method(self: BaseQueue[Any, Any], item: Any) -> bool:
         is_new = original(self, item)
         tell(those_here(), "on_queue_put", self, item, True)
         return is_new
@@ -361,9 +361,9 @@ def _put_nowait(original: Callable[[_Queue[Any, Any], Any], bool]) -> Callable[.
     return method
 
 
-def _get_nowait(original: Callable[[_Queue[Any, Any]], Any]) -> Callable[..., Any]:
+def _get_nowait(original: Callable[[BaseQueue[Any, Any]], Any]) -> Callable[..., Any]:
     @wraps(original)
-    def method(self: _Queue[Any, Any]) -> Any:
+    def method(self: BaseQueue[Any, Any]) -> Any:
         item = original(self)
         tell(those_here(), "on_queue_get", self, item, True)
         return item
@@ -404,7 +404,7 @@ def replacements() -> Iterator[Replacement]:
     }
     owners: list[tuple[type, dict[str, Any]]] = [
         (SocketHandle, handle_layers),
-        (_Queue, queue_layers),
+        (BaseQueue, queue_layers),
     ]
     try:
         from ..tls import TLSSocketHandle

@@ -12,7 +12,7 @@ from .instrument import EventLoopInstrument
 from .watching import logger
 
 if TYPE_CHECKING:
-    from ..queues import _Queue
+    from ..queues import BaseQueue
     from .metadata import (
         InstrumentationMetadata,
         RawTask,
@@ -48,10 +48,10 @@ class PrintInstrument(EventLoopInstrument):
     def _write(self, template: str, *args: object) -> None:
         print(template % args)
 
-    def on_queue_put(self, queue: _Queue[Any, Any], item: Any, immediate: bool) -> None:
+    def on_queue_put(self, queue: BaseQueue[Any, Any], item: Any, immediate: bool) -> None:
         self._write("[put] %r: %s, %s", queue, _shown(item), _at_once(immediate))
 
-    def on_queue_get(self, queue: _Queue[Any, Any], item: Any, immediate: bool) -> None:
+    def on_queue_get(self, queue: BaseQueue[Any, Any], item: Any, immediate: bool) -> None:
         self._write("[get] %r: %s, %s", queue, _shown(item), _at_once(immediate))
 
     def on_socket_connect_start(self, metadata: SocketConnectStartMetadata) -> None:
