@@ -22,7 +22,7 @@ def reset(handle: SocketHandle) -> None:
     handle.close()
 
 
-@wine.closes_without_reset
+@wine.takes_a_reset_for_an_end
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_connection_reset_is_raised_where_it_is_received_from(waiting: bool) -> None:
     async def root() -> None:

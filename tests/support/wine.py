@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-__all__ = ["closes_without_reset", "is_slow", "says_nothing_of_locks"]
+__all__ = ["is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
 
 
 def _is_wine() -> bool:
@@ -17,7 +17,7 @@ def _is_wine() -> bool:
 
 _IS_WINE = _is_wine()
 
-closes_without_reset = pytest.mark.skipif(_IS_WINE, reason="Wine sends no reset where SO_LINGER asks for one")
+takes_a_reset_for_an_end = pytest.mark.skipif(_IS_WINE, reason="Wine's recv() gives a reset as the end of the stream")
 
 says_nothing_of_locks = pytest.mark.skipif(_IS_WINE, reason="Wine's C runtime refuses a locked file without an errno")
 
