@@ -9,7 +9,9 @@ import flowno
 
 __all__ = ["Remains", "allocated_blocks", "remains", "resident_bytes"]
 
-_FD_FOLDER = next((folder for folder in ("/proc/self/fd", "/dev/fd") if os.path.isdir(folder)), None)
+#: Wine shows those of the system below it.
+_FD_FOLDERS = ("/proc/self/fd", "/dev/fd") if os.name == "posix" else ()
+_FD_FOLDER = next(filter(os.path.isdir, _FD_FOLDERS), None)
 
 
 class Remains(NamedTuple):
@@ -48,6 +50,8 @@ def allocated_blocks() -> int:
 
 def resident_bytes() -> int | None:
     """How much memory the process has in use, Python's and all other; None where the system does not say."""
+    if os.name != "posix":
+        return None
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
