@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from selectors import BaseSelector, SelectorKey
 from typing import TYPE_CHECKING, Any, cast
 
-from .core.event_loop.backend import SYSTEM_WORLD, Selector, SelectorChoice, open_selector, world_of
+from .core.event_loop.backend import SYSTEM_WORLD, Selector, SelectorChoice, call_in_words, open_selector, world_of
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
@@ -42,7 +42,7 @@ def asyncio_loop_factory(selector: SelectorChoice | None = None) -> asyncio.Sele
         ...     runner.run(main())
         'done'
     """
-    opened = open_selector(selector, asked_by="asyncio_loop_factory")
+    opened = open_selector(selector, asked_by=call_in_words("asyncio_loop_factory", selector))
     try:
         world = world_of(opened.selector)
         loop = asyncio.SelectorEventLoop(_for_asyncio(opened.selector))

@@ -38,7 +38,7 @@ from .core.event_loop.errors import UnknownSelectorError
 
 if TYPE_CHECKING:
     from .debug.protocol import Answer
-    from .testing.conformance import Case
+    from .testing.conformance import Case, Outcome
 
 __all__ = ["main"]
 
@@ -280,22 +280,21 @@ def _demo(options: argparse.Namespace) -> None:
 def _chosen(options: argparse.Namespace) -> Iterator[OpenedSelector]:
     """The backends to show: the one that was asked for, else each that works here."""
     if options.selector is not None:
-        yield _open_named(options.selector, "--selector")
+        yield _open_named(options.selector, f"--selector {options.selector}")
     elif os.environ.get(ENVIRONMENT_VARIABLE, "").strip(", "):
         yield _open(None)
     else:
         yield from (_open(row.name) for row in available_selectors() if row.usable)
 
 
-def _open_named(choice: str, argument: str) -> OpenedSelector:
-    """Open what an argument of the command line names."""
-    asked_by = f"EventLoop(selector={choice!r}): "
+def _open_named(choice: str, asked_by: str) -> OpenedSelector:
+    """Open what the command line names, in these words."""
     try:
-        return open_selector(choice)
+        return open_selector(choice, asked_by)
     except (UnknownSelectorError, TypeError) as error:
-        raise _UsageError(f"argument {argument}: {str(error).removeprefix(asked_by)}") from error
+        raise _UsageError(str(error)) from error
     except OSError as error:
-        raise _Failure(f"{argument} {choice}: {str(error).removeprefix(asked_by)}") from error
+        raise _Failure(str(error)) from error
 
 
 def _open(choice: str | None) -> OpenedSelector:
@@ -393,20 +392,22 @@ def _check(options: argparse.Namespace) -> None:
     from .testing.conformance import CASES
 
     words = options.case.casefold().replace(" ", "_")
-    cases = [case for case in CASES if any(words in field.replace(" ", "_") for field in case[:3])]
+    named = [(case, (case.name, case.group.replace(" ", "_"), case.rule)) for case in CASES]
+    cases = [case for case, names in named if any(words in name for name in names)]
     if not cases:
         raise _UsageError(f"argument -k/--case: no case, group or rule contains {options.case!r}")
     if options.rules:
-        _show_rules(cases, as_json=options.json)
+        _show_rules(cases, whole=not words, as_json=options.json)
         return
     if options.selector is None:
         raise _UsageError("NAME is missing: the backend to check")
-    opened = _open_named(options.selector, "NAME")
+    opened = _open_named(options.selector, options.selector)
     opened.selector.close()
     _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
 
 
-def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
+def _show_rules(cases: Sequence[Case], *, whole: bool, as_json: bool) -> None:
+    """Print the rules that these cases prove, or, where they are the whole list, every rule."""
     from .core.event_loop.selector_rules import RULES
 
     if as_json:
@@ -419,6 +420,8 @@ def _show_rules(cases: Sequence[Case], *, as_json: bool) -> None:
         return
     for rule, promise in RULES.items():
         proofs = [case.sentence for case in cases if case.rule == rule]
+        if whole and not proofs:
+            proofs = ["every case, on the way"]
         if proofs:
             print(f"{rule}: {promise}", *proofs, sep="\n  ")
 
@@ -430,23 +433,22 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
         _Failure: Some have failed.
     """
     from .core.event_loop.selector_rules import RULES
-    from .testing.conformance.isolation import check_selector
 
     outcomes = []
     group = None
-    for outcome in check_selector(choice, cases):
+    for outcome in _outcomes(choice, cases):
         outcomes.append(outcome)
         if as_json:
             continue
         if outcome.group != group:
             group = outcome.group
             print(group)
-        missing = f": {outcome.reason}" if outcome.outcome == "skipped" else ""
-        print(f"  {outcome.outcome:<7}  {outcome.case.replace('_', ' ')}{missing}", flush=True)
-        if outcome.outcome == "failed":
+        missing = f": {outcome.reason}" if outcome.result == "skipped" else ""
+        print(f"  {outcome.result:<7}  {outcome.case.replace('_', ' ')}{missing}", flush=True)
+        if outcome.result == "failed":
             lines = (f'rule "{outcome.rule}": {RULES[outcome.rule]}', *outcome.reason.splitlines())
             print(*(f"           {line}" for line in lines), sep="\n", flush=True)
-    numbers = Counter(outcome.outcome for outcome in outcomes)
+    numbers = Counter(outcome.result for outcome in outcomes)
     if as_json:
         import json
 
@@ -454,8 +456,22 @@ def _show_outcomes(name: str, choice: str, cases: Sequence[Case], *, as_json: bo
     else:
         print(f"\n{name}: {numbers['passed']} passed, {numbers['failed']} failed, {numbers['skipped']} skipped")
     if numbers["failed"]:
-        broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.outcome == "failed")
+        broken = dict.fromkeys(outcome.rule for outcome in outcomes if outcome.result == "failed")
         raise _Failure(f"{name} breaks {len(broken)} of the rules: {', '.join(broken)}")
+
+
+def _outcomes(choice: str, cases: Sequence[Case]) -> Iterator[Outcome]:
+    """What comes of the cases, in a process of their own.
+
+    Raises:
+        _Failure: There is no such process.
+    """
+    from .testing.conformance.isolation import check_selector
+
+    try:
+        yield from check_selector(choice, cases)
+    except RuntimeError as error:
+        raise _Failure(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- trace

@@ -21,6 +21,7 @@ from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from flowno.core.event_loop.observers import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
 from tests.support import wine
+from tests.support.remains import open_fds
 
 pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
 
@@ -123,8 +124,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 # ---------------------------------------------------------------------------------------------------- nothing leaks
 
-_FD_FOLDERS = ("/proc/self/fd", "/dev/fd") if os.name == "posix" else ()  # Wine shows those of the system below it
-_FD_FOLDER = next(filter(os.path.isdir, _FD_FOLDERS), None)
 #: ``FLOWNO_TEST_GC=off`` runs every test without the garbage collector, as some programs run: nothing may depend on it.
 _GC_IS_OFF = os.environ.get("FLOWNO_TEST_GC") == "off"
 _THREAD_GRACE = 2.0  # seconds for a thread that was told to end before the test did
@@ -161,15 +160,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _open_fds() -> dict[int, tuple[int, ...]]:
-    """The open fds, each with what tells it from another that gets the same number."""
-    fds: dict[int, tuple[int, ...]] = {}
-    for name in os.listdir(_FD_FOLDER) if _FD_FOLDER else ():
-        try:
-            status = os.fstat(int(name))
-        except OSError:
-            continue  # the fd that listed the folder
-        fds[int(name)] = (status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode))
-    return fds
+    return open_fds() if os.name == "posix" else {}  # the sockets of Windows, of which most tests are, are no fds
 
 
 def _describe(fd: int) -> str:
@@ -177,7 +168,7 @@ def _describe(fd: int) -> str:
         with socket.socket(fileno=os.dup(fd)) as sock:
             return repr(sock)
     try:
-        return os.readlink(f"{_FD_FOLDER}/{fd}")
+        return os.readlink(f"/proc/self/fd/{fd}")  # Linux and NetBSD
     except OSError:
         return f"mode {os.fstat(fd).st_mode:o}"
 

@@ -132,25 +132,30 @@ def test_check_names_the_rule_and_what_was_seen_where_a_case_fails(run_python: R
 
 
 def test_check_as_json_has_every_outcome(run_python: RunPython) -> None:
-    result = run_python(FLOWNO, "check", "check(select)", "-k", "time", "--json")
+    result = run_python(FLOWNO, "check", "check(select)", "-k", "timing", "--json")
     rows = json.loads(result.stdout)
     assert (result.returncode, result.stderr) == (0, "")
-    assert {row["case"] for row in rows} >= {case.name for case in CASES if case.group == "time"}
-    assert {tuple(row) for row in rows} == {("case", "group", "outcome", "rule", "reason")}
-    assert {row["outcome"] for row in rows} <= {"passed", "skipped"}
+    assert {row["case"] for row in rows} >= {case.name for case in CASES if case.group == "timing"}
+    assert {tuple(row) for row in rows} == {("case", "group", "result", "rule", "reason")}
+    assert {row["result"] for row in rows} <= {"passed", "skipped"}
 
 
 def test_check_lists_every_rule_with_its_cases(run_python: RunPython) -> None:
     result = run_python(FLOWNO, "check", "--rules")
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert [line for line in lines if line[0] != " "] == [
-        f"{rule}: {promise}" for rule, promise in RULES.items() if any(case.rule == rule for case in CASES)
-    ]
-    assert sorted(line.strip() for line in lines if line[0] == " ") == sorted(case.sentence for case in CASES)
+    assert [line for line in lines if line[0] != " "] == [f"{rule}: {promise}" for rule, promise in RULES.items()]
+    proofs = [*(case.sentence for case in CASES), "every case, on the way"]
+    assert sorted(line.strip() for line in lines if line[0] == " ") == sorted(proofs)
+    assert lines[-2:] == [f"end: {RULES['end']}", "  every case, on the way"]
     rows = json.loads(run_python(FLOWNO, "check", "--rules", "--json").stdout)
     assert [row["case"] for row in rows] == [case.name for case in CASES]
     assert all(RULES[row["rule"]] == row["promise"] for row in rows)
+
+
+def test_check_lists_the_rules_of_the_cases_that_were_chosen(run_python: RunPython) -> None:
+    result = run_python(FLOWNO, "check", "--rules", "-k", "mapping")
+    assert [line.partition(":")[0] for line in result.stdout.splitlines() if line[0] != " "] == ["mapping"]
 
 
 def test_check_needs_no_test_framework(run_python: RunPython) -> None:
@@ -162,10 +167,10 @@ def test_check_needs_no_test_framework(run_python: RunPython) -> None:
     ("arguments", "code", "message"),
     [
         ([], 2, "NAME is missing"),
-        (["bogus"], 2, "argument NAME: no selector is named 'bogus'"),
-        (["check(bogus)"], 2, "argument NAME: no selector is named 'bogus'"),
+        (["bogus"], 2, "flowno check: error: bogus: no selector is named 'bogus'"),
+        (["check(bogus)"], 2, "flowno check: error: check(bogus): no selector is named 'bogus'"),
         (["select", "-k", "nonsense"], 2, "argument -k/--case: no case, group or rule contains 'nonsense'"),
-        pytest.param(["kqueue"], 1, f"NAME kqueue: {NO_KQUEUE}", marks=on_linux),
+        pytest.param(["kqueue"], 1, f"flowno check: kqueue: {NO_KQUEUE}", marks=on_linux),
     ],
 )
 def test_check_says_what_cannot_be_checked(
@@ -309,21 +314,21 @@ class Backend(SelectSelector):
             ["demo", "--selector", "eppol"],
             None,
             2,
-            "flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ",
+            "flowno demo: error: --selector eppol: no selector is named 'eppol' (did you mean ",
             id="unknown option",
         ),
         pytest.param(
             ["demo", "--selector", "nowhere:Selector"],
             None,
             2,
-            "flowno demo: error: argument --selector: there is no module 'nowhere'; usable here: ",
+            "flowno demo: error: --selector nowhere:Selector: there is no module 'nowhere'; usable here: ",
             id="no such module",
         ),
         pytest.param(
             ["demo", "--selector", "os:getcwd"],
             None,
             2,
-            "flowno demo: error: argument --selector: os:getcwd made ",
+            "flowno demo: error: --selector os:getcwd: os:getcwd made ",
             id="not a selector",
         ),
         pytest.param(
@@ -353,7 +358,7 @@ def test_what_is_wrong_within_a_decorator_is_pointed_at(run_python: RunPython) -
     result = run_python(FLOWNO, "demo", "--selector", "check(eppol)")
     _, said, *shown = result.stderr.splitlines()
     assert result.returncode == 2
-    assert said.startswith("flowno demo: error: argument --selector: no selector is named 'eppol' (did you mean ")
+    assert said.startswith("flowno demo: error: --selector check(eppol): no selector is named 'eppol' (did you mean ")
     assert shown == ["flowno demo: error:   check(eppol)", "flowno demo: error:         ^^^^^"]
 
 

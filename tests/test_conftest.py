@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, RunPython
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no list of a process's open fds")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="on Windows the sockets are no fds")
 
 
 def run_guarded(tmp_path: Path, *tests: str) -> subprocess.CompletedProcess[str]:

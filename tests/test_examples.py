@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import pytest
 
 from flowno import Selector
 from tests.conftest import ROOT, RunPython
+from tests.support.loopback import resets_at_close
 
 if os.name == "posix":
     import fcntl
@@ -174,7 +174,7 @@ def test_the_echo_server_serves_every_client_while_another_one_is_silent(server:
 def test_the_echo_server_survives_a_client_that_breaks_off(server: Server) -> None:
     with server.connect() as client:
         assert echo(client, b"Hello") == b"Hello"
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+        resets_at_close(client)
     with server.connect() as client:
         assert echo(client, b"Is anybody there?") == b"Is anybody there?"
 

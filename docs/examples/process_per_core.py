@@ -30,8 +30,20 @@ async def serve(host, port):
     """What each process does."""
     async with await serve_tcp(echo, host, port, reuse_port=True) as server:
         print("ready", flush=True)
-        await flowno.wait_readable(sys.stdin)  # nothing is ever written there, so this is its end
+        await end_of_input()
         await server.aclose(grace=GRACE_SECONDS)
+
+
+async def end_of_input():
+    """Wait for the end of the standard input, where nothing is ever written."""
+    os.set_blocking(sys.stdin.fileno(), False)
+    while True:
+        await flowno.wait_readable(sys.stdin)
+        try:
+            os.read(sys.stdin.fileno(), 1)
+            return
+        except BlockingIOError:
+            pass  # it was said to be readable and is not, which systems may do, select(2)
 
 
 async def keep_running(host, port, ready):

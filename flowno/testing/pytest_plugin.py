@@ -102,8 +102,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_settings] = _Settings(
         is_auto=mode == "auto",
         timeout=timeout,
-        asked_for=_known(option, f"{SELECTOR_OPTION}={option}"),
-        configured=_known(ini, f"{SELECTOR} = {ini}"),
+        asked_for=_known(option, f"{SELECTOR_OPTION}="),
+        configured=_known(ini, f"{SELECTOR} = "),
     )
 
 
@@ -120,8 +120,12 @@ def _seconds(value: object) -> float | None:
     return float(value) if 0 < value < math.inf else None
 
 
-def _known(text: str, asked_by: str) -> dict[str, str | None]:
-    """The selectors that are named in a text, each with the reason why it cannot be had.
+def _known(text: str, setting: str) -> dict[str, str | None]:
+    """The selectors that a setting names, each with the reason why it cannot be had.
+
+    Args:
+        text: What was written.
+        setting: What stands before it.
 
     Raises:
         UsageError: One is not known, or none can be had.
@@ -129,20 +133,19 @@ def _known(text: str, asked_by: str) -> dict[str, str | None]:
     try:
         names = [str(term) for term in terms_of(text)]
     except UnknownSelectorError as error:
-        raise pytest.UsageError(f"{asked_by}: {error}") from None
+        raise pytest.UsageError(f"{setting}{text}: {error}") from None
     reasons: dict[str, str | None] = {}
     for name in names:
-        prefix = f"EventLoop(selector={name!r}): "
         try:
-            open_selector(name).selector.close()
+            open_selector(name, f"{setting}{name}").selector.close()
         except SelectorUnavailableError as error:
-            reasons[name] = str(error).removeprefix(prefix)
+            reasons[name] = str(error)
         except (UnknownSelectorError, TypeError) as error:
-            raise pytest.UsageError(f"{asked_by}: {str(error).removeprefix(prefix)}") from None
+            raise pytest.UsageError(str(error)) from None
         else:
             reasons[name] = None
     if reasons and all(reasons.values()):
-        raise pytest.UsageError("\n".join(f"{asked_by}: {reason}" for reason in reasons.values()))
+        raise pytest.UsageError("\n".join(map(str, reasons.values())))
     return reasons
 
 
@@ -224,7 +227,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if SELECTOR not in metafunc.fixturenames or _chooses_itself(metafunc.definition):
         return
     choices = [
-        pytest.param(name, id=name, marks=() if reason is None else pytest.mark.skip(reason=f"{name}: {reason}"))
+        pytest.param(name, id=name, marks=() if reason is None else pytest.mark.skip(reason=reason))
         for name, reason in _selectors(metafunc.config).items()
     ]
     metafunc.parametrize(SELECTOR, choices, indirect=True)
@@ -317,7 +320,7 @@ def flowno_loop(request: pytest.FixtureRequest, flowno_selector: str) -> Iterato
     has_failed = item.stash[_has_failed]
     problems = runner.close(patient=not (has_failed or options.allow_leaks))
     if problems and not options.allow_leaks:
-        _say(item, "teardown", problems, fails=not has_failed)
+        _report(item, "teardown", problems, fails=not has_failed)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -418,15 +421,15 @@ def _run_test(item: pytest.Function, runner: Runner, test: Any) -> Any:
     try:
         value = runner.run(test, item.name)
     except BaseException:
-        if problems := runner.look_back(patient=False):
-            _say(item, "call", problems, fails=False)
+        if problems := runner.leftovers(patient=False):
+            _report(item, "call", problems, fails=False)
         raise
-    if not allow_leaks and (problems := runner.look_back()):
-        _say(item, "call", problems, fails=True)
+    if not allow_leaks and (problems := runner.leftovers()):
+        _report(item, "call", problems, fails=True)
     return value
 
 
-def _say(item: pytest.Item, when: str, problems: list[str], *, fails: bool) -> None:
+def _report(item: pytest.Item, when: str, problems: list[str], *, fails: bool) -> None:
     """Fail because of what was left; where the test has failed already, just say it, as it may be the reason."""
     __tracebackhide__ = True
     text = "\n".join(f"  {problem}" for problem in problems)

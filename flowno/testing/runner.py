@@ -9,32 +9,28 @@ it is none of the loop's.
 from __future__ import annotations
 
 import re
-import sys
 import traceback
 import warnings
-import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from itertools import takewhile
+from functools import partial
 from types import coroutine as generator_based
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..core.event_loop import event_loop
 from ..core.event_loop.commands import Command
-from ..core.event_loop.errors import DeadlockError
+from ..core.event_loop.errors import DeadlockError, EventLoopError
 from ..core.event_loop.event_loop import EventLoop, Table
-from ..core.event_loop.exchange import Exchange, Replacement
+from ..core.event_loop.operations import begin_native, end_native
 from ..core.event_loop.primitives import sleep
-from ..core.event_loop.running import here
-from ..core.event_loop.selectors import SocketHandle
+from ..core.event_loop.scopes import group_of
 from ..core.event_loop.snapshots import is_own, take_snapshot
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import ErrorReport, TaskCancelled, TaskHandle
+from .handles import Handles
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from ..core.event_loop.backend import SelectorChoice
     from ..core.event_loop.timers import Timer
@@ -56,7 +52,7 @@ MOST_TASKS: Final = 20
 
 #: What Python warns of, at the place where it is dropped, and what comes of flowno's debug mode.
 _NEVER_AWAITED: Final = r"coroutine '.*' was never awaited"
-_NEVER_CLOSED: Final = r"unclosed <(socket\.socket|ssl\.SSLSocket|\w*Handle)\b"
+_NEVER_CLOSED: Final = r"unclosed (<(socket\.socket|ssl\.SSLSocket|\w*Handle)\b|file <)|subprocess \d+ is still running"
 
 
 class _Step:
@@ -68,6 +64,7 @@ class _Step:
 
     Attributes:
         mark: Tells the tasks that were spawned by this step, or by one of those, from all others: they inherit it.
+        is_through: Whether the coroutine has come to its own end.
         verdict: What it fails with, whatever its coroutine says to its cancellation.
     """
 
@@ -76,6 +73,7 @@ class _Step:
         self.name = name
         self.mark = object()
         self.ended = Event()
+        self.is_through = False
         self.value: Any = None
         self.error: BaseException | None = None
         self.verdict: Exception | None = None
@@ -122,8 +120,9 @@ class Runner:
         self.root: TaskHandle[Any] | None = None
         self._task: TaskHandle[Any] | None = None
         self._last_step: _Step | None = None
-        self._handles = _Handles()
+        self._handles = Handles()
         self._warnings: list[str] = []
+        begin_native()  # for Python to say which operations were never awaited
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Carry out a step, and leave running what it has started.
@@ -135,6 +134,7 @@ class Runner:
         Raises:
             TimeoutError: It took too long. It was cancelled, and has cleaned up; what every task waited for is said.
             DeadlockError: Nothing could ever have woken it. The same.
+            EventLoopError: ``exit()`` has ended the run, and the step with it.
             BaseException: What it raises itself.
         """
         __tracebackhide__ = True
@@ -145,6 +145,8 @@ class Runner:
         finally:
             coroutine.close()  # the loop may have refused to run it
             self._park()
+        if not step.is_through:
+            raise EventLoopError(f"exit() ended the run before {name} was through")
         if step.error is None:
             return step.value  # type: ignore[no-any-return]
         error, step.error = step.error, None
@@ -153,7 +155,7 @@ class Runner:
         finally:
             del error, step, coroutine  # the traceback has this frame
 
-    def look_back(self, *, patient: bool = True) -> list[str]:
+    def leftovers(self, *, patient: bool = True) -> list[str]:
         """Cancel the tasks that the last step has started and that have not ended; those of a group are that group's.
 
         Args:
@@ -164,23 +166,24 @@ class Runner:
             awaited, since this was last asked.
         """
         step = self._last_step
-        problems = [] if step is None else self._see_off(lambda: self._started_by(step), patient=patient)
+        problems = [] if step is None else self._end_tasks(lambda: self._started_by(step), patient=patient)
         return problems + self._noted()
 
     def close(self, *, patient: bool = True) -> list[str]:
         """Cancel every task, close the loop, and abort the handles that are still open.
 
         Returns:
-            As :meth:`look_back`, of all tasks, and a line for each of those handles.
+            As :meth:`leftovers`, of all tasks, and a line for each of those handles.
         """
         try:
             try:
-                problems = self._see_off(self._tasks, patient=patient)
+                problems = self._end_tasks(self._tasks, patient=patient)
             finally:
                 with self._noting_warnings():
                     self._dismiss()
                     self.loop.close()
         finally:
+            end_native()
             left = self._handles.end()
         return problems + self._noted() + left
 
@@ -234,6 +237,7 @@ class Runner:
         finally:
             loop.interrupt = None
             interrupt.stop()
+        step.is_through = True
         if step.verdict is not None:
             step.verdict.__context__ = None if isinstance(error, TaskCancelled) else error
             error = step.verdict.with_traceback(None if error is None else _to_the_test(error.__traceback__))
@@ -247,10 +251,8 @@ class Runner:
 
     def forget_cancellation(self) -> None:
         """One that has not arrived by the end of its step is none of the next one's."""
-        task = self._task
-        if task is not None and task._cancel_requested:
-            task._cancel_requested = False
-            task._refresh()
+        if self._task is not None:
+            self.loop.withdraw_cancel(self._task)
 
     def _park(self) -> None:
         """Until the next step the task of the test is none that somebody who runs the loop would wait for.
@@ -273,19 +275,19 @@ class Runner:
 
     def _tasks(self) -> list[TaskHandle[Any]]:
         """The tasks of the loop, but for the one that asks."""
-        return [task for task in self.loop._living_tasks() if task is not self.loop.running_task]
+        return [task for task in self.loop.living_tasks() if task is not self.loop.running_task]
 
     def _started_by(self, step: _Step) -> list[TaskHandle[Any]]:
-        return [task for task in self._tasks() if task._context.get(_mark) is step.mark and not _is_in_a_group(task)]
+        return [task for task in self._tasks() if task._context.get(_mark) is step.mark and group_of(task) is None]
 
-    def _see_off(self, find: Callable[[], list[TaskHandle[Any]]], *, patient: bool) -> list[str]:
+    def _end_tasks(self, find: Callable[[], list[TaskHandle[Any]]], *, patient: bool) -> list[str]:
         """Have these tasks end, by themselves or by their cancellation; a line for each of the latter."""
         if not find():
             return []
         with self._noting_warnings():
-            return self._run(self._see_them_off(find, patient))
+            return self._run(self._end_in_the_loop(find, patient))
 
-    async def _see_them_off(self, find: Callable[[], list[TaskHandle[Any]]], patient: bool) -> list[str]:
+    async def _end_in_the_loop(self, find: Callable[[], list[TaskHandle[Any]]], patient: bool) -> list[str]:
         if patient:
             await self._wait_while(find)
         left = find()
@@ -415,15 +417,12 @@ class _Loop(EventLoop):
         self.interrupt: _Interruption | None = None
         self.errors: list[str] = []
         super().__init__(selector)
+        self.make_error_report = partial(_Report, self.errors)
 
     def _tables(self) -> tuple[Table, Table]:
         handlers, forgetters = super()._tables()
         handlers[_ParkCommand] = _leave_alone
         return handlers, forgetters
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
 
     def _nothing_can_happen(self, deadline: float | None) -> bool:
         """The time limit of the test is nothing that could wake a task of it."""
@@ -439,14 +438,6 @@ class _Loop(EventLoop):
             return False
         return deadline is None
 
-    def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
-        is_outcome = super()._fail(task, error)
-        if task._unjoined is not None and not task._unjoined.is_known:
-            task._unjoined.is_known = True
-            task._unjoined = _Report(repr(task), error, self.errors)
-            self._unjoined.add(task._unjoined)
-        return is_outcome
-
 
 def _leave_alone(task: TaskHandle[Any], command: _ParkCommand) -> None:
     """The task goes on when it is resumed, and not before."""
@@ -457,7 +448,7 @@ class _Report(ErrorReport):
 
     __slots__ = ("_errors",)
 
-    def __init__(self, name: str, error: BaseException, errors: list[str]) -> None:
+    def __init__(self, errors: list[str], name: str, error: BaseException) -> None:
         super().__init__(name, error)
         self._errors = errors
 
@@ -482,94 +473,3 @@ def _to_the_test(traceback: TracebackType | None) -> TracebackType | None:
     if last is not None:
         last.tb_next = None
     return traceback
-
-
-def _is_in_a_group(task: TaskHandle[Any]) -> bool:
-    """Whether a task belongs to a group, which sees to its end."""
-    scope = task._scope
-    while scope is not None:
-        if scope._members is not None and task in scope._members:
-            return True
-        scope = scope.parent
-    return False
-
-
-# -------------------------------------------------------------------------------------------------------------- handles
-
-
-class _Made(NamedTuple):
-    """A handle, and where it was made."""
-
-    handle: weakref.ref[SocketHandle]
-    socket: weakref.ref[Any] | None
-    place: str
-
-
-class _Handles:
-    """The handles that are made from now on."""
-
-    def __init__(self) -> None:
-        self._made: list[_Made] = []
-        _watchers.append(self)
-        _watching.begin()
-
-    def note(self, handle: SocketHandle, place: str) -> None:
-        try:
-            socket = weakref.ref(handle.socket)
-        except TypeError:
-            socket = None  # something like a socket
-        self._made.append(_Made(weakref.ref(handle), socket, place))
-
-    def place_of(self, message: str) -> str:
-        """Where the handle was made of whose socket Python says this when it goes; nothing where that is not known."""
-        found = re.search(r"\bfd=(\d+)", message)
-        for _, socket, place in self._made if found is not None and "made at" not in message else ():
-            sock = None if socket is None else socket()
-            if sock is not None and sock.fileno() == int(found[1]):  # type: ignore[index]
-                return place
-        return ""
-
-    def end(self) -> list[str]:
-        """Abort those that are still open: a line for each."""
-        _watching.end()
-        _watchers.remove(self)
-        lines = []
-        for refers, _, place in self._made:
-            handle = refers()
-            if handle is not None and handle.fileno() >= 0:
-                lines.append(f"never closed: {handle!r}{place}")
-                handle.abort()
-        return lines
-
-
-_watchers: list[_Handles] = []
-
-
-def _init(own: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(own)
-    def init(self: SocketHandle, *args: Any, **options: Any) -> None:
-        own(self, *args, **options)
-        place = _place()
-        for each in _watchers:
-            each.note(self, place)
-
-    return init
-
-
-_watching = Exchange(lambda: (Replacement(SocketHandle, "__init__", _init),))
-
-
-def _frames_outwards() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _place() -> str:
-    """Where the program is now; in no line of its own, as in a handler of a server, which task that is."""
-    for frame in takewhile(lambda frame: frame.f_code.co_filename != event_loop.__file__, _frames_outwards()):
-        if not is_own(frame):
-            return f", made at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-    task = None if here.loop is None else here.loop.running_task
-    return "" if task is None else f", made in {task.name}"

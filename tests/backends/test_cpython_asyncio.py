@@ -81,7 +81,7 @@ def show(outcomes: Outcomes) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_share_of_them(case: Case, run_python: RunPython) -> None:
+def test_a_share_of_cpythons_tests_passes(case: Case, run_python: RunPython) -> None:
     outcomes = outcomes_of(run_python, ours(case), SHARE)
     show(outcomes)
     assert differences(run_python, ours(case), theirs(case), outcomes) == {}
@@ -90,7 +90,7 @@ def test_a_share_of_them(case: Case, run_python: RunPython) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("module", MODULES)
-def test_all_of_them(case: Case, run_python: RunPython, module: str) -> None:
+def test_all_of_cpythons_tests_pass(case: Case, run_python: RunPython, module: str) -> None:
     outcomes, expected = (outcomes_of(run_python, choice, [module]) for choice in (ours(case), theirs(case)))
     show(outcomes)
     assert differences(run_python, ours(case), theirs(case), outcomes) == {}
@@ -104,7 +104,7 @@ def test_all_of_them(case: Case, run_python: RunPython, module: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("decorated", ["check({0})", "shadow({0},{0})"])
-def test_a_share_of_them_within_decorators(case: Case, run_python: RunPython, decorated: str) -> None:
+def test_a_share_of_cpythons_tests_passes_within_decorators(case: Case, run_python: RunPython, decorated: str) -> None:
     choice = decorated.format(ours(case))
     outcomes = outcomes_of(run_python, choice, SHARE)
     assert differences(run_python, choice, theirs(case), outcomes) == {}

@@ -41,7 +41,7 @@ def in_child(body: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child failed: see stderr"
 
 
-def test_close_in_the_child_leaves_the_parent_s_selector(selector: Any, pair: Pair) -> None:
+def test_close_as_the_first_use_leaves_the_parent_s_selector(selector: Any, pair: Pair) -> None:
     ours, peer = pair
     selector.register(ours, EVENT_READ)
     in_child(selector.close)
@@ -91,7 +91,7 @@ def test_any_first_use_re_opens(selector: Any, make_pair: Any, first: str) -> No
     assert ready_fds(selector.select(0)) == {ours.fileno(): EVENT_WRITE}
 
 
-def test_after_fork_can_be_repeated_and_does_nothing_in_the_parent(selector: Any, pair: Pair) -> None:
+def test_after_fork_keeps_the_parent_s_kernel_object_and_opens_the_child_s_once(selector: Any, pair: Pair) -> None:
     selector.register(pair[0], EVENT_WRITE)
     kernel = selector._kernel
     selector.after_fork()

@@ -64,7 +64,7 @@ class TestPipeWithoutReader:
         selector.unregister(pipe.writer)
         assert selector.select(0) == []
 
-    def test_it_becomes_so_by_a_modify(self, selector: KqueueSelector, pipe: Pipe) -> None:
+    def test_a_modify_makes_it_ready_for_writing(self, selector: KqueueSelector, pipe: Pipe) -> None:
         selector.register(pipe.writer, EVENT_READ)
         selector.modify(pipe.writer, EVENT_WRITE)
         assert ready_fds(selector.select(None)) == {pipe.writer: EVENT_WRITE}

@@ -1,4 +1,4 @@
-"""What select(2) of Windows does otherwise than every other: on Windows itself, where the fakes of it cannot err."""
+"""What is peculiar to select(2) on Windows, tried on Windows."""
 
 import errno
 import select
@@ -35,7 +35,7 @@ def test_a_refused_connect_is_writable(selector: Any, free_port: int) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.WSAECONNREFUSED
 
 
-def test_it_is_in_the_exceptional_set_alone(free_port: int) -> None:
+def test_a_refused_connect_is_in_the_exceptional_set_alone(free_port: int) -> None:
     with refused(free_port) as sock:
         assert select.select([], [], [sock], PATIENCE) == ([], [], [sock])
         assert select.select([sock], [sock], [], 0) == ([], [], [])

@@ -18,8 +18,8 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
-from tests.support.faulty_selector import unhelpful
-from tests.support.loopback import full_backlog, listening, pair, tcp_pair
+from tests.support.loopback import full_backlog, listening, pair, resets_at_close, tcp_pair
+from tests.support.unhelpful_selector import unhelpful
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -324,7 +324,7 @@ def test_hundreds_of_connections_one_after_the_other() -> None:
         with listening() as listener:
             for _ in range(300):
                 with flowno.socket() as client:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    resets_at_close(client)
                     await flowno.connect(client, listener.getsockname())
                     (await listener.accept())[0].close()
 

@@ -58,7 +58,7 @@ from flowno.core.event_loop.tasks import TaskHandle
 from flowno.core.event_loop.tls import TLSSocketHandle
 from flowno.testing import cancel_everywhere
 from tests.support.instruments import HOOKS, Recorder
-from tests.support.loopback import LARGE, listening, pair, receive, tcp_pair
+from tests.support.loopback import LARGE, listening, pair, receive, reset, tcp_pair
 from tests.support.tasks import FOREVER, fail, value
 from tests.support.tls import client, echo, tls_pair, tls_peer
 
@@ -519,8 +519,7 @@ def test_the_peer_of_a_connection_that_broke_down_is_still_known() -> None:
         with tcp_pair() as (one, other), Recorder() as recorder:
             peer = one.getpeername()
             await one.sendAll(b"unread")
-            other.socket.setsockopt(system_socket.SOL_SOCKET, system_socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            other.close()
+            reset(other)
             with suppress(ConnectionError):
                 while await one.recv(1):
                     pass

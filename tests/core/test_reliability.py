@@ -1,216 +1,29 @@
-"""Programs on a selector that is no help, and cancelled wherever they wait; and what no task sees happen."""
+"""What no task sees happen: finalizers, loops that were dropped or have ended, and errors that nobody waits for."""
 
 import gc
 import os
-import random
-import socket
-import ssl
 import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 
 import pytest
 
 import flowno
 from flowno import (
-    AsyncQueue,
     CancelScope,
     Event,
     EventLoop,
     EventLoopError,
-    SocketHandle,
-    Stream,
     TaskCancelled,
-    TaskGroup,
     TaskHandle,
-    current_event_loop,
-    move_on_after,
-    open_connection,
-    serve_tcp,
     sleep,
     spawn,
-    wait_readable,
-    wait_writable,
 )
-from flowno.core.event_loop.tls import TLSSocketHandle
 from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
-from tests.support.faulty_selector import unhelpful
-from tests.support.loopback import listening, pair, receive
-from tests.support.tls import tls_pair
+from tests.support.loopback import pair
 
 pytestmark = pytest.mark.usefixtures("backend")
-
-DATA = random.Random(1).randbytes(200_000)
-
-
-# ------------------------------------------------------------------------------------------ a selector that is no help
-
-
-async def serves_streams() -> None:
-    async def echo(stream: Stream) -> None:
-        while data := await stream.read(4000):
-            await stream.write(data)
-
-    async def ask(address: tuple[str, int], size: int) -> bytes:
-        async with await open_connection(*address) as stream:
-            await stream.write(DATA[:size])
-            return await stream.readexactly(size)
-
-    async with await serve_tcp(echo, "127.0.0.1", 0) as server:
-        sizes = [1, 10, 1000, 60_000, 9000] * 3
-        asking = [await spawn(ask(server.addresses[0], size)) for size in sizes]
-        assert [await task.join() for task in asking] == [DATA[:size] for size in sizes]
-
-
-async def accepts_and_connects() -> None:
-    async def call(address: tuple[str, int], number: int) -> None:
-        with flowno.socket() as client:
-            await flowno.connect(client, address)
-            await client.sendAll(b"%d" % number)
-            assert await client.recv(1) == b""
-
-    with listening() as listener:
-        callers = [await spawn(call(listener.getsockname(), number)) for number in range(20)]
-        numbers = set()
-        for _ in callers:
-            connection, _ = await listener.accept()
-            with connection:
-                numbers.add(int(await connection.recv(9)))
-        for caller in callers:
-            await caller.join()
-        assert numbers == set(range(20))
-
-
-async def exchanges_in_both_directions() -> None:
-    with pair(4096) as (one, other):
-        async with TaskGroup() as group:
-            readers = [await group.spawn(receive(end, len(DATA))) for end in (one, other)]
-            for end in (one, other):
-                await group.spawn(end.sendAll(DATA))
-        for reader in readers:
-            assert await reader.join() == DATA
-
-
-async def waits_for_plain_sockets() -> None:
-    one, other = socket.socketpair()
-    with one, other:
-        for end in (one, other):
-            end.setblocking(False)
-        for number in range(20):
-            await wait_writable(one)
-            one.send(b"%d" % number)
-            data = b""
-            while not data:
-                try:
-                    await wait_readable(other)  # may be a false alarm
-                    data = other.recv(9)
-                except BlockingIOError:
-                    pass
-            assert data == b"%d" % number
-
-
-async def hears_from_threads_and_timers() -> None:
-    queue: AsyncQueue[int] = AsyncQueue()
-    loop = current_event_loop()
-    assert loop is not None
-
-    def work() -> None:
-        for number in range(50):
-            loop.create_task(queue.put(number))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    start = loop.clock()
-    assert await sleep(0.005) >= 0.005
-    assert loop.clock() - start >= 0.005
-    assert [await queue.get() for _ in range(50)] == list(range(50))
-    thread.join()
-
-
-PROGRAMS: list[Callable[[], Awaitable[None]]] = [
-    serves_streams,
-    accepts_and_connects,
-    exchanges_in_both_directions,
-    waits_for_plain_sockets,
-    hears_from_threads_and_timers,
-]
-
-
-@pytest.mark.not_under_faults(reason="it takes one receive for one message")
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_does_the_same_on_a_selector_that_is_no_help(
-    program: Callable[[], Awaitable[None]], seed: int
-) -> None:
-    with CountingSelector() as selector, EventLoop(unhelpful(selector, seed)) as loop:
-        loop.run_until_complete(program(), join=True)
-        assert selector.masks == {}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_tls_does_the_same_on_a_selector_that_is_no_help(
-    seed: int, server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
-    async def program() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
-            async with TaskGroup() as group:
-                readers = [await group.spawn(receive(end, len(DATA))) for end in (one, other)]
-                for end in (one, other):
-                    await group.spawn(end.sendAll(DATA))
-            for reader in readers:
-                assert await reader.join() == DATA
-
-    with CountingSelector() as selector, EventLoop(unhelpful(selector, seed)) as loop:
-        loop.run_until_complete(program(), join=True)
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-@pytest.mark.parametrize("seed", range(3))
-def test_no_byte_is_lost_or_sent_twice_where_every_wait_may_be_cancelled(
-    seed: int, tls: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
-    """By time limits and by cancel(), in all turns, on a selector that is no help."""
-    chosen = random.Random(seed)
-
-    async def send(handle: SocketHandle) -> None:
-        sent = 0
-        while sent < len(DATA):
-            try:
-                with move_on_after(chosen.choice((0, 0, 0.001, 1))):
-                    await handle.sendAll(memoryview(DATA)[sent : sent + chosen.randrange(1, 50_000)])
-            finally:
-                sent += handle.bytes_sent
-        if isinstance(handle, TLSSocketHandle):
-            await handle.send_eof()  # with what a cancelled send has left
-
-    async def read(handle: SocketHandle) -> bytes:
-        data = b""
-        while len(data) < len(DATA):
-            reader = await spawn(handle.recv(chosen.randrange(1, 50_000)))
-            for _ in range(chosen.randrange(4)):
-                await sleep(0)
-            data += await reader.cancel() or b""
-        return data
-
-    async def program() -> None:
-        with tls_pair(server_context, client_context) if tls else pair(4096) as (one, other):
-            if tls:  # a handshake that is cancelled ends the connection
-                both = [await spawn(one.do_handshake()), await spawn(other.do_handshake())]
-                for task in both:
-                    await task.join()
-            async with TaskGroup() as group:
-                readers = [await group.spawn(read(end)) for end in (one, other)]
-                for end in (one, other):
-                    await group.spawn(send(end))
-            for reader in readers:
-                assert await reader.join() == DATA
-
-    with CountingSelector() as selector, EventLoop(unhelpful(selector, seed)) as loop:
-        loop.run_until_complete(program(), join=True)
-
-
-# --------------------------------------------------------------------------------------------- what no task sees happen
 
 
 def test_a_finalizer_that_raises_is_reported_by_python_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -380,3 +380,33 @@ def test_a_coroutine_that_is_refused_leaves_no_warning(how: str) -> None:
                 getattr(loop, how)(value(1))
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_a_loop_is_closed_once_its_tasks_have_been_ended() -> None:
+    seen: list[bool] = []
+
+    async def cleans_up() -> None:
+        try:
+            await sleep(FOREVER)
+        finally:
+            seen.append(loop.is_closed)
+
+    loop = EventLoop()
+    loop.run_until_complete(value(1))
+    assert not loop.is_closed
+    loop.create_task(cleans_up())
+    loop.run_until_complete(sleep(0), wait_for_spawned_tasks=False)
+    loop.close()
+    assert loop.is_closed
+    assert seen == [False]
+
+
+def test_the_living_tasks_are_those_that_have_not_ended_and_those_that_are_to_start() -> None:
+    with EventLoop() as loop:
+        sleeper = loop.create_task(sleep(FOREVER))
+        done = loop.create_task(value(1))
+        assert loop.living_tasks() == [sleeper, done]
+        loop.run_until_complete(sleep(0), wait_for_spawned_tasks=False)
+        assert done.done()
+        posted = loop.create_task(sleep(FOREVER))
+        assert loop.living_tasks() == [sleeper, posted]

@@ -2,7 +2,6 @@
 
 import socket as system_socket
 import ssl
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from flowno import (
 )
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support import wine
-from tests.support.loopback import receive, tcp_pair
+from tests.support.loopback import receive, reset, resets_at_close, tcp_pair
 from tests.support.tls import (
     VERSIONS,
     client,
@@ -243,7 +242,7 @@ def test_a_peer_that_goes_in_the_middle_of_the_handshake(
                     # A ClientHello, or the beginning of what could be a ServerHello: RFC 8446 section 4.
                     await plain.sendAll(b"\x16\x03\x03\x02\x00" + bytes([1 if server_side else 2, 0, 1, 252]))
                 if how == "resets":
-                    plain.setsockopt(system_socket.SOL_SOCKET, system_socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    resets_at_close(plain)
                 plain.close()
                 error = await outcome_of(task)
                 if how == "closes" and server_side:
@@ -268,8 +267,7 @@ def test_a_peer_that_resets_an_established_connection(
             with await start_tls(one, client_context, server_hostname="localhost") as tls_one:
                 tls_other = await starting.join()
                 reader = await spawn(tls_one.recv(1))
-                tls_other.setsockopt(system_socket.SOL_SOCKET, system_socket.SO_LINGER, struct.pack("ii", 1, 0))
-                tls_other.socket.close()
+                reset(tls_other.socket)
                 tls_other.close()
                 with pytest.raises(ConnectionResetError):
                     await reader.join()

@@ -1,5 +1,8 @@
 """Programs that use everything that does I/O, on sockets and selectors that are as unhelpful as a system may be.
 
+Each runs on a selector that is more than that, too, and on the sockets of the system: where those are of no help
+either, a call that is tried again hides much of what a selector does.
+
 Each runs by five seeds; ``-m long`` takes a hundred. A failure tells its seed, which makes it again.
 """
 
@@ -7,6 +10,7 @@ import os
 import random
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,10 +18,13 @@ import pytest
 
 import flowno
 from flowno import (
+    AsyncQueue,
+    EventLoop,
     SocketHandle,
     Stream,
     TaskGroup,
     TruncatedStreamError,
+    current_event_loop,
     move_on_after,
     open_connection,
     serve_tcp,
@@ -27,17 +34,22 @@ from flowno import (
     wait_readable,
     wait_writable,
 )
-from flowno.core.event_loop.tls import start_tls
+from flowno.core.event_loop.tls import TLSSocketHandle, start_tls
 from flowno.net import servers
 from flowno.testing import faults
+from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import listening, pair, receive, tcp_pair
 from tests.support.tls import tls_pair
+from tests.support.unhelpful_selector import UNHELPFUL
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(5, 100))]
+
+#: What is of no help, by the faults that make it so.
+HARDSHIPS = {"sockets and selector": {"harmless": 0.3, "byte": 0.02}, "selector alone": UNHELPFUL}
 
 DATA = random.Random(1).randbytes(60_000)
 
@@ -183,7 +195,7 @@ async def streams(contexts: Contexts, folder: Path) -> None:
                 assert await stream.readuntil(b"\r\n.\r\n") == data + b"\r\n.\r\n"
 
     async with await serve_tcp(answer, "127.0.0.1", 0, limit=1 << 20) as server, TaskGroup() as group:
-        for size in (1, 10, 1000, 9000) * 2:
+        for size in (1, 10, 1000, 9000, 30_000) * 3:
             await group.spawn(ask(server.addresses[0], size))
 
 
@@ -228,8 +240,8 @@ async def tls_servers(contexts: Contexts, folder: Path) -> None:
             await group.spawn(ask(server.addresses[0]))
 
 
-async def cancellations(contexts: Contexts, folder: Path) -> None:
-    """No byte is lost or sent twice where every wait may be cancelled."""
+async def cancelled_wherever_they_wait(one: SocketHandle, other: SocketHandle) -> None:
+    """The same data in both directions, by sends and receives that end by time limits and by cancel(), in all turns."""
     chosen = random.Random(3)
     data = DATA[:20_000]
 
@@ -241,6 +253,8 @@ async def cancellations(contexts: Contexts, folder: Path) -> None:
                     await handle.sendAll(memoryview(data)[sent : sent + chosen.randrange(1, 5000)])
             finally:
                 sent += handle.bytes_sent
+        if isinstance(handle, TLSSocketHandle):
+            await handle.send_eof()  # with what a cancelled send has left
 
     async def read(handle: SocketHandle) -> bytes:
         received = b""
@@ -251,11 +265,44 @@ async def cancellations(contexts: Contexts, folder: Path) -> None:
             received += await reader.cancel() or b""
         return received
 
-    with pair(4096) as (one, other):
-        async with TaskGroup() as group:
-            reader = await group.spawn(read(other))
-            await group.spawn(send(one))
+    async with TaskGroup() as group:
+        readers = [await group.spawn(read(end)) for end in (one, other)]
+        for end in (one, other):
+            await group.spawn(send(end))
+    for reader in readers:
         assert await reader.join() == data
+
+
+async def cancellations(contexts: Contexts, folder: Path) -> None:
+    """No byte is lost or sent twice where every wait may be cancelled."""
+    with pair(4096) as (one, other):
+        await cancelled_wherever_they_wait(one, other)
+
+
+async def cancellations_of_tls(contexts: Contexts, folder: Path) -> None:
+    with tls_pair(*contexts) as (one, other):
+        async with TaskGroup() as group:  # a handshake that is cancelled ends the connection
+            for end in (one, other):
+                await group.spawn(end.do_handshake())
+        await cancelled_wherever_they_wait(one, other)
+
+
+async def threads_and_timers(contexts: Contexts, folder: Path) -> None:
+    queue: AsyncQueue[int] = AsyncQueue()
+    loop = current_event_loop()
+    assert loop is not None
+
+    def work() -> None:
+        for number in range(50):
+            loop.create_task(queue.put(number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    start = loop.clock()
+    assert await sleep(0.005) >= 0.005
+    assert loop.clock() - start >= 0.005
+    assert [await queue.get() for _ in range(50)] == list(range(50))
+    thread.join()
 
 
 PROGRAMS: list[Callable[[Contexts, Path], Awaitable[None]]] = [
@@ -272,13 +319,17 @@ PROGRAMS: list[Callable[[Contexts, Path], Awaitable[None]]] = [
     tls_that_begins_later_and_ends_before,
     tls_servers,
     cancellations,
+    cancellations_of_tls,
+    threads_and_timers,
 ]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rates", HARDSHIPS.values(), ids=HARDSHIPS)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_does_the_same_under_faults(
     program: Callable[[Contexts, Path], Awaitable[None]],
+    rates: dict[str, float],
     seed: int,
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
@@ -288,8 +339,9 @@ def test_a_program_does_the_same_under_faults(
         async with timeout(PATIENCE):
             await program((server_context, client_context), tmp_path)
 
-    with faults(seed, harmless=0.3, byte=0.02):
-        flowno.run(root())
+    with CountingSelector() as selector, faults(seed, **rates), EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+        assert selector.masks == {}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="reset cannot be made on Windows")

@@ -112,7 +112,7 @@ def test_a_value_that_cannot_be_meant_is_an_error_that_says_what_can(
         ({"seed": "7"}, TypeError, r"^faults\(\): seed must be an int or None, not '7'$"),
     ],
 )
-def test_so_is_an_argument(rates: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_a_wrong_argument_of_faults_is_refused(rates: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         faults(**rates)
 
@@ -321,7 +321,7 @@ def test_every_socket_of_a_handle_has_faults(backend: str, program: Callable[[],
     assert run_under(faults(7, byte=1), program()) == b"f"
 
 
-def test_so_has_one_whose_handle_is_older_than_the_loop(backend: str) -> None:
+def test_a_socket_whose_handle_is_older_than_the_loop_has_faults(backend: str) -> None:
     with pair() as (one, other):
         assert run_under(faults(7, byte=1), over(one, other)) == b"f"
 

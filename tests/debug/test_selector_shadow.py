@@ -20,7 +20,7 @@ from flowno.core.event_loop.backend import FileObject, SystemWorld, open_selecto
 from flowno.debug.selector_decorators import SelectorDecorator, ShadowSelector
 from flowno_backends import EpollSelector, PollSelector, SelectSelector
 from tests.core.test_foreign_selectors import FiveMethods, exercise
-from tests.support.faulty_selector import unhelpful
+from tests.support.unhelpful_selector import unhelpful
 
 Ends = tuple[socket.socket, socket.socket]
 Ready = list[tuple[SelectorKey, int]]

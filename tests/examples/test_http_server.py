@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import ssl
-import struct
 import subprocess
 import time
 import urllib.request
@@ -18,6 +17,7 @@ import pytest
 
 from tests.examples.conftest import Certificates
 from tests.examples.programs import PATIENCE, Program, require, started
+from tests.support.loopback import resets_at_close
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -251,7 +251,7 @@ def test_a_client_that_breaks_off_is_no_error(server: Program) -> None:
     for request in (b"", b"GET / HT", b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12", b"\r\n"):
         with connected(server) as sock:
             sock.sendall(request)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+            resets_at_close(sock)
     assert statuses(exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")) == [200]
 
 

@@ -3,7 +3,6 @@
 import http.server
 import os
 import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from queue import Queue
 import pytest
 
 from tests.examples.programs import PATIENCE, Program, require, started
+from tests.support.loopback import resets_at_close
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -104,7 +104,7 @@ def test_what_breaks_on_one_side_ends_on_the_other_and_nothing_else_does() -> No
     ends: Queue[bytes] = Queue()
 
     def serve(connection: socket.socket) -> None:
-        connection.sendall(connection.recv(5))
+        connection.sendall(connection.recv(5, socket.MSG_WAITALL))
         try:
             ends.put(read_all(connection))
         except ConnectionError:
@@ -113,8 +113,8 @@ def test_what_breaks_on_one_side_ends_on_the_other_and_nothing_else_does() -> No
     with serving(serve, connections=2) as program:
         with socket.create_connection(program.address, PATIENCE) as sock:
             sock.sendall(b"hello")
-            assert sock.recv(5) == b"hello"
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+            assert sock.recv(5, socket.MSG_WAITALL) == b"hello"
+            resets_at_close(sock)
         assert ends.get(timeout=PATIENCE) in (b"", b"broken")
         with socket.create_connection(program.address, PATIENCE) as sock:
             sock.sendall(b"hello, and more")

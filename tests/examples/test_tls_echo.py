@@ -3,7 +3,6 @@
 import re
 import socket
 import ssl
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import pytest
 
 from tests.examples.conftest import Certificates
 from tests.examples.programs import PATIENCE, Program, command, environment, require, run, started
+from tests.support.loopback import reset
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -116,8 +116,7 @@ def test_one_bad_client_is_a_line_in_the_log_and_disturbs_nobody(certificates: C
                 tls.sendall(b"hello")
                 assert tls.recv(100) == b"hello"
                 # Gone without a goodbye, so that the server gets a reset.
-                tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                tls.close()
+                reset(tls)
             assert echo(server, context) == b"hello"
             assert server.logs("the TLS handshake with 127.0.0.1")
         assert server.stop() == "Stopped\n"

@@ -7,11 +7,12 @@ import time
 import pytest
 
 import flowno
-from flowno import Server, Stream, open_connection, open_process, serve_tcp, sleep
+from flowno import Stream, open_connection, open_process, serve_tcp
 from tests.conftest import ROOT
 from tests.support.backends import system_call_of
 from tests.support.limits import connections_that_fit, open_files
 from tests.support.remains import allocated_blocks, remains, resident_bytes
+from tests.support.servers import all_ended
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -87,12 +88,6 @@ def test_connections_one_after_another_leave_no_descriptor_no_registration_and_n
                 assert (resident_bytes() or 0) - resident < 4 << 20
 
     flowno.run(root())
-
-
-async def all_ended(server: Server) -> None:
-    """Wait until no connection is left; pytest's time limit is the end of it."""
-    while server.connections:
-        await sleep(0.001)
 
 
 async def ask_once(address: tuple[str, int]) -> None:

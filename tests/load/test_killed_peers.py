@@ -1,4 +1,8 @@
-"""Processes at the other end that are killed in the middle of everything: the server goes on, and nothing is left."""
+"""Processes at the other end that are killed in the middle of everything: the server goes on, and nothing is left.
+
+When each is killed is made of a seed, which a failure tells and ``FLOWNO_TEST_SEED`` gives; where the others are by
+then is up to the system.
+"""
 
 import os
 import random
@@ -30,7 +34,9 @@ from flowno import (
 )
 from tests.conftest import ROOT
 from tests.load.clients import BLOCK
+from tests.load.seeds import seed_of_this_run, told_by_a_failure
 from tests.support.remains import remains
+from tests.support.servers import all_ended
 from tests.support.tls import client_context_of
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -109,8 +115,7 @@ def test_clients_that_are_killed_leave_nothing_at_the_server(
         async with await opening as stream:
             await stream.write(b"still there?")
             assert await stream.readexactly(12) == b"still there?"
-        while server.connections:
-            await sleep(0.001)
+        await all_ended(server)
 
     async def root() -> None:
         async with await serve() as server:
@@ -128,8 +133,10 @@ def test_clients_that_are_killed_leave_nothing_at_the_server(
                 await ask(server)
                 assert remains() == before
 
-    rng, began = random_numbers(), time.perf_counter()
-    flowno.run(root())
+    seed, began = seed_of_this_run(), time.perf_counter()
+    rng = random.Random(seed)
+    with told_by_a_failure(seed):
+        flowno.run(root())
     print(f"{backend}: {kills} {kind} clients were killed, {time.perf_counter() - began:.1f} s")
 
 
@@ -165,13 +172,8 @@ def test_programs_that_are_killed_leave_nothing_of_their_pipes(backend: str, kil
             await talk(rng.randrange(1, MOST))
             assert remains() == before
 
-    rng, began = random_numbers(), time.perf_counter()
-    flowno.run(root())
+    seed, began = seed_of_this_run(), time.perf_counter()
+    rng = random.Random(seed)
+    with told_by_a_failure(seed):
+        flowno.run(root())
     print(f"{backend}: {kills} programs with pipes were killed, {time.perf_counter() - began:.1f} s")
-
-
-def random_numbers() -> random.Random:
-    """When to kill; a failure shows the seed, though where the others are by then is up to the system."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
-    return random.Random(seed)

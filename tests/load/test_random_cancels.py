@@ -4,7 +4,6 @@ A program is made of its seed: the same seed does the same on the same backend, 
 in it. To run one again: ``FLOWNO_TEST_SEED=SEED pytest tests/load/test_random_cancels.py``.
 """
 
-import os
 import random
 import socket
 import time
@@ -30,6 +29,7 @@ from flowno import (
     sleep,
     spawn,
 )
+from tests.load.seeds import is_chosen, seed_of_this_run, told_by_a_failure
 from tests.support.loopback import pair
 from tests.support.remains import remains
 from tests.support.virtual_time import VirtualTimeSelector
@@ -229,19 +229,15 @@ class Program:
 
 @pytest.mark.parametrize("cancels", [5000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_whatever_is_cancelled_at_random_nothing_is_left_and_nothing_is_lost(backend: str, cancels: int) -> None:
-    chosen = os.environ.get("FLOWNO_TEST_SEED")
-    first = seed = int(chosen) if chosen else random.SystemRandom().randrange(1 << 32)
+    first = seed = seed_of_this_run()
     done: Counter[str] = Counter()
     began = time.perf_counter()
-    while done.total() < (1 if chosen else cancels):
+    while done.total() < (1 if is_chosen() else cancels):
         with VirtualTimeSelector() as selector, EventLoop(selector) as loop:
-            for _ in range(1 if chosen else PROGRAMS_IN_A_LOOP):
+            for _ in range(1 if is_chosen() else PROGRAMS_IN_A_LOOP):
                 program = Program(loop, seed)
-                try:
+                with told_by_a_failure(seed):
                     loop.run_until_complete(program.run(), join=True)
-                except BaseException as error:
-                    error.add_note(f"to run it again: FLOWNO_TEST_SEED={seed}")
-                    raise
                 assert loop.fds.registered == 0
                 done.update(program.cancels)
                 seed += 1

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 import flowno
 from flowno import EventLoop, SocketHandle, TaskCancelled, TruncatedStreamError, move_on_after, sleep, spawn
@@ -28,9 +27,11 @@ from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import Server, serve_activated, serve_sockets, serve_tcp, serve_unix
 from flowno.net.streams import Stream
 from tests.conftest import RunPython
+from tests.support import wine
 from tests.support.backends import system_call_of
 from tests.support.counting_selector import CountingSelector
 from tests.support.limits import open_files
+from tests.support.loopback import pair, resets_at_close
 from tests.support.tasks import FOREVER
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
@@ -588,6 +589,28 @@ def test_a_full_selector_is_waited_for_and_the_connections_with_it(
     assert not record.exc_info
 
 
+def test_who_has_a_place_in_the_selector_keeps_it_while_data_comes_that_nobody_waits_for_yet() -> None:
+    """Until its task comes to a wait, the fd of a connection is taken out, as it would be reported again and again."""
+
+    async def root() -> None:
+        with pair() as (first, peer), pair() as (second, _):
+            selector.room = len(selector.masks) + 1
+            fds = flowno.current_event_loop().fds
+            fds.hold(first)
+            await peer.sendAll(b"early")
+            while first.fileno() in selector.masks:
+                await sleep(0.001)
+            with pytest.raises(ValueError, match="this selector is full"):
+                fds.hold(second)
+            assert await first.recv(5) == b"early"
+            receiving = await spawn(first.recv(5))
+            await peer.sendAll(b"later")
+            assert await receiving.join() == b"later"
+
+    with Narrow() as selector, EventLoop(selector) as loop:
+        loop.run_until_complete(root(), join=True)
+
+
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.skipif(sys.platform == "win32", reason="the numbers of sockets are no matter on Windows")
 @pytest.mark.parametrize("through_tls", [False, True])
@@ -955,11 +978,8 @@ def test_whatever_gives_something_to_await_is_a_handler(handler: Any) -> None:
     flowno.run(root())
 
 
-RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of no seconds: close(2) breaks the connection off
-
-
 @pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
-@pytest.mark.skipif(sys.platform == "win32", reason="its SO_LINGER has another layout")
+@wine.takes_a_reset_for_an_end
 @pytest.mark.parametrize("direction", ["reading", "writing"])
 def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
     direction: str, caplog: pytest.LogCaptureFixture
@@ -974,7 +994,7 @@ def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
     async def root() -> None:
         async with await serve_tcp(handler, "127.0.0.1", 0) as server:
             with flowno.socket() as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                resets_at_close(client)
                 await flowno.connect(client, server.addresses[0])
                 peers.append(client.getsockname())
                 await until(lambda: server.connections == 1)
@@ -1062,7 +1082,7 @@ def test_a_peer_that_breaks_off_disturbs_nobody() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
             for _ in range(20):
                 with flowno.socket() as client:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    resets_at_close(client)
                     await flowno.connect(client, server.addresses[0])
             await until(lambda: server.connections == 0)
             assert await ask(server) == b"ping"
@@ -1444,25 +1464,6 @@ def test_a_program_that_is_cancelled_anywhere_and_while_it_stops_leaves_nothing_
 
 
 # ------------------------------------------------------------------------------------------------------------------ TLS
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 def test_a_tls_server_echoes_and_says_goodbye(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:

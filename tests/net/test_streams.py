@@ -31,7 +31,7 @@ from flowno.core.event_loop.tls import TruncatedStreamError
 from flowno.net import IncompleteReadError, LimitOverrunError, Stream
 from flowno.net import streams as streams_module
 from tests.support import wine
-from tests.support.loopback import LARGE, fill, pair, receive, tcp_pair
+from tests.support.loopback import LARGE, fill, pair, receive, reset, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -902,8 +902,7 @@ def test_a_connection_that_the_peer_has_reset_is_no_end() -> None:
             stream = Stream(other)
             await one.sendAll(b"line\n")
             assert await stream.readline() == b"line\n"
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
-            one.close()
+            reset(one)
             for _ in range(3):
                 with pytest.raises(ConnectionResetError):
                     await stream.readline()

@@ -10,7 +10,7 @@ import pytest
 if sys.platform != "win32":
     import resource
 
-__all__ = ["connections_that_fit", "open_files"]
+__all__ = ["connections_that_fit", "is_open", "open_files"]
 
 
 @contextmanager
@@ -38,11 +38,11 @@ def connections_that_fit(backend: str, wanted: int, spare: int) -> int:
     """
     if backend != "select":
         return wanted
-    room = 512 if sys.platform == "win32" else sum(not _is_open(fd) for fd in range(1024))
+    room = 512 if sys.platform == "win32" else sum(not is_open(fd) for fd in range(1024))
     return min(wanted, room - spare)
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:

@@ -3,6 +3,7 @@
 import os
 import selectors
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,6 +86,17 @@ def pair_with_number(number: int) -> Iterator[tuple[SocketHandle, SocketHandle]]
             fresh.connect(listener.getsockname())
             with SocketHandle(listener.socket.accept()[0]) as peer:
                 yield fresh, peer
+
+
+def resets_at_close(sock: SocketHandle | socket.socket) -> None:
+    """Have the close, when it comes, send the peer a reset and no end of file: SO_LINGER of 0 seconds, socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+
+
+def reset(sock: SocketHandle | socket.socket) -> None:
+    """Break the connection off."""
+    resets_at_close(sock)
+    sock.close()
 
 
 def fill(end: SocketHandle | socket.socket) -> int:

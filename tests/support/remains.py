@@ -6,19 +6,16 @@ import sys
 from typing import NamedTuple
 
 import flowno
+from flowno.testing.cancellation import _open_fds as open_fds
 
-__all__ = ["Remains", "allocated_blocks", "remains", "resident_bytes"]
-
-#: Wine shows those of the system below it.
-_FD_FOLDERS = ("/proc/self/fd", "/dev/fd") if os.name == "posix" else ()
-_FD_FOLDER = next(filter(os.path.isdir, _FD_FOLDERS), None)
+__all__ = ["Remains", "allocated_blocks", "open_fds", "remains", "resident_bytes"]
 
 
 class Remains(NamedTuple):
     """What there is.
 
     Attributes:
-        fds: How many fds the process has open; 0 where the system does not list them.
+        fds: How many fds the process has open; on Windows, sockets are none.
         registered: How many fds the selector holds.
         tasks: How many tasks live.
         timers: How many deadlines there are.
@@ -35,7 +32,7 @@ def remains() -> Remains:
     loop = flowno.current_event_loop()
     assert loop is not None
     return Remains(
-        fds=len(os.listdir(_FD_FOLDER)) if _FD_FOLDER else 0,
+        fds=len(open_fds()),
         registered=loop.fds.registered,
         tasks=len(loop.tasks),
         timers=len(loop.timers),

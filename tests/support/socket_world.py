@@ -1,19 +1,18 @@
 """Real descriptors, and beside each the model of what it stands for."""
 
 import errno
-import fcntl
 import os
 import socket
-import struct
 import tempfile
 from contextlib import suppress
 
+from tests.support.limits import is_open
+from tests.support.loopback import resets_at_close
 from tests.support.socket_model import Binding, End, Listener, OpenFile, RegularFile, Unconnected, Way, connected
 
-__all__ = ["Descriptor", "World", "is_open"]
+__all__ = ["Descriptor", "World"]
 
 _PIECES = (1 << 20, 1 << 12, 1)
-_LINGER = struct.pack("ii", 1, 0)
 
 
 class Descriptor:
@@ -221,15 +220,7 @@ class World:
         file = self.file(descriptor)
         if isinstance(file, End) and file.peer is not None and file.is_asynchronous and file.peer.numbers:
             sock = socket.socket(fileno=descriptor.number)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            resets_at_close(sock)
             sock.detach()
             file.resets_at_close = True
             self.close(descriptor)
-
-
-def is_open(number: int) -> bool:
-    try:
-        fcntl.fcntl(number, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True

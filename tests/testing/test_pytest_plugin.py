@@ -3,13 +3,14 @@
 Each test is a project of its own, whose tests are run in this process.
 """
 
+import gc
 import re
 from textwrap import dedent
 
 import pytest
 
 import flowno_backends
-from flowno.core.event_loop import deadlock
+from flowno.core.event_loop import deadlock, operations
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from flowno.core.event_loop.observers import DEBUG_VARIABLE
 from flowno.testing import runner  # pytester takes back what a run has imported, and not what is there before
@@ -272,7 +273,7 @@ def test_an_unavailable_backend_alone_is_an_error(project: Project) -> None:
 def test_an_unavailable_backend_among_others_is_skipped_with_the_reason(project: Project) -> None:
     result = project.run(ONE_TEST, f"--flowno-selector={UNUSABLE},select")
     result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(f"SKIPPED * {UNUSABLE}: *usable here: *")
+    result.stdout.fnmatch_lines(f"SKIPPED * --flowno-selector={UNUSABLE}: *usable here: *")
 
 
 def test_a_variable_that_cannot_be_honoured_is_an_error_where_a_test_would_use_it(
@@ -838,10 +839,29 @@ LEAKS = [
         """,
         "never awaited: coroutine 'work' was never awaited*",
     ),
+    (
+        """
+        async def test_awaits_no_operation():
+            sleep(1)
+        """,
+        "never awaited: coroutine 'sleep' was never awaited*",
+    ),
+    (
+        """
+        import subprocess, sys
+        from flowno import open_process
+
+        async def test_drops_a_process():
+            await open_process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)  # which ends with its input
+        """,
+        "never closed: subprocess * is still running*",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("test", "complaint"), LEAKS, ids=["task", "error", "handle", "coroutine"])
+@pytest.mark.parametrize(
+    ("test", "complaint"), LEAKS, ids=["task", "error", "handle", "coroutine", "operation", "process"]
+)
 def test_what_is_left_behind_fails_the_test_unless_that_is_allowed(
     project: Project, test: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -851,6 +871,67 @@ def test_what_is_left_behind_fails_the_test_unless_that_is_allowed(
     result.stdout.fnmatch_lines(["test_*?select? has left something behind:", f"  {complaint}"])
     project.run(dedent(test).replace("async def test", "@pytest.mark.flowno(allow_leaks=True)\nasync def test"))
     project.again().assert_outcomes(passed=1)
+
+
+ENDS_BY_EXIT = {
+    "itself": """
+        async def test():
+            await exit()
+        """,
+    "a task of its": """
+        async def end():
+            await exit(7)
+
+        async def test():
+            await spawn(end())
+            await sleep(60)
+        """,
+    "a fixture": """
+        @pytest.fixture
+        async def fixture():
+            await exit()
+            yield
+
+        async def test(fixture):
+            pass
+        """,
+}
+
+
+@pytest.mark.parametrize("program", ENDS_BY_EXIT.values(), ids=ENDS_BY_EXIT)
+def test_what_exit_has_ended_before_it_was_through_has_not_passed(project: Project, program: str) -> None:
+    result = project.run(program.replace("await exit(", "await flowno.exit("))
+    assert result.parseoutcomes().get("passed", 0) == 0
+    result.stdout.fnmatch_lines(["*EventLoopError: exit() ended the run before * was through*"])
+
+
+def test_a_clean_up_that_exit_has_ended_is_an_error(project: Project) -> None:
+    result = project.run(
+        """
+        @pytest.fixture
+        async def fixture():
+            yield
+            await flowno.exit()
+
+        async def test(fixture):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+
+
+def test_operations_are_what_they_were_once_a_test_is_over(project: Project) -> None:
+    gc.collect()  # a loop in debug mode that is dropped has its say in it, too
+    before = operations._users
+    project.run(
+        f"""
+        from flowno.core.event_loop import operations
+
+        async def test():
+            assert operations._users > {before}
+        """
+    ).assert_outcomes(passed=1)
+    assert operations._users == before
 
 
 def test_it_is_told_where_a_dropped_handle_was_made(project: Project) -> None:
@@ -879,6 +960,26 @@ def test_in_debug_mode_it_is_told_where_everything_was_made(project: Project, mo
         "made at (most recent call last):",
         "*line 10, in test",
     ])  # fmt: skip
+
+
+def test_a_handle_that_flowno_has_made_is_told_by_the_task_that_it_was_made_in(project: Project) -> None:
+    result = project.run(
+        """
+        from flowno import connect, spawn
+
+        kept = []
+
+        async def test_keeps():
+            with socket() as server, socket() as client:
+                server.bind(("127.0.0.1", 0))
+                server.listen()
+                task = await spawn(server.accept(), name="the acceptor")
+                await connect(client, server.getsockname())
+                kept.append(await task.join())
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines("*never closed: <SocketHandle fd=*>, made in the acceptor")
 
 
 def test_a_handle_that_is_kept_fails_the_test_and_is_closed(project: Project) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "World",
     "available_selector_decorators",
     "available_selectors",
+    "call_in_words",
     "default_selector_name",
     "display_name",
     "environment_is_trusted",
@@ -324,13 +325,14 @@ class _RefusedError(Exception):
     """A known backend cannot be constructed; the cause, where there is one, is the error of its factory."""
 
 
-def open_selector(choice: SelectorChoice | None = None, asked_by: str = "EventLoop") -> OpenedSelector:
+def open_selector(choice: SelectorChoice | None = None, asked_by: str | None = None) -> OpenedSelector:
     """Make the selector that was asked for.
 
     Args:
         choice: None takes what ``FLOWNO_SELECTOR`` says, a name or several separated by commas, and where that is unset
             or empty the best that this machine has, as ``"auto"`` does. ``decorator(name)`` stands for a name, too.
-        asked_by: The callable whose argument ``selector`` the choice is, for error messages.
+        asked_by: Who chooses, in the words that begin an error message, such as ``--selector poll``; None for a call
+            of ``EventLoop``. The environment speaks for itself.
 
     Raises:
         UnknownSelectorError: Nothing is known by that name, or what was written is no name. In a list this is an error
@@ -339,7 +341,7 @@ def open_selector(choice: SelectorChoice | None = None, asked_by: str = "EventLo
         TypeError: ``choice`` is none of these, or its factory made something that is no selector.
     """
     if choice is None:
-        request = _environment_request(asked_by)
+        request = _environment_request(asked_by or call_in_words("EventLoop", None))
         if request.ignored:
             warnings.warn(
                 f"{request.asked_by}: ignored {', '.join(request.ignored)}: under python -E or -I, or with more rights "
@@ -351,7 +353,7 @@ def open_selector(choice: SelectorChoice | None = None, asked_by: str = "EventLo
 
     given: object = choice  # checked, as the types bind only those who use a type checker
     if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray, memoryview)):
-        request = _request(f"{asked_by}(selector={given!r})", given)
+        request = _request(asked_by or call_in_words("EventLoop", choice), given)
         return _open_first(request, _resolve(request))
     missing = _missing(given, _SELECTOR_METHODS)
     if not missing and not isinstance(given, type):
@@ -361,7 +363,8 @@ def open_selector(choice: SelectorChoice | None = None, asked_by: str = "EventLo
         almost = f" without {', '.join(missing)}" if len(missing) < len(_SELECTOR_METHODS) else ""
         raise TypeError(f"selector must be a name, a list of names, a factory or a selector, not {given!r}{almost}")
     name = _dotted_name(given)
-    return _open_first(_Request(f"{asked_by}(selector={name})", ()), [_Candidate(name, name, lambda: given)])
+    request = _Request(asked_by or call_in_words("EventLoop", choice), ())
+    return _open_first(request, [_Candidate(name, name, lambda: given)])
 
 
 def available_selectors() -> list[SelectorInfo]:
@@ -436,11 +439,11 @@ def _is_privileged() -> bool:
 # --------------------------------------------------------------------------------------------- from names to candidates
 
 
-def _environment_request(asked_by: str = "EventLoop") -> _Request:
+def _environment_request(otherwise_asked_by: str = "EventLoop()") -> _Request:
     value = os.environ.get(ENVIRONMENT_VARIABLE, "")
     request = _request(f"{ENVIRONMENT_VARIABLE}={value}", value)
     if not request.terms:
-        request = request._replace(asked_by=f"{asked_by}()")
+        request = request._replace(asked_by=otherwise_asked_by)
     if not request.terms or environment_is_trusted():
         return request
     foreign = [term for term in request.terms if _loads_foreign_code(term)]
@@ -828,6 +831,11 @@ def _facts(thing: object) -> str:
 
 def _missing(thing: object, methods: Iterable[str]) -> list[str]:
     return [method for method in methods if not callable(getattr(thing, method, None))]
+
+
+def call_in_words(function: str, choice: SelectorChoice | None) -> str:
+    """The call of a function whose argument ``selector`` is a choice, as an error message begins with it."""
+    return f"{function}()" if choice is None else f"{function}(selector={_dotted_name(choice)})"
 
 
 def display_name(selector: Selector) -> str:

@@ -216,6 +216,7 @@ class EventLoop:
         self.ready: list[TaskHandle[Any]] = []  # each of them once
         self.running_task: TaskHandle[Any] | None = None
         self.task_class: type[TaskHandle[Any]] = TaskHandle  # of the tasks to come
+        self.make_error_report: Callable[[str, BaseException], ErrorReport] = ErrorReport  # of what nobody has joined
         self.step_wrappers: list[StepWrapper] = []  # see add_step_wrapper()
         self.select_wrappers: list[SelectWrapper] = []  # see add_select_wrapper()
         self.close_callbacks: list[Callable[[], object]] = []  # called once, when the loop is closed or dropped
@@ -315,7 +316,7 @@ class EventLoop:
         Returns:
             Whether there is such a task, and it has not ended.
         """
-        for task in self._living_tasks():
+        for task in self.living_tasks():
             if task.raw_task is raw_task:
                 self.request_cancel(task)
                 return True
@@ -341,7 +342,12 @@ class EventLoop:
 
     def has_living_tasks(self) -> bool:
         """Whether any task has not ended."""
-        return bool(self._living_tasks())
+        return bool(self.living_tasks())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the loop was closed, and can be run no more."""
+        return self._closed
 
     @overload
     def run_until_complete(
@@ -473,7 +479,7 @@ class EventLoop:
     def __del__(self) -> None:
         if not self._closed:
             self._closed = True
-            for task in self._living_tasks():
+            for task in self.living_tasks():
                 close_coroutine(task)
             self._release()
 
@@ -759,7 +765,7 @@ class EventLoop:
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
-    def _living_tasks(self) -> list[TaskHandle[Any]]:
+    def living_tasks(self) -> list[TaskHandle[Any]]:
         """The tasks that have not ended, those included that were posted and are to start."""
         return [*self.tasks, *(task for call, task in list(self.inbox.items) if call == self.start)]
 
@@ -802,7 +808,7 @@ class EventLoop:
         is_outcome = _is_outcome(error)
         if is_outcome:
             task._state = FAILED  # so that its name says it
-            task._unjoined = ErrorReport(repr(task), error.with_traceback(traceback))
+            task._unjoined = self.make_error_report(repr(task), error.with_traceback(traceback))
             self._unjoined.add(task._unjoined)
         self.end_task(task, FAILED, (error, traceback))
         return is_outcome
@@ -810,6 +816,10 @@ class EventLoop:
     def request_cancel(self, task: TaskHandle[Any]) -> None:
         """Cancel a task, from any thread."""
         self.inbox.act(self.cancel_now, task)
+
+    def withdraw_cancel(self, task: TaskHandle[Any]) -> None:
+        """Have the request to cancel a task come to nothing, where it has not arrived yet; that of a scope stays."""
+        task._withdraw_cancellation()
 
     def cancel_now(self, task: TaskHandle[Any]) -> None:
         """Throw TaskCancelled into a task where it waits, else at its next wait."""
@@ -867,7 +877,7 @@ class EventLoop:
         self._wrap_all_steps()
 
     def _wrap_all_steps(self) -> None:
-        for task in self._living_tasks():
+        for task in self.living_tasks():
             task._wrap_steps()
 
     def decorate_selector(self, decorator: Selector) -> None:

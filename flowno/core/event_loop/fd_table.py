@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import weakref
+from collections import deque
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -37,6 +38,10 @@ _Identity: TypeAlias = "tuple[Any, ...] | None"
 
 #: What never blocks, poll(2), open(2). epoll refuses these; kqueue would not report a file that was read to its end.
 _ALWAYS_READY = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK})
+
+#: How many fds that nobody waits for yet, or just now, keep a place in a selector that fills up: the last ones, which
+#: are about to wait, as a rule. With more of them, each new connection would cost as many calls.
+_MOST_PROMISED = 64
 
 logger = logging.getLogger("flowno.selector")
 
@@ -99,6 +104,7 @@ class FdTable:
         self.registered = 0  # how many fds the selector holds, the waker not counted
         self._highest = -1  # the fd of the highest number that was held, as far as hold() has seen
         self._most = 0  # and how many there were at once
+        self._promised: deque[FdRecord] = deque(maxlen=_MOST_PROMISED)  # are not in it, and count on a place
         self._ready = ready
         self._records: dict[int, FdRecord] = {}
         self._disowned: set[int] = set()  # the numbers of foreign keys that were logged
@@ -153,7 +159,8 @@ class FdTable:
         """Take in a new handle, and see that the selector can hold its fd, before anybody waits for it.
 
         Selectors have limits by number, select(2), and by count; on Windows by count alone. What is within both of what
-        was held before costs no call; anything else is registered, and left so, as most waits are for data.
+        was held before costs no call; anything else is registered, and left so, as most waits are for data. So are then
+        the others that count on a place, or it would prove nothing.
 
         Raises:
             OSError, ValueError, KeyError: The selector cannot hold the fd. The handle is as it was.
@@ -161,13 +168,28 @@ class FdTable:
         record = self.attach(handle.socket)
         if (record.fd > self._highest and _NUMBERS_ARE_LIMITED) or len(self._records) > self._most:
             try:
+                self._keep_promises()
                 self._arm(record, EVENT_READ)
             except BaseException:
                 self.detach(record)
                 raise
             self._highest = max(self._highest, record.fd)
             self._most = max(self._most, self.registered)
+        else:
+            self._promised.append(record)
         handle._bind(record)
+
+    def _keep_promises(self) -> None:
+        """Take in those that count on a place before one is given to a new fd.
+
+        Raises:
+            OSError, ValueError, KeyError: There is no room for them, let alone for a new one.
+        """
+        while self._promised:
+            record = self._promised[-1]
+            if record.table is self and not record.armed and record.is_open:
+                self._arm(record, EVENT_READ)
+            self._promised.pop()
 
     def find(self, socket: Any) -> FdRecord | None:
         """The record of an open socket, where there is one, whoever uses it."""
@@ -353,6 +375,8 @@ class FdTable:
             self._disown(key)
         else:
             self._set_armed(record, record.armed & ~event)
+            if not record.armed:
+                self._promised.append(record)
 
     def _disown(self, key: SelectorKey) -> None:
         """A key that this loop did not register, or not any more."""

@@ -202,7 +202,11 @@ async def wait_readable(fileobj: FileObject) -> None:
     """Wait until a read would not block: there is data, the end, an error, or a connection to accept.
 
     For what flowno has no handle for: pipes, terminals, devices, sockets of other libraries. The descriptor is not
-    touched, so it may be a blocking one. A regular file is always ready; the other tasks run once.
+    touched. A regular file is always ready; the other tasks run once.
+
+    A system may say of a socket that it is readable when it is not, as where a datagram arrives with a wrong checksum
+    (select(2), BUGS). A read of a blocking descriptor would hold up the loop then; one of a non-blocking descriptor
+    says BlockingIOError, and is tried again after another wait.
 
     Args:
         fileobj: A file descriptor, or an object with a ``fileno()`` method, also a :class:`SocketHandle`: then it is

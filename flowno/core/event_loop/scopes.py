@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from .event_loop import EventLoop
     from .timers import Timer
 
-__all__ = ["CancelScope", "TaskGroup", "TaskStatus", "move_on_after", "move_on_at", "timeout", "timeout_at"]
+__all__ = [
+    "CancelScope",
+    "TaskGroup",
+    "TaskStatus",
+    "group_of",
+    "move_on_after",
+    "move_on_at",
+    "timeout",
+    "timeout_at",
+]
 
 T = TypeVar("T")
 
@@ -341,6 +350,16 @@ class CancelScope:
         cancelled = ", cancelled" if self.cancel_called else ""
         limit = "" if self._deadline == inf else f", deadline {self._deadline:g}"
         return f"<{type(self).__name__} {state}{cancelled}{limit}{', shielded' if self._shield else ''}>"
+
+
+def group_of(task: TaskHandle[Any]) -> CancelScope | None:
+    """The block of the group that a task belongs to, which sees to its end; None where there is none. It only reads."""
+    scope = task._scope
+    while scope is not None:
+        if scope._members is not None and task in scope._members:
+            return scope
+        scope = scope.parent
+    return None
 
 
 class _TimeLimit(CancelScope):

@@ -14,6 +14,7 @@ from operator import attrgetter
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from .scopes import group_of
 from .timers import DEADLINE, FIRE
 from .words import address_of, holder_of, timer_in_words, wait_in_words
 
@@ -178,7 +179,7 @@ def take_snapshot(loop: EventLoop, limit: int | None = None) -> LoopSnapshot:
         loop: The loop.
         limit: How many tasks, registrations and timers to take down at most, those that come first; None for all.
     """
-    living = _copied(loop._living_tasks)
+    living = _copied(loop.living_tasks)
     records = sorted(_copied(lambda: list(loop.fds._records.values())), key=lambda record: record.fd)
     timers = sorted((list(timer) for timer in loop.timers.heap.copy() if timer[FIRE] is not None), key=lambda t: t[:2])
     running = loop.running_task
@@ -268,11 +269,9 @@ def _parent_of(task: TaskHandle[Any]) -> TaskHandle[Any] | None:
 
     Who has spawned it is not known: to keep that would cost each spawn 4 %. But who waits for it is what is asked for.
     """
-    scope = task._scope
-    while scope is not None:
-        if scope._members is not None and task in scope._members:
-            return scope._task
-        scope = scope.parent
+    group = group_of(task)
+    if group is not None:
+        return group._task
     joiners = task._joiners
     return next(iter(joiners), None) if joiners else None
 

@@ -444,6 +444,11 @@ class TaskHandle(Generic[T_co]):
         self._cancel_requested = True
         self._refresh()
 
+    def _withdraw_cancellation(self) -> None:
+        """Have that not arrive any more."""
+        self._cancel_requested = False
+        self._refresh()
+
     def _add_callback(self, callback: Callable[[TaskHandle[Any]], object]) -> None:
         """Call this as a part of the task's end, before anybody is resumed; now, where it has ended."""
         if self._state:

@@ -6,7 +6,8 @@
 
 from ...core.event_loop.selector_rules import RULES, ProtocolViolation
 from .case import NEEDS, Case
-from .running import CASES, LIMIT, Outcome, outcome_of, prove
+from .cases import CASES
+from .running import LIMIT, Outcome, outcome_of, prove
 from .suite import SelectorConformance
 
 __all__ = [

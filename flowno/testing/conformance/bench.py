@@ -10,19 +10,18 @@ import struct
 import threading
 import time
 import unittest
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cached_property
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from tempfile import TemporaryFile
-from typing import IO, Any, Final, NoReturn, Self
+from typing import IO, Any, Final, NoReturn, Self, TypeVar
 
-from ...core.event_loop.backend import Selector
+from ...core.event_loop.backend import FileObject, Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import NEEDS
 
-__all__ = ["BOTH", "PATIENCE", "Bench", "Box", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
+__all__ = ["BOTH", "PATIENCE", "Bench", "FakeFile", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
 
 BOTH: Final = EVENT_READ | EVENT_WRITE
 
@@ -35,10 +34,12 @@ _EXCUSED: Final = 2
 #: What the clock can tell apart, in seconds.
 _TICK: Final = time.get_clock_info("monotonic").resolution
 
+T = TypeVar("T")
+
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Box:
+class FakeFile:
     """A file object that is no socket, equal to each of its kind, whose descriptor can be taken away."""
 
     def __init__(self, fd: object) -> None:
@@ -48,7 +49,7 @@ class Box:
         return self.fd
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Box)
+        return isinstance(other, FakeFile)
 
     def __hash__(self) -> int:
         return 0
@@ -138,16 +139,6 @@ class Bench:
         self._opened.callback(pipe.close)
         return pipe
 
-    @contextmanager
-    def terminal(self) -> Iterator[tuple[int, int]]:
-        """Both ends of a terminal: what shows it, and what is typed at."""
-        ends = os.openpty()
-        try:
-            yield ends
-        finally:
-            for fd in ends:
-                os.close(fd)
-
     def file(self) -> IO[bytes]:
         """A regular file."""
         return self._opened.enter_context(TemporaryFile())
@@ -158,7 +149,7 @@ class Bench:
         self._opened.callback(_close_fd, fd)
         return fd
 
-    def keep(self, context: Any) -> Any:
+    def keep(self, context: AbstractContextManager[T]) -> T:
         """Leave a context at the end, and return what it gives."""
         return self._opened.enter_context(context)
 
@@ -194,12 +185,12 @@ class Bench:
         """End the case: the selector breaks its rule, by what was seen."""
         raise ProtocolViolation(self._rule, seen)
 
-    def equal(self, seen: object, wanted: object, what: str) -> None:
+    def require_equal(self, seen: object, wanted: object, what: str) -> None:
         """Require that something is what it should be; ``what`` names it."""
         if seen != wanted:
             self.broken(f"{what} is {seen!r}, and not {wanted!r}")
 
-    def refuses(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
+    def require_refused(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
         """Require that a call raises an error of this kind."""
         words = f"{getattr(call, '__name__', call)}({', '.join(map(repr, args))})"
         try:
@@ -212,9 +203,9 @@ class Bench:
             self.broken(f"{words} raised {other!r}, and not a {error.__name__}")
         self.broken(f"{words} returned {returned!r}, and did not raise a {error.__name__}")
 
-    def is_unknown(self, fd: int) -> None:
+    def require_unknown(self, fd: int) -> None:
         """Require that an fd is not registered."""
-        self.refuses(KeyError, self.selector.unregister, fd)
+        self.require_refused(KeyError, self.selector.unregister, fd)
 
     def ready(self, timeout: float | None = 0) -> dict[int, int]:
         """What one call of select reports: ``{fd: events}``, the reports of one fd together."""
@@ -235,7 +226,7 @@ class Bench:
             together[key.fd] = together.get(key.fd, 0) | events
         return together
 
-    def reports(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
+    def require_reported(self, wanted: dict[int, int], timeout: float | None = 0) -> None:
         """Require that a call of select reports this; what is ready by the first, and nothing else before long."""
         may_wait = timeout is None or timeout > 0
         found: dict[int, int] = {}
@@ -248,7 +239,7 @@ class Bench:
                 break
         self.broken(f"select({timeout!r}) reported {_in_words(found)}, and ready is {_in_words(wanted)}")
 
-    def reports_data(self, wanted: object) -> None:
+    def require_reported_data(self, wanted: object) -> None:
         """Require that the one key that select reports has these data."""
         found: list[object] = []
         for _ in range(self._excused + 1):
@@ -259,7 +250,7 @@ class Bench:
                 break
         self.broken(f"select(0) reported keys with the data {found}, and registered is {wanted!r}")
 
-    def waits(self, seconds: float, times: int = 10) -> None:
+    def require_wait(self, seconds: float, times: int = 10) -> None:
         """Require that waits with nothing ready last as long as they should.
 
         Each is asked for several times: on a busy machine one that is too short may happen to last long enough.
@@ -277,74 +268,21 @@ class Bench:
                 )
             excused -= 1
 
-    def does_not_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
+    def require_no_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
         """Require that a call of select reports this at once."""
         started = time.monotonic()
-        self.reports(wanted, timeout)
+        self.require_reported(wanted, timeout)
         waited = time.monotonic() - started
         if waited > 1:  # a busy machine may take some of that
             self.broken(f"select({timeout!r}) took {waited:.3f} s")
 
     # ------------------------------------------------------------------------------------------- what happens besides
 
-    def until_ready(self, fileobj: Any, events: int = EVENT_READ) -> None:
+    def until_ready(self, fileobj: FileObject, events: int = EVENT_READ) -> None:
         """Wait until the system, when it is asked directly, says that a file is ready: a peer may take a moment."""
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
         if not any(select.select(readers, writers, writers, PATIENCE)):
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
-
-    @contextmanager
-    def shortly(self, *calls: Callable[[], object]) -> Iterator[None]:
-        """In another thread, make these calls one after the other while the block is waiting."""
-
-        def make_them() -> None:
-            with suppress(OSError):  # a case that has failed has closed its files
-                for call in calls:
-                    time.sleep(0.01)  # for the wait to begin; where it has not, the case still proves its sentence
-                    call()
-
-        thread = threading.Thread(target=make_them, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join(PATIENCE)
-
-    def in_child(self, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
-        """Run something in a forked child, where the selector is told of it first, and require that it goes well.
-
-        ``meanwhile`` is run here after the fork.
-        """
-        reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of other threads. The child takes no lock of theirs, and does not return.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.close(reader)
-                if hasattr(self.selector, "after_fork"):
-                    self.selector.after_fork()
-                body()
-                code = 0
-            except BaseException as error:
-                os.write(writer, str(error if isinstance(error, ProtocolViolation) else repr(error)).encode()[:4096])
-            finally:
-                os._exit(code)
-        os.close(writer)
-        try:
-            meanwhile()
-            with open(reader, "rb", closefd=False) as said:
-                message = said.read().decode(errors="replace")
-        except BaseException:
-            os.kill(child, signal.SIGKILL)
-            raise
-        finally:
-            os.close(reader)
-            _, status = os.waitpid(child, 0)
-        if status:
-            self.broken(f"in a forked child: {message or f'it ended with status {status}'}")
 
 
 def _in_words(ready: dict[int, int]) -> str:

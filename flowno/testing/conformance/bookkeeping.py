@@ -5,7 +5,7 @@ import threading
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
-from .bench import BOTH, PATIENCE, Bench, Box, lowest_descriptor
+from .bench import BOTH, PATIENCE, Bench, FakeFile, lowest_descriptor
 from .case import Group
 
 BOOKKEEPING = Group("bookkeeping")
@@ -23,8 +23,8 @@ class _Number(int):
 def register_returns_the_key_of_the_registration(bench: Bench) -> None:
     ours, _ = bench.pair()
     key = bench.selector.register(ours, BOTH, "data")
-    bench.equal(type(key), SelectorKey, "the type of what register returned")
-    bench.equal(key, SelectorKey(ours, ours.fileno(), BOTH, "data"), "what register returned")
+    bench.require_equal(type(key), SelectorKey, "the type of what register returned")
+    bench.require_equal(key, SelectorKey(ours, ours.fileno(), BOTH, "data"), "what register returned")
 
 
 @case("key")
@@ -32,7 +32,7 @@ def modify_returns_the_new_key(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ, "old")
     key = bench.selector.modify(ours, EVENT_WRITE, "new")
-    bench.equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what modify returned")
+    bench.require_equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what modify returned")
 
 
 @case("key")
@@ -41,16 +41,16 @@ def unregister_returns_the_last_key(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ, "old")
     bench.selector.modify(ours, EVENT_WRITE, "new")
     key = bench.selector.unregister(ours)
-    bench.equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what unregister returned")
+    bench.require_equal(key, SelectorKey(ours, ours.fileno(), EVENT_WRITE, "new"), "what unregister returned")
 
 
 @case("reported-key")
 def new_data_comes_with_the_next_report(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE, "old")
-    bench.reports_data("old")
+    bench.require_reported_data("old")
     bench.selector.modify(ours, EVENT_WRITE, "new")
-    bench.reports_data("new")
+    bench.require_reported_data("new")
 
 
 @case("reported-key")
@@ -59,9 +59,9 @@ def what_was_registered_before_is_not_reported_for_what_is_now(bench: Bench) -> 
     bench.selector.register(other, EVENT_READ)
     for data in range(3):
         bench.selector.register(ours, EVENT_WRITE, data)
-        bench.reports_data(data)
+        bench.require_reported_data(data)
         bench.selector.unregister(ours)
-    bench.reports({})
+    bench.require_reported({})
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals
@@ -71,8 +71,8 @@ def what_was_registered_before_is_not_reported_for_what_is_now(bench: Bench) -> 
 def register_refuses_events_that_are_no_mask(bench: Bench) -> None:
     ours, _ = bench.pair()
     for events in (0, 4, 5, -1, 999_999):
-        bench.refuses(ValueError, bench.selector.register, ours, events)
-        bench.is_unknown(ours.fileno())
+        bench.require_refused(ValueError, bench.selector.register, ours, events)
+        bench.require_unknown(ours.fileno())
 
 
 @case("mask")
@@ -80,38 +80,38 @@ def modify_refuses_events_that_are_no_mask(bench: Bench) -> None:
     for events in (0, 4, 5, -1, 999_999):
         ours, _ = bench.pair()
         bench.selector.register(ours, EVENT_READ)
-        bench.refuses(ValueError, bench.selector.modify, ours, events)
+        bench.require_refused(ValueError, bench.selector.modify, ours, events)
 
 
 @case("descriptor")
 def register_refuses_a_negative_descriptor(bench: Bench) -> None:
     closed, _ = bench.pair()
     closed.close()
-    for fileobj in (-1, -10, Box(-1), closed):
-        bench.refuses(ValueError, bench.selector.register, fileobj, EVENT_READ)
+    for fileobj in (-1, -10, FakeFile(-1), closed):
+        bench.require_refused(ValueError, bench.selector.register, fileobj, EVENT_READ)
 
 
 @case("descriptor")
 def register_refuses_an_object_without_a_descriptor(bench: Bench) -> None:
-    for fileobj in ("text", None, Box("text"), Box(None)):
-        bench.refuses(ValueError, bench.selector.register, fileobj, EVENT_READ)
+    for fileobj in ("text", None, FakeFile("text"), FakeFile(None)):
+        bench.require_refused(ValueError, bench.selector.register, fileobj, EVENT_READ)
 
 
 @case("registered")
 def register_refuses_what_is_registered(bench: Bench) -> None:
     ours, _ = bench.pair()
     key = bench.selector.register(ours, EVENT_READ, "first")
-    bench.refuses(KeyError, bench.selector.register, ours, EVENT_WRITE)
-    bench.equal(bench.selector.unregister(ours), key, "what a refused register has left")
+    bench.require_refused(KeyError, bench.selector.register, ours, EVENT_WRITE)
+    bench.require_equal(bench.selector.unregister(ours), key, "what a refused register has left")
 
 
 @case("registered")
 def register_refuses_the_number_of_what_is_registered(bench: Bench) -> None:
     ours, _ = bench.pair()
     key = bench.selector.register(ours, EVENT_READ, "first")
-    for lookalike in (ours.fileno(), Box(ours.fileno())):
-        bench.refuses(KeyError, bench.selector.register, lookalike, EVENT_READ)
-    bench.equal(bench.selector.unregister(ours), key, "what a refused register has left")
+    for lookalike in (ours.fileno(), FakeFile(ours.fileno())):
+        bench.require_refused(KeyError, bench.selector.register, lookalike, EVENT_READ)
+    bench.require_equal(bench.selector.unregister(ours), key, "what a refused register has left")
 
 
 @case("unknown")
@@ -119,7 +119,7 @@ def modify_refuses_the_unknown(bench: Bench) -> None:
     ours, other = bench.pair()
     bench.selector.register(other, EVENT_READ)
     for fileobj in (ours, ours.fileno(), 999_999):
-        bench.refuses(KeyError, bench.selector.modify, fileobj, EVENT_READ)
+        bench.require_refused(KeyError, bench.selector.modify, fileobj, EVENT_READ)
 
 
 @case("unknown")
@@ -127,7 +127,7 @@ def unregister_refuses_the_unknown(bench: Bench) -> None:
     ours, other = bench.pair()
     bench.selector.register(other, EVENT_READ)
     for fileobj in (ours, ours.fileno(), 999_999):
-        bench.refuses(KeyError, bench.selector.unregister, fileobj)
+        bench.require_refused(KeyError, bench.selector.unregister, fileobj)
 
 
 @case("unknown")
@@ -135,8 +135,8 @@ def what_was_unregistered_is_unknown(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     bench.selector.unregister(ours)
-    bench.refuses(KeyError, bench.selector.unregister, ours)
-    bench.refuses(KeyError, bench.selector.modify, ours, EVENT_READ)
+    bench.require_refused(KeyError, bench.selector.unregister, ours)
+    bench.require_refused(KeyError, bench.selector.modify, ours, EVENT_READ)
 
 
 # ------------------------------------------------------------------------------------------- what must not be refused
@@ -147,7 +147,7 @@ def what_was_unregistered_can_be_registered_again(bench: Bench) -> None:
     ours, _ = bench.pair()
     for _ in range(3):
         bench.selector.register(ours, EVENT_WRITE)
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
         bench.selector.unregister(ours)
 
 
@@ -156,16 +156,18 @@ def number_and_object_are_one_registration(bench: Bench) -> None:
     ours, _ = bench.pair()
     fd = ours.fileno()
     bench.selector.register(ours, EVENT_READ)
-    bench.equal(bench.selector.modify(fd, EVENT_WRITE).fd, fd, "the fd in what modify returned for a number")
-    bench.equal(bench.selector.unregister(Box(fd)).fd, fd, "the fd in what unregister returned for another object")
-    bench.is_unknown(fd)
+    bench.require_equal(bench.selector.modify(fd, EVENT_WRITE).fd, fd, "the fd in what modify returned for a number")
+    bench.require_equal(
+        bench.selector.unregister(FakeFile(fd)).fd, fd, "the fd in what unregister returned for another object"
+    )
+    bench.require_unknown(fd)
 
 
 @case("false-alarm")
 def a_number_of_another_type_is_that_number(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(_Number(ours.fileno()), EVENT_WRITE)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
     bench.selector.unregister(ours.fileno())
 
 
@@ -177,12 +179,12 @@ def a_closed_descriptor_cannot_be_registered_and_leaves_no_trace(bench: Bench) -
     try:
         key = bench.selector.register(fd, EVENT_WRITE)
     except (OSError, ValueError):
-        bench.is_unknown(fd)
+        bench.require_unknown(fd)
     else:
         bench.broken(f"register({fd}, EVENT_WRITE) of a closed fd returned {key!r}")
     os.dup2(ours.fileno(), fd)
     bench.selector.register(fd, EVENT_WRITE)
-    bench.reports({fd: EVENT_WRITE})
+    bench.require_reported({fd: EVENT_WRITE})
 
 
 @case("failed-modify", "posix")
@@ -194,7 +196,7 @@ def a_modify_that_fails_unregisters(bench: Bench) -> None:
     try:
         bench.selector.modify(fd, EVENT_WRITE)
     except OSError:  # epoll and kqueue notice
-        bench.is_unknown(fd)
+        bench.require_unknown(fd)
     else:  # poll and select cannot know
         bench.selector.unregister(fd)
 
@@ -208,8 +210,10 @@ def two_selectors_do_not_know_of_each_other(bench: Bench) -> None:
     one, other = bench.selector, bench.make_selector()
     one.register(ours, EVENT_WRITE, "one")
     other.register(ours, EVENT_WRITE, "other")
-    bench.equal(one.unregister(ours).data, "one", "the data of the first selector's registration")
-    bench.equal([key.data for key, _ in other.select(0)], ["other"], "the data of what the second selector reported")
+    bench.require_equal(one.unregister(ours).data, "one", "the data of the first selector's registration")
+    bench.require_equal(
+        [key.data for key, _ in other.select(0)], ["other"], "the data of what the second selector reported"
+    )
 
 
 @case("independence")
@@ -227,7 +231,7 @@ def a_selector_works_in_a_thread_that_has_not_made_it(bench: Bench) -> None:
     thread = threading.Thread(target=use_it, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    bench.equal(answers, [["data"]], "the data of what was reported in that thread")
+    bench.require_equal(answers, [["data"]], "the data of what was reported in that thread")
 
 
 @case("close")
@@ -250,7 +254,7 @@ def closing_leaves_the_registered_files_open(bench: Bench) -> None:
         received = ours.recv(1)
     except OSError as error:
         bench.broken(f"after close() using the registered socket raised {error!r}")
-    bench.equal(received, b"x", "what was received after close()")
+    bench.require_equal(received, b"x", "what was received after close()")
 
 
 @case("close", "posix")
@@ -261,20 +265,20 @@ def opening_and_closing_leaks_no_descriptor(bench: Bench) -> None:
         selector = bench.make_selector()
         selector.register(ours, EVENT_READ)
         selector.close()
-    bench.equal(lowest_descriptor(), before, "the lowest free fd after 25 selectors were opened and closed")
+    bench.require_equal(lowest_descriptor(), before, "the lowest free fd after 25 selectors were opened and closed")
 
 
 @case("close", "with", "get_key")
 def leaving_a_with_block_closes(bench: Bench) -> None:
     ours, _ = bench.pair()
     with bench.selector as selector:
-        bench.equal(selector, bench.selector, "what the with statement gave")
+        bench.require_equal(selector, bench.selector, "what the with statement gave")
         selector.register(ours, EVENT_READ)
-    bench.refuses(RuntimeError, selector.get_key, ours)
+    bench.require_refused(RuntimeError, selector.get_key, ours)
 
 
 @case("close", "fileno")
-def its_own_descriptor_is_not_inherited(bench: Bench) -> None:
+def the_descriptor_of_a_selector_is_not_inherited(bench: Bench) -> None:
     if os.get_inheritable(bench.selector.fileno()):
         bench.broken(f"fd {bench.selector.fileno()} of the selector goes on to every program that is started")
 
@@ -286,13 +290,15 @@ def its_own_descriptor_is_not_inherited(bench: Bench) -> None:
 def the_map_is_live(bench: Bench) -> None:
     ours, other = bench.pair()
     mapping = bench.selector.get_map()
-    bench.equal(list(mapping), [], "list(get_map()) of a new selector")
+    bench.require_equal(list(mapping), [], "list(get_map()) of a new selector")
     key = bench.selector.register(ours, EVENT_READ)
-    bench.equal(list(mapping), [ours.fileno()], "list(get_map())")
-    bench.equal([ours in mapping, ours.fileno() in mapping, other in mapping], [True, True, False], "`in` get_map()")
-    bench.equal([mapping[ours], *mapping.values()], [key, key], "what get_map() holds")
+    bench.require_equal(list(mapping), [ours.fileno()], "list(get_map())")
+    bench.require_equal(
+        [ours in mapping, ours.fileno() in mapping, other in mapping], [True, True, False], "`in` get_map()"
+    )
+    bench.require_equal([mapping[ours], *mapping.values()], [key, key], "what get_map() holds")
     bench.selector.unregister(ours)
-    bench.equal((len(mapping), mapping.get(ours)), (0, None), "get_map() after unregister")
+    bench.require_equal((len(mapping), mapping.get(ours)), (0, None), "get_map() after unregister")
 
 
 @case("mapping", "get_map")
@@ -309,12 +315,12 @@ def the_map_is_read_only(bench: Bench) -> None:
 def number_and_object_have_one_key(bench: Bench) -> None:
     ours, other = bench.pair()
     key = bench.selector.register(ours, EVENT_READ, "data")
-    for fileobj in (ours, ours.fileno(), Box(ours.fileno())):
-        bench.equal(bench.selector.get_key(fileobj), key, f"get_key({fileobj!r})")
+    for fileobj in (ours, ours.fileno(), FakeFile(ours.fileno())):
+        bench.require_equal(bench.selector.get_key(fileobj), key, f"get_key({fileobj!r})")
     key = bench.selector.modify(ours, EVENT_WRITE, "new")
-    bench.equal(bench.selector.get_key(ours), key, "get_key() after modify")
+    bench.require_equal(bench.selector.get_key(ours), key, "get_key() after modify")
     for fileobj in (other, 999_999):
-        bench.refuses(KeyError, bench.selector.get_key, fileobj)
+        bench.require_refused(KeyError, bench.selector.get_key, fileobj)
 
 
 @case("mapping", "get_key", "get_map")
@@ -323,5 +329,5 @@ def nothing_is_known_after_close(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ)
     mapping = bench.selector.get_map()
     bench.selector.close()
-    bench.refuses(RuntimeError, bench.selector.get_key, ours)
-    bench.equal((mapping.get(ours), len(mapping)), (None, 0), "what a map of before holds after close()")
+    bench.require_refused(RuntimeError, bench.selector.get_key, ours)
+    bench.require_equal((mapping.get(ours), len(mapping)), (None, 0), "what a map of before holds after close()")

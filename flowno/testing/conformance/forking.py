@@ -3,13 +3,55 @@
 As a loop does it, a child calls ``after_fork()`` first, where there is one.
 """
 
+import os
+import signal
+import warnings
+from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 
+from ...core.event_loop.selector_rules import ProtocolViolation
 from .bench import Bench
 from .case import Group
 
-FORK = Group("fork")
-case = FORK.case
+FORKING = Group("forking")
+case = FORKING.case
+
+
+def _in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
+    """Run something in a forked child, where the selector is told of it first, and require that it goes well.
+
+    ``meanwhile`` is run here after the fork.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of other threads. The child takes no lock of theirs, and does not return.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.close(reader)
+            if hasattr(bench.selector, "after_fork"):
+                bench.selector.after_fork()
+            body()
+            code = 0
+        except BaseException as error:
+            os.write(writer, str(error if isinstance(error, ProtocolViolation) else repr(error)).encode()[:4096])
+        finally:
+            os._exit(code)
+    os.close(writer)
+    try:
+        meanwhile()
+        with open(reader, "rb", closefd=False) as said:
+            message = said.read().decode(errors="replace")
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(reader)
+        _, status = os.waitpid(child, 0)
+    if status:
+        bench.broken(f"in a forked child: {message or f'it ended with status {status}'}")
 
 
 @case("fork", "fork")
@@ -19,49 +61,49 @@ def a_child_has_the_same_registrations(bench: Bench) -> None:
     bench.selector.register(peer, EVENT_WRITE, "peer")
 
     def child() -> None:
-        bench.reports_data("peer")
+        bench.require_reported_data("peer")
         peer.send(b"x")
-        bench.reports({ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE})
-        bench.equal(bench.selector.unregister(ours).data, "ours", "the data of what was unregistered")
+        bench.require_reported({ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE})
+        bench.require_equal(bench.selector.unregister(ours).data, "ours", "the data of what was unregistered")
 
-    bench.in_child(child)
+    _in_child(bench, child)
 
 
 @case("fork", "fork")
 def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
-    bench.in_child(lambda: bench.selector.unregister(ours))
+    _in_child(bench, lambda: bench.selector.unregister(ours))
     peer.send(b"x")
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("fork", "fork")
 def modify_in_a_child_leaves_the_parents_interest(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
-    bench.in_child(lambda: bench.selector.modify(ours, EVENT_WRITE))
-    bench.reports({})
+    _in_child(bench, lambda: bench.selector.modify(ours, EVENT_WRITE))
+    bench.require_reported({})
     peer.send(b"x")
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("fork", "fork")
 def register_in_a_child_registers_nothing_in_the_parent(bench: Bench) -> None:
     ours, other = bench.pair()
     bench.selector.register(other, EVENT_READ)
-    bench.in_child(lambda: bench.selector.register(ours, EVENT_WRITE))
-    bench.reports({})
-    bench.waits(0.002)
-    bench.is_unknown(ours.fileno())
+    _in_child(bench, lambda: bench.selector.register(ours, EVENT_WRITE))
+    bench.require_reported({})
+    bench.require_wait(0.002)
+    bench.require_unknown(ours.fileno())
 
 
 @case("fork", "fork")
 def close_in_a_child_leaves_the_parents_selector(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
-    bench.in_child(bench.selector.close)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    _in_child(bench, bench.selector.close)
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
 
 @case("fork", "fork")
@@ -73,14 +115,14 @@ def what_the_parent_does_after_the_fork_is_nothing_to_the_child(bench: Bench) ->
 
     def child() -> None:
         gone_on.recv(1)
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     def in_parent() -> None:
         bench.selector.unregister(ours)
         bench.selector.register(peer, EVENT_WRITE)
         go_on.send(b"x")
 
-    bench.in_child(child, in_parent)
+    _in_child(bench, child, in_parent)
 
 
 @case("fork", "fork")
@@ -93,11 +135,11 @@ def a_descriptor_that_a_child_has_closed_harms_no_other(bench: Bench) -> None:
     def child() -> None:
         bad.close()
         found = bench.ready()
-        bench.equal(found.get(good.fileno()), EVENT_WRITE, "what was reported for the other descriptor")
+        bench.require_equal(found.get(good.fileno()), EVENT_WRITE, "what was reported for the other descriptor")
         bench.selector.unregister(number)
-        bench.reports({good.fileno(): EVENT_WRITE})
+        bench.require_reported({good.fileno(): EVENT_WRITE})
 
-    bench.in_child(child)
+    _in_child(bench, child)
 
 
 @case("fork", "fork", "after_fork")
@@ -105,13 +147,13 @@ def after_fork_can_be_repeated_and_does_nothing_in_the_parent(bench: Bench) -> N
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     bench.selector.after_fork()
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
     def child() -> None:
         bench.selector.after_fork()
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
-    bench.in_child(child)
+    _in_child(bench, child)
 
 
 @case("fork", "fork")
@@ -120,10 +162,10 @@ def a_grandchild_is_as_free_as_a_child(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_WRITE)
 
     def child() -> None:
-        bench.in_child(lambda: bench.selector.unregister(ours))
-        bench.reports({ours.fileno(): EVENT_WRITE})
-        bench.in_child(bench.selector.close)
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        _in_child(bench, lambda: bench.selector.unregister(ours))
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
+        _in_child(bench, bench.selector.close)
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
 
-    bench.in_child(child)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    _in_child(bench, child)
+    bench.require_reported({ours.fileno(): EVENT_WRITE})

@@ -5,20 +5,25 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from ...core.event_loop.backend import open_selector
-from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import Case
-from .running import CASES, LIMIT, Outcome, outcome_of
+from .cases import CASES
+from .running import LIMIT, Outcome, outcome_of
 
 __all__ = ["check_selector"]
 
 #: Seconds more for a case that no alarm has ended, and for a process to start.
 _GRACE: Final = 5.0
 _START: Final = 60.0
+
+_NOT_STARTED: Final = "the process that runs the cases did not start"
 
 
 def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float = LIMIT) -> Iterator[Outcome]:
@@ -31,31 +36,54 @@ def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float =
 
     Yields:
         What came of each, as soon as it is known.
+
+    Raises:
+        RuntimeError: Such a process could not be started. It is started by ``multiprocessing``, which imports the main
+            module in it: a program that calls this has ``if __name__ == "__main__":`` around what it does.
     """
     left = list(cases)
-    context = multiprocessing.get_context("spawn")  # a fork would take along the threads and the locks of this process
     while left:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, choice, [case.name for case in left], limit), daemon=True)
-        process.start()
-        theirs.close()
-        try:
-            _next(ours, process, _START)
+        with _worker(choice, [case.name for case in left], limit) as answer:
             while left:
-                case = left[0]
+                case = left.pop(0)
                 try:
-                    outcome: Outcome = _next(ours, process, limit + _GRACE)
-                except ProtocolViolation as ended:
-                    yield Outcome(case.name, case.group, "failed", ended.rule, str(ended))
-                    del left[0]
+                    outcome: Outcome = answer(limit + _GRACE)
+                except _NoAnswerError as ended:
+                    yield Outcome(case.name, case.group, "failed", "end", str(ended))
                     break
                 yield outcome
-                del left[0]
+
+
+class _NoAnswerError(Exception):
+    """The process has ended, or said nothing in time."""
+
+
+@contextmanager
+def _worker(choice: str, names: list[str], limit: float) -> Iterator[Callable[[float], Any]]:
+    """A process that runs cases, for as long as the block. What it says next is returned by what this gives.
+
+    Raises:
+        RuntimeError: It did not start.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would take along the threads and the locks of this process
+    ours, theirs = context.Pipe()
+    with ours:
+        process = context.Process(target=_work, args=(theirs, choice, names, limit), daemon=True)
+        try:
+            with theirs:
+                process.start()
+        except OSError as error:
+            raise RuntimeError(f"{_NOT_STARTED}: {error}") from error
+        try:
+            try:
+                _next(ours, process, _START)
+            except _NoAnswerError as ended:
+                raise RuntimeError(f"{_NOT_STARTED}: {ended}") from None
+            yield partial(_next, ours, process)
         finally:
             process.kill()
             process.join()
             process.close()
-            ours.close()
 
 
 def _work(parent: Connection, choice: str, names: list[str], limit: float) -> None:
@@ -69,19 +97,19 @@ def _work(parent: Connection, choice: str, names: list[str], limit: float) -> No
         sys.exit(1)  # nobody wants to know any more
 
 
-def _next(connection: Connection, process: Any, limit: float) -> Any:
+def _next(connection: Connection, process: BaseProcess, limit: float) -> Any:
     """What the process says next.
 
     Raises:
-        ProtocolViolation: It has ended, or says nothing within its time.
+        _NoAnswerError: It has ended, or says nothing within its time.
     """
     try:
         if connection.poll(limit):
             return connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        raise ProtocolViolation("end", f"the interpreter ended with {_in_words(process.exitcode)}") from None
-    raise ProtocolViolation("end", f"it did not come to its end within {limit:g} s, and could not be interrupted")
+        raise _NoAnswerError(f"the interpreter ended with {_in_words(process.exitcode or 0)}") from None
+    raise _NoAnswerError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
 
 
 def _in_words(exit_code: int) -> str:

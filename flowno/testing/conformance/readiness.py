@@ -17,10 +17,12 @@ case = READINESS.case
 @case("result")
 def a_result_is_a_list_of_pairs(bench: Bench) -> None:
     ours, _ = bench.pair()
-    bench.reports({})
+    bench.require_reported({})
     bench.selector.register(ours, EVENT_WRITE)
-    bench.reports({ours.fileno(): EVENT_WRITE})
-    bench.equal([type(key) for key, _ in bench.selector.select(0)], [SelectorKey], "the type of the key in a result")
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
+    bench.require_equal(
+        [type(key) for key, _ in bench.selector.select(0)], [SelectorKey], "the type of the key in a result"
+    )
 
 
 @case("level")
@@ -30,21 +32,21 @@ def data_makes_readable_until_all_of_it_is_read(bench: Bench) -> None:
     peer.send(b"two")
     bench.until_ready(ours)
     for _ in range(3):
-        bench.reports({ours.fileno(): EVENT_READ})
+        bench.require_reported({ours.fileno(): EVENT_READ})
     ours.recv(1)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("not-ready")
 def without_data_nothing_is_readable(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
-    bench.reports({})
+    bench.require_reported({})
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
     drain(ours)
-    bench.reports({})
+    bench.require_reported({})
 
 
 @case("readiness")
@@ -53,7 +55,7 @@ def data_from_before_the_registration_is_reported(bench: Bench) -> None:
     peer.send(b"x")
     bench.until_ready(ours)
     bench.selector.register(ours, EVENT_READ)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("level")
@@ -61,9 +63,9 @@ def room_makes_writable_as_long_as_there_is_any(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     for _ in range(3):
-        bench.reports({ours.fileno(): EVENT_WRITE})
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
     ours.send(b"x")
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
 
 @case("not-ready")
@@ -71,7 +73,7 @@ def a_full_buffer_is_not_writable(bench: Bench) -> None:
     ours, _ = bench.pair()
     fill(ours)
     bench.selector.register(ours, EVENT_WRITE)
-    bench.reports({})
+    bench.require_reported({})
 
 
 @case("readiness")
@@ -79,10 +81,10 @@ def room_in_a_buffer_that_was_full_is_reported(bench: Bench) -> None:
     ours, peer = bench.pair()
     fill(ours)
     bench.selector.register(ours, EVENT_WRITE)
-    bench.reports({})
+    bench.require_reported({})
     drain(peer)
     bench.until_ready(ours, EVENT_WRITE)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
 
 
 # ------------------------------------------------------------------------------------------------------- both at once
@@ -94,18 +96,18 @@ def both_directions_come_in_one_result(bench: Bench) -> None:
     bench.selector.register(ours, BOTH)
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): BOTH})
+    bench.require_reported({ours.fileno(): BOTH})
 
 
 @case("not-ready")
 def only_the_direction_that_is_ready_is_reported(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, BOTH)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
     fill(ours)
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("reported-events")
@@ -114,9 +116,9 @@ def only_the_direction_that_was_asked_for_is_reported(bench: Bench) -> None:
     peer.send(b"x")
     bench.until_ready(ours)
     bench.selector.register(ours, EVENT_WRITE)
-    bench.reports({ours.fileno(): EVENT_WRITE})
+    bench.require_reported({ours.fileno(): EVENT_WRITE})
     bench.selector.modify(ours, EVENT_READ)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("reported-twice")
@@ -126,7 +128,7 @@ def no_event_is_reported_twice_in_one_result(bench: Bench) -> None:
     bench.until_ready(ours)
     bench.selector.register(ours, BOTH)
     for _ in range(2):
-        bench.reports({ours.fileno(): BOTH})
+        bench.require_reported({ours.fileno(): BOTH})
 
 
 @case("all-at-once")
@@ -139,7 +141,7 @@ def all_that_is_ready_comes_in_one_result(bench: Bench) -> None:
         bench.selector.register(ours, BOTH)
         bench.selector.register(peer, EVENT_WRITE)
         expected |= {ours.fileno(): BOTH, peer.fileno(): EVENT_WRITE}
-    bench.reports(expected)
+    bench.require_reported(expected)
 
 
 # ---------------------------------------------------------------------------------------------------- changes of mind
@@ -153,7 +155,7 @@ def a_changed_interest_holds_at_once(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ)
     for events in (EVENT_WRITE, BOTH, EVENT_READ, BOTH, EVENT_WRITE, EVENT_READ):
         bench.selector.modify(ours, events)
-        bench.reports({ours.fileno(): events})
+        bench.require_reported({ours.fileno(): events})
 
 
 @case("readiness")
@@ -164,7 +166,7 @@ def an_interest_can_be_changed_and_changed_back_without_a_wait(bench: Bench) -> 
     bench.selector.modify(ours, EVENT_READ)
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("readiness")
@@ -174,7 +176,7 @@ def new_data_alone_changes_no_interest(bench: Bench) -> None:
     bench.selector.modify(ours, BOTH, "new")
     peer.send(b"x")
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): BOTH})
+    bench.require_reported({ours.fileno(): BOTH})
 
 
 @case("reported-key")
@@ -185,7 +187,7 @@ def what_was_unregistered_is_not_reported(bench: Bench) -> None:
         peer.send(b"x")
         bench.until_ready(ours)
     bench.selector.unregister(pairs[1][0])
-    bench.reports({pairs[0][0].fileno(): EVENT_READ, pairs[2][0].fileno(): EVENT_READ})
+    bench.require_reported({pairs[0][0].fileno(): EVENT_READ, pairs[2][0].fileno(): EVENT_READ})
 
 
 # -------------------------------------------------------------------------------------------------- ends and errors
@@ -197,9 +199,9 @@ def a_closed_peer_makes_readable_for_ever(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ)
     peer.close()
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
     ours.recv(1)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("level")
@@ -210,8 +212,8 @@ def what_was_sent_before_an_end_of_file_is_read_before_it(bench: Bench) -> None:
     peer.close()
     for wanted in (b"last words", b""):
         bench.until_ready(ours)
-        bench.reports({ours.fileno(): EVENT_READ})
-        bench.equal(ours.recv(100), wanted, "what was received when the socket was reported")
+        bench.require_reported({ours.fileno(): EVENT_READ})
+        bench.require_equal(ours.recv(100), wanted, "what was received when the socket was reported")
 
 
 @case("not-ready")
@@ -221,7 +223,7 @@ def a_half_closed_peer_is_no_reason_to_write(bench: Bench) -> None:
     peer.shutdown(socket.SHUT_WR)
     bench.until_ready(ours)
     fill(ours)  # only now: what came from the peer may have acknowledged data, and made room by that
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("hang-up")
@@ -235,7 +237,7 @@ def a_reset_is_reported_as_the_registered_events(bench: Bench) -> None:
         found = 0
         for _ in range(3):  # one direction may learn of it before the other
             found |= bench.ready(PATIENCE if found != events else 0).get(ours.fileno(), 0)
-        bench.equal(found, events, "the events that were reported after a reset")
+        bench.require_equal(found, events, "the events that were reported after a reset")
         bench.selector.unregister(ours)
 
 
@@ -247,7 +249,7 @@ def a_hang_up_is_reported_as_the_registered_events(bench: Bench) -> None:
         bench.selector.register(ours, events)
         peer.close()
         bench.until_ready(ours)
-        bench.reports({ours.fileno(): events})
+        bench.require_reported({ours.fileno(): events})
         bench.selector.unregister(ours)
 
 
@@ -255,9 +257,9 @@ def a_hang_up_is_reported_as_the_registered_events(bench: Bench) -> None:
 def a_pipe_that_loses_its_writer_is_readable(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.selector.register(pipe.reader, EVENT_READ)
-    bench.reports({})
+    bench.require_reported({})
     pipe.close_writer()
-    bench.reports({pipe.reader: EVENT_READ})
+    bench.require_reported({pipe.reader: EVENT_READ})
 
 
 @case("hang-up", "posix")
@@ -266,7 +268,7 @@ def a_pipe_that_loses_its_reader_is_reported_as_the_registered_events(bench: Ben
         pipe = bench.pipe()
         bench.selector.register(pipe.writer, events)
         pipe.close_reader()
-        bench.reports({pipe.writer: events})
+        bench.require_reported({pipe.writer: events})
         bench.selector.unregister(pipe.writer)
 
 
@@ -277,11 +279,11 @@ def a_pipe_without_a_reader_can_be_registered_and_is_reported(bench: Bench) -> N
         pipe.close_reader()
         bench.selector.register(pipe.writer, events)
         for _ in range(2):
-            bench.reports({pipe.writer: events}, None)
+            bench.require_reported({pipe.writer: events}, None)
         bench.selector.modify(pipe.writer, EVENT_WRITE, "data")
-        bench.reports_data("data")
+        bench.require_reported_data("data")
         bench.selector.unregister(pipe.writer)
-        bench.reports({})
+        bench.require_reported({})
 
 
 @case("hang-up")
@@ -293,7 +295,7 @@ def a_connection_that_is_refused_makes_writable(bench: Bench) -> None:
     client.connect_ex(closed.getsockname())
     bench.selector.register(client, EVENT_WRITE)
     bench.until_ready(client, EVENT_WRITE)
-    bench.reports({client.fileno(): EVENT_WRITE})
+    bench.require_reported({client.fileno(): EVENT_WRITE})
 
 
 # --------------------------------------------------------------------------------------------- other kinds of sockets
@@ -304,12 +306,12 @@ def a_listening_socket_is_readable_while_connections_wait(bench: Bench) -> None:
     server = bench.keep(socket.create_server(("127.0.0.1", 0)))
     server.setblocking(False)
     bench.selector.register(server, EVENT_READ)
-    bench.reports({})
+    bench.require_reported({})
     bench.keep(socket.create_connection(server.getsockname()))
     bench.until_ready(server)
-    bench.reports({server.fileno(): EVENT_READ})
+    bench.require_reported({server.fileno(): EVENT_READ})
     server.accept()[0].close()
-    bench.reports({})
+    bench.require_reported({})
 
 
 @case("readiness")
@@ -320,7 +322,7 @@ def a_connection_that_is_made_makes_writable(bench: Bench) -> None:
     client.connect_ex(server.getsockname())
     bench.selector.register(client, EVENT_WRITE)
     bench.until_ready(client, EVENT_WRITE)
-    bench.reports({client.fileno(): EVENT_WRITE})
+    bench.require_reported({client.fileno(): EVENT_WRITE})
 
 
 @case("readiness")
@@ -330,13 +332,17 @@ def an_empty_datagram_makes_readable(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_READ)
     peer.sendto(b"", ours.getsockname())
     bench.until_ready(ours)
-    bench.reports({ours.fileno(): EVENT_READ})
+    bench.require_reported({ours.fileno(): EVENT_READ})
 
 
 @case("readiness", "posix")
 def what_is_typed_at_a_terminal_makes_readable(bench: Bench) -> None:
-    with bench.terminal() as (ours, terminal):
+    ours, terminal = os.openpty()
+    try:
         bench.selector.register(ours, EVENT_READ)
         os.write(terminal, b"typed")
         bench.until_ready(ours)
-        bench.reports({ours: EVENT_READ})
+        bench.require_reported({ours: EVENT_READ})
+    finally:
+        os.close(ours)
+        os.close(terminal)

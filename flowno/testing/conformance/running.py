@@ -17,20 +17,10 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 from ...core.event_loop.backend import Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .bench import Bench
-from .bookkeeping import BOOKKEEPING
 from .case import Case
-from .forking import FORK
-from .hostile import HOSTILE
-from .readiness import READINESS
-from .threads import THREADS
-from .timing import TIME
+from .cases import CASES
 
-__all__ = ["CASES", "LIMIT", "Outcome", "outcome_of", "prove"]
-
-#: Every case, in the order in which they are run: what a later group relies on is proved by an earlier one.
-CASES: Final[tuple[Case, ...]] = tuple(
-    case for group in (BOOKKEEPING, READINESS, TIME, THREADS, FORK, HOSTILE) for case in group.cases
-)
+__all__ = ["LIMIT", "Outcome", "outcome_of", "prove"]
 
 #: Seconds that a case may take. Most take less than a thousandth of it.
 LIMIT: Final = 10.0
@@ -45,14 +35,14 @@ class Outcome(NamedTuple):
     Attributes:
         case: The name of the case.
         group: The group that it belongs to.
-        outcome: ``"passed"``, ``"failed"`` or ``"skipped"``.
+        result: ``"passed"``, ``"failed"`` or ``"skipped"``.
         rule: The rule that is proved by it; where it failed, the one that was broken.
         reason: What was seen where it failed, what is missing where it was skipped, else empty.
     """
 
     case: str
     group: str
-    outcome: Literal["passed", "failed", "skipped"]
+    result: Literal["passed", "failed", "skipped"]
     rule: str
     reason: str
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ...core.event_loop.backend import Selector
 from .case import Case
-from .running import CASES, LIMIT, prove
+from .cases import CASES
+from .running import LIMIT, prove
 
 __all__ = ["SelectorConformance"]
 

@@ -8,8 +8,8 @@ from typing import Final
 from .bench import Bench
 from .case import Group
 
-TIME = Group("time")
-case = TIME.case
+TIMING = Group("timing")
+case = TIMING.case
 
 #: Timeouts in seconds that are rounded down to nothing, or down to a millisecond less, by who is careless.
 _SHORT: Final = (1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0205)
@@ -25,13 +25,13 @@ def zero_and_less_do_not_wait(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     for timeout in _NO_TIME:
-        bench.does_not_wait(timeout, {})
+        bench.require_no_wait(timeout, {})
 
 
 @case("no-wait")
-def nor_do_they_with_nothing_registered(bench: Bench) -> None:
+def zero_and_less_do_not_wait_with_nothing_registered(bench: Bench) -> None:
     for timeout in _NO_TIME:
-        bench.does_not_wait(timeout, {})
+        bench.require_no_wait(timeout, {})
 
 
 @case("no-wait")
@@ -39,7 +39,7 @@ def what_is_ready_is_not_waited_for(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     for timeout in (None, 60, 0.001, 0):
-        bench.does_not_wait(timeout, {ours.fileno(): EVENT_WRITE})
+        bench.require_no_wait(timeout, {ours.fileno(): EVENT_WRITE})
 
 
 @case("early")
@@ -47,13 +47,13 @@ def a_wait_is_never_shorter_than_asked_for(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     for timeout in _SHORT:
-        bench.waits(timeout, times=4)
+        bench.require_wait(timeout, times=4)
 
 
 @case("early")
-def nor_is_one_with_nothing_registered(bench: Bench) -> None:
+def a_wait_with_nothing_registered_is_never_shorter_than_asked_for(bench: Bench) -> None:
     for timeout in _SHORT:
-        bench.waits(timeout, times=4)
+        bench.require_wait(timeout, times=4)
 
 
 @case("late")
@@ -76,21 +76,21 @@ def any_length_is_accepted(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_WRITE)
     for timeout in _HUGE:
         try:
-            bench.reports({ours.fileno(): EVENT_WRITE}, timeout)
+            bench.require_reported({ours.fileno(): EVENT_WRITE}, timeout)
         except (OSError, OverflowError, ValueError) as error:
             bench.broken(f"select({timeout!r}) raised {error!r}")
 
 
 @case("nan")
-def what_is_not_a_number_is_refused(bench: Bench) -> None:
+def nan_is_refused(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
-    bench.refuses(ValueError, bench.selector.select, math.nan)
+    bench.require_refused(ValueError, bench.selector.select, math.nan)
 
 
 @case("nan")
-def so_it_is_with_nothing_registered(bench: Bench) -> None:
-    bench.refuses(ValueError, bench.selector.select, math.nan)
+def nan_is_refused_with_nothing_registered(bench: Bench) -> None:
+    bench.require_refused(ValueError, bench.selector.select, math.nan)
 
 
 def _require_shorter(bench: Bench, timeout: float, limit: float, *, tries: int) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE
 
-from .bench import BOTH, Bench, Box, Pair, drain
+from .bench import BOTH, Bench, FakeFile, Pair, drain
 from .case import Group
 
-HOSTILE = Group("hostile descriptors")
-case = HOSTILE.case
+HOSTILE_DESCRIPTORS = Group("hostile descriptors")
+case = HOSTILE_DESCRIPTORS.case
 
 #: A descriptor beyond FD_SETSIZE, and how many may be open for the cases that need many.
 _LARGE = 2000
@@ -27,23 +27,25 @@ def a_closed_descriptor_is_unregistered_by_number(bench: Bench) -> None:
     fd = ours.fileno()
     key = bench.selector.register(fd, EVENT_READ, "data")
     ours.close()
-    bench.equal(_unregister(bench, fd), key, "what unregister returned")
-    bench.reports({})
+    bench.require_equal(_unregister(bench, fd), key, "what unregister returned")
+    bench.require_reported({})
 
 
 @case("unregister")
 def a_closed_object_is_unregistered_by_identity(bench: Bench) -> None:
     # Equal and with the same hash, so that only identity tells one from the other.
-    boxes = [Box(sock.fileno()) for sock in bench.pair()]
-    keys = [bench.selector.register(box, EVENT_READ) for box in boxes]
-    for box in boxes:
-        box.fd = -1
-    for box, key in reversed(list(zip(boxes, keys, strict=True))):
+    files = [FakeFile(sock.fileno()) for sock in bench.pair()]
+    keys = [bench.selector.register(file, EVENT_READ) for file in files]
+    for file in files:
+        file.fd = -1
+    for file, key in reversed(list(zip(files, keys, strict=True))):
         try:
-            unregistered = bench.selector.unregister(box)
+            unregistered = bench.selector.unregister(file)
         except Exception as error:
             bench.broken(f"unregister of an object whose fd is closed raised {error!r}")
-        bench.equal(unregistered.fileobj is key.fileobj, True, "whether unregister has found the object it was given")
+        bench.require_equal(
+            unregistered.fileobj is key.fileobj, True, "whether unregister has found the object it was given"
+        )
 
 
 @case("select-raises", "posix")
@@ -57,7 +59,7 @@ def a_closed_descriptor_does_not_make_select_raise(bench: Bench) -> None:
         found = bench.ready()
     except (OSError, ValueError) as error:
         bench.broken(f"select(0) with a closed fd among the registered raised {error!r}")
-    bench.equal(found.get(good.fileno()), EVENT_READ, "what was reported for the other descriptor")
+    bench.require_equal(found.get(good.fileno()), EVENT_READ, "what was reported for the other descriptor")
 
 
 @case("readiness", "posix")
@@ -70,7 +72,7 @@ def many_closed_descriptors_do_not_hide_the_others(bench: Bench) -> None:
         ours.close()
     found = bench.ready()
     alive = {ours.fileno(): EVENT_READ for ours, _ in pairs[1::2]}
-    bench.equal({fd: found.get(fd) for fd in alive}, alive, "what was reported for those that are open")
+    bench.require_equal({fd: found.get(fd) for fd in alive}, alive, "what was reported for those that are open")
 
 
 @case("early", "posix")
@@ -80,7 +82,7 @@ def a_closed_descriptor_does_not_make_a_wait_return_with_nothing(bench: Bench) -
     bench.selector.register(fd, EVENT_READ)
     bad.close()
     if not bench.ready(0.002):
-        bench.waits(0.002)
+        bench.require_wait(0.002)
 
 
 @case("claims", "posix", "sees_closed")
@@ -91,11 +93,11 @@ def a_closed_descriptor_is_reported_as_the_registered_events(bench: Bench) -> No
         bench.selector.register(fd, events)
         bench.selector.register(good, EVENT_READ)
         bad.close()
-        bench.reports({fd: events}, None)
+        bench.require_reported({fd: events}, None)
         peer.send(b"x")
-        bench.reports({fd: events, good.fileno(): EVENT_READ}, None)
+        bench.require_reported({fd: events, good.fileno(): EVENT_READ}, None)
         bench.selector.unregister(fd)
-        bench.reports({good.fileno(): EVENT_READ})
+        bench.require_reported({good.fileno(): EVENT_READ})
         bench.selector.unregister(good)
 
 
@@ -109,7 +111,7 @@ def a_number_that_is_another_file_by_now_is_unregistered(bench: Bench) -> None:
     bench.selector.register(fd, EVENT_READ)
     os.dup2(other.fileno(), fd)
     _unregister(bench, fd)
-    bench.reports({})
+    bench.require_reported({})
 
 
 @case("reuse", "posix")
@@ -120,23 +122,23 @@ def a_number_that_was_unregistered_late_is_the_new_files(bench: Bench) -> None:
     os.dup2(new.fileno(), fd)
     bench.selector.unregister(fd)
     bench.selector.register(fd, EVENT_READ)
-    bench.reports({})
+    bench.require_reported({})
     peer.send(b"x")
-    bench.reports({fd: EVENT_READ})
+    bench.require_reported({fd: EVENT_READ})
 
 
 @case("reuse", "posix")
-def a_new_interest_is_that_of_the_new_file(bench: Bench) -> None:
+def a_changed_interest_in_a_reused_number_is_one_in_the_new_file(bench: Bench) -> None:
     old, (new, peer) = bench.pair()[0], bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)
     os.dup2(new.fileno(), fd)
     bench.selector.modify(fd, EVENT_WRITE)
-    bench.reports({fd: EVENT_WRITE})
+    bench.require_reported({fd: EVENT_WRITE})
     bench.selector.modify(fd, EVENT_READ)
-    bench.reports({})
+    bench.require_reported({})
     peer.send(b"x")
-    bench.reports({fd: EVENT_READ})
+    bench.require_reported({fd: EVENT_READ})
     bench.selector.unregister(fd)
 
 
@@ -148,7 +150,7 @@ def a_number_can_be_used_again_and_again(bench: Bench) -> None:
             fd = ours.fileno()
             bench.selector.register(fd, EVENT_READ)
             peer.send(b"x")
-            bench.reports({fd: EVENT_READ})
+            bench.require_reported({fd: EVENT_READ})
             ours.close()
             bench.selector.unregister(fd)
 
@@ -173,8 +175,8 @@ def _stale(bench: Bench) -> tuple[int, Pair]:
 def a_duplicate_that_lives_on_does_not_make_select_spin(bench: Bench) -> None:
     _, (_, peer) = _stale(bench)
     peer.send(b"x")
-    bench.reports({})
-    bench.waits(0.002)
+    bench.require_reported({})
+    bench.require_wait(0.002)
 
 
 @case("duplicate", "posix")
@@ -186,10 +188,10 @@ def a_duplicate_that_lives_on_does_not_hide_the_others(bench: Bench) -> None:
         peer.send(b"x")
     stale_peer.send(b"x")
     for _ in range(2):
-        bench.reports({ours.fileno(): EVENT_READ for ours, _ in pairs})
+        bench.require_reported({ours.fileno(): EVENT_READ for ours, _ in pairs})
     for ours, _ in pairs:
         drain(ours)
-    bench.waits(0.002)
+    bench.require_wait(0.002)
 
 
 @case("duplicate", "posix")
@@ -199,10 +201,10 @@ def a_new_file_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> Non
     os.dup2(new.fileno(), fd)
     bench.selector.register(fd, EVENT_READ)
     old_peer.send(b"x")
-    bench.reports({})
-    bench.waits(0.002)
+    bench.require_reported({})
+    bench.require_wait(0.002)
     peer.send(b"x")
-    bench.reports({fd: EVENT_READ})
+    bench.require_reported({fd: EVENT_READ})
 
 
 @case("duplicate", "posix")
@@ -215,14 +217,14 @@ def a_new_file_and_the_duplicate_of_an_old_one_are_one_report(bench: Bench) -> N
     peer.send(b"x")
     for _ in range(2):
         found = bench.selector.select(0)
-        bench.equal([(key.fd, events) for key, events in found], [(fd, EVENT_READ)], "what was reported")
+        bench.require_equal([(key.fd, events) for key, events in found], [(fd, EVENT_READ)], "what was reported")
     drain(new)
-    bench.reports({})
-    bench.waits(0.002)
+    bench.require_reported({})
+    bench.require_wait(0.002)
 
 
 @case("duplicate", "posix")
-def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_one(bench: Bench) -> None:
+def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_file(bench: Bench) -> None:
     (old, old_peer), (new, peer) = bench.pair(), bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)
@@ -230,10 +232,10 @@ def a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_one(bench: 
     bench.selector.modify(fd, BOTH)
     bench.selector.modify(fd, EVENT_READ)
     old_peer.send(b"x")
-    bench.reports({})
-    bench.waits(0.002)
+    bench.require_reported({})
+    bench.require_wait(0.002)
     peer.send(b"x")
-    bench.reports({fd: EVENT_READ})
+    bench.require_reported({fd: EVENT_READ})
 
 
 @case("duplicate", "posix")
@@ -242,7 +244,7 @@ def the_same_file_under_the_same_number_can_be_registered_again(bench: Bench) ->
     os.dup2(ours.fileno(), fd)
     bench.selector.register(fd, EVENT_READ)
     peer.send(b"x")
-    bench.reports({fd: EVENT_READ})
+    bench.require_reported({fd: EVENT_READ})
 
 
 # ------------------------------------------------------------------------------------------- what cannot be held
@@ -257,10 +259,10 @@ def a_regular_file_is_always_ready_or_refused_at_once(bench: Bench) -> None:
     try:
         bench.selector.register(file, BOTH)
     except (OSError, ValueError):
-        bench.is_unknown(file.fileno())
+        bench.require_unknown(file.fileno())
     else:
         expected[file.fileno()] = BOTH
-    bench.reports(expected)
+    bench.require_reported(expected)
 
 
 @case("claims", "posix", "files")
@@ -271,7 +273,7 @@ def a_selector_that_claims_files_takes_them(bench: Bench) -> None:
             bench.selector.register(file, events)
         except (OSError, ValueError) as error:
             bench.broken(f"register of a regular file raised {error!r}, and the capability files is claimed")
-        bench.reports({file.fileno(): events})
+        bench.require_reported({file.fileno(): events})
         bench.selector.unregister(file)
 
 
@@ -284,13 +286,13 @@ def a_large_number_is_held_or_refused_at_once(bench: Bench) -> None:
     try:
         bench.selector.register(fd, EVENT_WRITE)
     except ValueError:
-        bench.is_unknown(fd)
+        bench.require_unknown(fd)
     except Exception as error:
         bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and not a ValueError")
     else:
         expected[fd] = EVENT_WRITE
     try:
-        bench.reports(expected)
+        bench.require_reported(expected)
     except (OSError, ValueError) as error:
         bench.broken(f"register({fd}, EVENT_WRITE) took what select(0) refuses: {error!r}")
 
@@ -303,7 +305,7 @@ def a_selector_that_claims_any_number_holds_a_large_one(bench: Bench) -> None:
         bench.selector.register(fd, EVENT_WRITE)
     except (OSError, ValueError) as error:
         bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and the capability any_fd is claimed")
-    bench.reports({fd: EVENT_WRITE})
+    bench.require_reported({fd: EVENT_WRITE})
     bench.selector.unregister(fd)
 
 
@@ -320,11 +322,11 @@ def a_selector_that_claims_any_number_holds_two_thousand(bench: Bench) -> None:
             except (OSError, ValueError) as error:
                 bench.broken(f"register number {len(expected) + 1} raised {error!r}, and any_fd is claimed")
             expected[sock.fileno()] = events
-    bench.reports(expected, None)
+    bench.require_reported(expected, None)
     for sock in (sock for pair in pairs for sock in pair):
         bench.selector.unregister(sock)
         sock.close()
-    bench.reports({})
+    bench.require_reported({})
 
 
 def _unregister(bench: Bench, fd: int) -> object:
@@ -333,7 +335,7 @@ def _unregister(bench: Bench, fd: int) -> object:
         key: object = bench.selector.unregister(fd)
     except Exception as error:
         bench.broken(f"unregister({fd}) raised {error!r}")
-    bench.is_unknown(fd)
+    bench.require_unknown(fd)
     return key
 
 
