@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-__all__ = ["PATIENCE", "is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
+__all__ = ["PATIENCE", "copies_no_files", "is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
 
 
 def _is_wine() -> bool:
@@ -23,5 +23,7 @@ PATIENCE = 6 if _IS_WINE else 1
 takes_a_reset_for_an_end = pytest.mark.skipif(_IS_WINE, reason="Wine's recv() gives a reset as the end of the stream")
 
 says_nothing_of_locks = pytest.mark.skipif(_IS_WINE, reason="Wine's C runtime refuses a locked file without an errno")
+
+copies_no_files = pytest.mark.skipif(_IS_WINE, reason="Wine 8 has no CopyFile2, and ends who calls it, as shutil does")
 
 is_slow = pytest.mark.skipif(_IS_WINE, reason="Wine takes a millisecond for each system call of a socket, and longer")
