@@ -20,6 +20,7 @@ import pytest
 from flowno import EventLoop
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from flowno.core.event_loop.environment import DEBUG_VARIABLE, FAULTS_VARIABLE, TRACE_VARIABLE, VARIABLES, switched_on
+from tests.support import wine
 from tests.support.remains import open_fds
 
 pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
@@ -191,7 +192,7 @@ def run_python() -> RunPython:
     """Runs code (a str) or a file (a Path) in a Python of its own that can import flowno, and returns what it printed.
 
     ``options`` go to the interpreter; ``env`` is laid over this process's environment, None takes a variable out;
-    ``timeout`` is in seconds.
+    ``timeout`` is in seconds, of which Wine gets more.
     """
 
     def run(
@@ -210,7 +211,7 @@ def run_python() -> RunPython:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
-            timeout=timeout,
+            timeout=timeout * wine.PATIENCE,
             check=False,
         )
 

@@ -600,11 +600,15 @@ async def tls_handshake_that_another_task_makes(books: Books, ground: Ground) ->
 
 @asynccontextmanager
 async def tls_ends(ground: Ground) -> AsyncIterator[tuple[TLSSocketHandle, TLSSocketHandle]]:
-    """A client and a server with the handshake behind them."""
+    """A client and a server with the handshake behind them.
+
+    The end of the run cancels the server's, too, which closes it. The client's may be done by then, as the last message
+    is its own, RFC 8446 section 2, and there is nobody to talk to: so that cancellation is the end of the program.
+    """
     with tls_pair(ground.server_context, ground.client_context) as (client, server):
         making = await spawn(server.do_handshake())
         await in_peace(client.do_handshake())
-        await see_out(making)
+        await in_peace(making.join())
         yield client, server
 
 

@@ -15,6 +15,7 @@ from flowno import available_selector_decorators, available_selectors
 from flowno.cli import main
 from flowno.testing.conformance import CASES, RULES
 from tests.conftest import ROOT, RunPython
+from tests.support import wine
 
 FLOWNO = "from flowno.cli import main; raise SystemExit(main())"
 PORT = r"\d+"
@@ -375,7 +376,7 @@ def run_with_stdout(redirection: str, *arguments: str) -> subprocess.CompletedPr
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=30 * wine.PATIENCE,
         check=False,
     )
 
@@ -410,7 +411,7 @@ def test_a_reader_that_has_gone_is_a_failure_without_a_word(arguments: list[str]
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=30,
+            timeout=30 * wine.PATIENCE,
             check=False,
         )
     finally:

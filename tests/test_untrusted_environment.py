@@ -77,8 +77,10 @@ for name, (variable, value, *_) in table.items():
             selector = type(loop.selector).__name__
     del os.environ[variable]
     sys.modules.pop("hostile", None)
-    if os.path.exists(folder + "/mark"):
+    try:
         os.unlink(folder + "/mark")
+    except (FileNotFoundError, PermissionError):
+        pass  # a trace is open to the end of the process, and Windows deletes no open file
     results[name] = [marked, selector, [str(each.message) for each in caught]]
 print(json.dumps(results))
 """

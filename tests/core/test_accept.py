@@ -51,7 +51,7 @@ def codes(*names: str) -> list[Any]:
 @pytest.mark.parametrize(
     "code",
     codes("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
-          "ENETUNREACH"),
+          "ENETUNREACH", "ENOTCONN"),
 )  # fmt: skip
 def test_accept_passes_over_connections_that_have_failed(code: int) -> None:
     async def root() -> None:

@@ -15,7 +15,7 @@ from tests.support.loopback import LARGE, fill, pair, receive, reset, tcp_pair
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-@wine.closes_without_reset
+@wine.takes_a_reset_for_an_end
 @pytest.mark.parametrize("waiting", [False, True])
 def test_a_connection_reset_is_raised_where_it_is_received_from(waiting: bool) -> None:
     async def root() -> None:

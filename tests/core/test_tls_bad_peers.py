@@ -257,7 +257,7 @@ def test_a_peer_that_goes_in_the_middle_of_the_handshake(
     flowno.run(main())
 
 
-@wine.closes_without_reset
+@wine.takes_a_reset_for_an_end
 def test_a_peer_that_resets_an_established_connection(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

@@ -23,6 +23,7 @@ from flowno.debug import Monitor, monitor
 from flowno.debug.asking import MonitorError, ask, ask_target
 from flowno.debug.protocol import LONGEST_REQUEST, MOST, PROTOCOL, decode, encode, path_of
 from tests.conftest import ROOT, RunPython
+from tests.support import wine
 from tests.support.tasks import FOREVER
 
 pytestmark = [
@@ -565,7 +566,7 @@ def stuck(folder: str) -> Iterator["subprocess.Popen[str]"]:
         assert process.stdout is not None
         assert process.stdout.readline() == "stuck\n"
         yield process
-        process.communicate("go on\n", timeout=20)
+        process.communicate("go on\n", timeout=20 * wine.PATIENCE)
         assert process.returncode == 0
 
 

@@ -829,7 +829,7 @@ def run_flowno(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=30, check=False,
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=30 * wine.PATIENCE, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
 

@@ -18,9 +18,10 @@ from typing import IO
 import pytest
 
 from tests.conftest import ROOT
+from tests.support import wine
 
 EXAMPLES = ROOT / "docs" / "examples"
-PATIENCE = 20.0  # seconds
+PATIENCE = 20.0 * wine.PATIENCE  # seconds
 
 #: The programs of others, each with the package that Debian has it in.
 PACKAGES = {

@@ -1,7 +1,6 @@
 """``http_client.py``, against the server of the standard library."""
 
 import http.server
-import os
 import socket
 import ssl
 import threading
@@ -173,7 +172,7 @@ def test_a_host_may_be_a_number_of_ipv6() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            result = run("http_client", f"http://[::1]:{listener.getsockname()[1]}{os.sep}")
+            result = run("http_client", f"http://[::1]:{listener.getsockname()[1]}/")
         finally:
             thread.join()
         assert (result.returncode, result.stderr) == (0, "")

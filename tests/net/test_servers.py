@@ -979,7 +979,7 @@ def test_whatever_gives_something_to_await_is_a_handler(handler: Any) -> None:
 
 
 @pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
-@wine.closes_without_reset
+@wine.takes_a_reset_for_an_end
 @pytest.mark.parametrize("direction", ["reading", "writing"])
 def test_a_connection_that_its_peer_breaks_is_one_line_of_information(
     direction: str, caplog: pytest.LogCaptureFixture

@@ -721,6 +721,7 @@ def test_large_messages_arrive_intact_and_in_order(streams: Streams) -> None:
     flowno.run(root())
 
 
+@wine.is_slow
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.timeout(20)
 def test_the_cost_of_a_message_does_not_depend_on_the_pieces_in_which_it_comes() -> None:

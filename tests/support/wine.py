@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-__all__ = ["closes_without_reset", "is_slow", "says_nothing_of_locks"]
+__all__ = ["PATIENCE", "copies_no_files", "is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
 
 
 def _is_wine() -> bool:
@@ -17,8 +17,13 @@ def _is_wine() -> bool:
 
 _IS_WINE = _is_wine()
 
-closes_without_reset = pytest.mark.skipif(_IS_WINE, reason="Wine sends no reset where SO_LINGER asks for one")
+#: How many times as long as elsewhere a program may take to start and to run, before it counts as hung.
+PATIENCE = 6 if _IS_WINE else 1
+
+takes_a_reset_for_an_end = pytest.mark.skipif(_IS_WINE, reason="Wine's recv() gives a reset as the end of the stream")
 
 says_nothing_of_locks = pytest.mark.skipif(_IS_WINE, reason="Wine's C runtime refuses a locked file without an errno")
+
+copies_no_files = pytest.mark.skipif(_IS_WINE, reason="Wine 8 has no CopyFile2, and ends who calls it, as shutil does")
 
 is_slow = pytest.mark.skipif(_IS_WINE, reason="Wine takes a millisecond for each system call of a socket, and longer")

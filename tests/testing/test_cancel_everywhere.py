@@ -38,6 +38,10 @@ from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
 from tests.support.tasks import FOREVER
 
+sockets_are_fds = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows gives sockets other numbers than files, and does not say which are open"
+)
+
 pytestmark = pytest.mark.usefixtures("backend")
 
 Program = Callable[[], Coroutine[Any, Any, object]]
@@ -282,7 +286,7 @@ async def whose_task_does_not_close_a_socket() -> None:
     ("program", "problem"),
     [
         (that_does_not_close_a_socket, r"dropped, and not closed: unclosed <socket\.socket fd=\d+"),
-        (that_keeps_a_socket_open, r"fd \d+ is still open: a socket"),
+        pytest.param(that_keeps_a_socket_open, r"fd \d+ is still open: a socket", marks=sockets_are_fds),
         (that_does_not_release_a_lock, r"<TaskHandle that_does_not_release_a_lock cancelled> ended with a lock"),
         (with_a_task_that_does_not_release_a_lock, r"<TaskHandle that_does_not_release_a_lock cancelled> ended with a"),
         (that_leaves_a_task, r"<TaskHandle sleep alive> has not ended; it waits in SleepCommand\(0\.001\)"),
@@ -309,6 +313,7 @@ def test_what_is_left_behind_is_found(program: Program, problem: str) -> None:
 
 
 @pytest.mark.not_watched(reason="it closes an fd that may be one of the monitor's")
+@sockets_are_fds
 def test_a_closed_fd_of_another_is_found() -> None:
     one, other = system_socket.socketpair()
     with other:

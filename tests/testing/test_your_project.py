@@ -14,6 +14,7 @@ import pytest
 
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
 from tests.conftest import ROOT
+from tests.support import wine
 
 EXAMPLE = ROOT / "docs" / "examples" / "your_project"
 WORKFLOW = ".github/workflows/tests.yml"
@@ -63,6 +64,7 @@ def read_tox() -> configparser.ConfigParser:
     return tox
 
 
+@wine.copies_no_files
 def test_its_tests_pass_on_every_backend_by_the_entry_point_alone(project: Path) -> None:
     result = run(project, "pytest", "-v", "-p", "no:cacheprovider", timeout=50, PYTHONPATH="src")
     assert result.returncode == 0, result.stdout

@@ -86,11 +86,12 @@ _CLOSED = FdRecord(-1, bool, None)
 #: A connection that failed before it was accepted says nothing about the listening socket, accept(2): the next one is
 #: awaited. EPERM is a firewall's refusal; the network errors were pending on the new socket, and Linux passes them on.
 #: EOPNOTSUPP, which the manual has among them, is not here: it is also what a socket says that cannot listen at all.
+#: ENOTCONN is what Wine says, as its accept() asks for the address of a peer that has reset the connection.
 _CONNECTION_FAILED = frozenset(
     getattr(errno, name)
     for name in (
         "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
-        "ENETUNREACH", "ETIMEDOUT", "ECONNRESET",
+        "ENETUNREACH", "ETIMEDOUT", "ECONNRESET", "ENOTCONN",
     )
     if hasattr(errno, name)
 )  # fmt: skip
@@ -1182,11 +1183,11 @@ class SocketHandle:
                 code = self.socket.connect_ex(resolved)
             if code in _IN_PROGRESS:
                 command = SocketConnectCommand(self, record)
-                while True:
+                outcome = None
+                while outcome is None:
                     yield command
-                    code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-                    if code or self._is_connected():
-                        break
+                    outcome = self._outcome_of_connect()
+                code = outcome
             if code:
                 raise OSError(code, os.strerror(code))
         except OSError as error:
@@ -1194,6 +1195,21 @@ class SocketHandle:
         except TypeError as error:
             reason = str(error).removeprefix("connect_ex(): ")
             raise TypeError(f"connect() cannot take {address!r} for an address: {reason}") from None
+
+    def _outcome_of_connect(self) -> int | None:
+        """What has become of an attempt to connect: an errno, 0 for success, None while it goes on."""
+        code: int = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code or self._is_connected():
+            return code
+        # Mostly a readiness that meant nothing. But a peer can also have gone already, which Wine tells by neither of
+        # the two: there is no error and no address any more, and still an end of the stream.
+        try:
+            self.socket.recv(1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return None if error.errno == errno.ENOTCONN else error.errno
+        return 0
 
     def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
         """The address with its name replaced by the number that stands for it, found out in a worker thread."""
@@ -1224,7 +1240,7 @@ class SocketHandle:
         return is_internet and isinstance(address, tuple) and len(address) >= 2
 
     def _is_connected(self) -> bool:
-        """Whether there is a peer; without one, the readiness that was reported meant nothing."""
+        """Whether there is a peer."""
         try:
             self.socket.getpeername()
         except OSError as error:
