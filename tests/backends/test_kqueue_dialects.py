@@ -90,6 +90,15 @@ class TestPipeWithoutReader:
         assert not selector.get_map()
         assert selector.select(0) == []
 
+    def test_a_descriptor_that_was_closed_while_it_was_registered_is_not_taken_for_it(
+        self, selector: KqueueSelector, pipe: Pipe
+    ) -> None:
+        """A modify asks anew, and is refused: what is closed is not ready for ever."""
+        selector.register(pipe.writer, EVENT_READ)
+        pipe.close_writer()
+        assert refusal(lambda: selector.modify(pipe.writer, EVENT_WRITE)) == errno.EBADF
+        assert selector.select(0) == []
+
 
 class TestPipeThatLosesItsReader:
     """Differences 2 and 8: told once, or never, or as long as it lasts."""
