@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import flowno
-from flowno import EventLoop, FlownoError, serve_unix
+from flowno import BusyResourceError, EventLoop, FlownoError, serve_unix
 from flowno.debug import Monitor, trace
 from flowno.debug.asking import MonitorError, ask
 from flowno.debug.protocol import PROTOCOL
@@ -129,6 +129,17 @@ def test_a_file_of_somebody_else_is_left_as_it_is(make: Maker, folder: Path) -> 
     with pytest.raises((OSError, FlownoError)), make(folder / "made"):
         pass
     assert (folder / "made").read_text() == "theirs"
+    assert os.lstat(folder / "made").st_uid == NOBODY
+
+
+def test_a_dead_socket_of_somebody_else_is_not_replaced_by_a_monitor(folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a socket that is somebody else's")
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(folder / "made"))
+    os.chown(folder / "made", NOBODY, NOBODY)
+    with pytest.raises(BusyResourceError, match="there is something at"), Monitor(folder / "made"):
+        pass
     assert os.lstat(folder / "made").st_uid == NOBODY
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,23 @@ def test_the_socket_of_a_process_that_has_ended_is_replaced(path: str) -> None:
         listener.listen()
     with Monitor(path):
         assert ask(path).pid == os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses as the socket of nobody does")
+def test_the_socket_of_a_process_that_is_too_busy_to_accept_is_left(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ExitStack() as clients:
+        listener.bind(path)
+        listener.listen(0)
+        code = 0
+        while not code:
+            client = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            client.setblocking(False)
+            code = client.connect_ex(path)
+        assert code == errno.EAGAIN
+        before = identity(path)
+        with pytest.raises(BusyResourceError, match="there is something at .* already"):
+            Monitor(path)
+        assert identity(path) == before
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_it(folder: str) -> None:

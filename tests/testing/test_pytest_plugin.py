@@ -754,6 +754,27 @@ def test_a_test_that_never_waits_for_anything_ends_all_the_same(project: Project
     result.stdout.fnmatch_lines("*TimeoutError: test?select? took longer than 0.01 s; when*")
 
 
+def test_a_cancellation_that_has_not_arrived_by_the_end_of_a_step_does_not_reach_the_next_one(project: Project) -> None:
+    tests = """
+        @pytest.fixture
+        async def connection():
+            yield
+            await sleep(1)
+            print("cleaned up")
+
+        async def test_takes_too_long(connection):
+            with CancelScope(shield=True):
+                await sleep(90)
+
+        async def test_cancels_itself(connection):
+            current_task().cancel()
+    """
+    result = project.run(tests, IN_VIRTUAL_TIME, "-s")
+    result.assert_outcomes(failed=1, passed=1)
+    assert str(result.stdout).count("cleaned up") == 2
+    result.stdout.fnmatch_lines("*TimeoutError: test_takes_too_long?*? took longer than 60 s; when*")
+
+
 @pytest.mark.parametrize("limit", [0, 60])
 def test_a_deadlock_is_told_at_once(project: Project, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where other threads or a signal handler of the program could help, it is not: xdist and pytest-timeout have such.
@@ -1102,6 +1123,31 @@ def test_of_a_failed_test_the_leaks_are_told_and_not_counted_again(project: Proj
         "test?select? has also left something behind:",
         "  nobody joined: *OSError: address in use*",
     ])  # fmt: skip
+
+
+def test_a_test_that_is_run_again_is_judged_anew(project: Project) -> None:
+    """As pytest-rerunfailures and flaky do: the first run fails, and the second one leaves a handle behind."""
+    project.pytester.makeconftest("""
+        from _pytest.runner import runtestprotocol
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                reports = runtestprotocol(item, nextitem=nextitem, log=False)
+                item._initrequest()
+            for report in reports:
+                item.ihook.pytest_runtest_logreport(report=report)
+            return True
+    """)
+    tests = """
+        runs, kept = [], []
+
+        async def test():
+            runs.append(1)
+            assert len(runs) > 1
+            kept.append(socket())
+    """
+    result = project.run(tests)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines("*test?select? has left something behind:*")
 
 
 def test_a_test_still_sees_the_warnings_that_it_expects(project: Project) -> None:
