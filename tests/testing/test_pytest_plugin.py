@@ -767,7 +767,7 @@ def test_a_cancellation_that_has_not_arrived_by_the_end_of_a_step_does_not_reach
                 await sleep(90)
 
         async def test_cancels_itself(connection):
-            current_task().cancel()
+            current_event_loop().running_task.cancel()
     """
     result = project.run(tests, IN_VIRTUAL_TIME, "-s")
     result.assert_outcomes(failed=1, passed=1)
@@ -1132,7 +1132,6 @@ def test_a_test_that_is_run_again_is_judged_anew(project: Project) -> None:
         def pytest_runtest_protocol(item, nextitem):
             for _ in range(2):
                 reports = runtestprotocol(item, nextitem=nextitem, log=False)
-                item._initrequest()
             for report in reports:
                 item.ihook.pytest_runtest_logreport(report=report)
             return True
