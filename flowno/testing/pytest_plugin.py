@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pytest
 
 from ..core.event_loop.backend import ENVIRONMENT_VARIABLE, available_selectors, open_selector
+from ..core.event_loop.environment import FAULTS_VARIABLE
 from ..core.event_loop.errors import SelectorUnavailableError, UnknownSelectorError
 from ..core.event_loop.event_loop import EventLoop
 from ..core.event_loop.selector_names import terms_of
@@ -62,6 +63,7 @@ _settings: Final = pytest.StashKey[_Settings]()
 _chosen: Final = pytest.StashKey[dict[str, str | None]]()
 _backend: Final = pytest.StashKey[str]()
 _runner: Final = pytest.StashKey["Runner"]()
+_faults: Final = pytest.StashKey[str]()
 _has_failed: Final = pytest.StashKey[bool]()
 
 
@@ -310,11 +312,14 @@ def flowno_selector(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def flowno_loop(request: pytest.FixtureRequest, flowno_selector: str) -> Iterator[EventLoop]:
     """The event loop of the test, on each backend; async tests and fixtures run in it."""
+    from ..debug.faults import faults_of
     from .runner import Runner
 
     item = request.node
     options = _options(item)
     runner = item.stash[_runner] = Runner(flowno_selector, name=item.name, timeout=options.timeout)
+    faults = faults_of(runner.loop)
+    item.stash[_faults] = "" if faults is None else f", with {FAULTS_VARIABLE}={faults}"
     yield runner.loop
     del item.stash[_runner]  # pytest keeps the item to the end
     has_failed = item.stash[_has_failed]
@@ -440,12 +445,12 @@ def _report(item: pytest.Item, when: str, problems: list[str], *, fails: bool) -
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure says which backend it was on, and how to run just that."""
+    """A failure says which backend it was on, and under which faults, and how to run just that."""
     report = yield
     if report.failed and (choice := item.stash.get(_backend, None)) is not None:
         item.stash[_has_failed] = True
         again = _command_line("pytest", f"{SELECTOR_OPTION}={choice}", item.nodeid)
-        report.sections.append((f"on {choice}", f"to run just this: {again}"))
+        report.sections.append((f"on {choice}", f"to run just this{item.stash.get(_faults, '')}: {again}"))
     return report
 
 

@@ -12,8 +12,9 @@ import pytest
 import flowno_backends
 from flowno.core.event_loop import deadlock, operations
 from flowno.core.event_loop.backend import BUILT_IN, ENVIRONMENT_VARIABLE, available_selectors
-from flowno.core.event_loop.environment import DEBUG_VARIABLE
-from flowno.testing import runner  # pytester takes back what a run has imported, and not what is there before
+from flowno.core.event_loop.environment import DEBUG_VARIABLE, FAULTS_VARIABLE
+from flowno.debug import faults  # noqa: F401 - pytester takes back what a run has imported, and not what is there
+from flowno.testing import runner
 from tests.conftest import RunPython
 from tests.support.virtual_time import VirtualTimeSelector
 
@@ -304,9 +305,66 @@ def test_a_failure_names_the_backend_and_how_to_run_just_that(project_on_all: Pr
     result = project_on_all.run(tests)
     result.assert_outcomes(passed=len(USABLE) - 1, failed=1)
     result.stdout.fnmatch_lines(["*_ test_fails?select? _*", "*- on select -*"])
-    command = re.search(r"^to run just this: pytest (\S+) '?([^\s']+)'?$", str(result.stdout), re.MULTILINE)
+    command = re.search(r"^to run just this(?:, with \S+)?: pytest (\S+) '?([^\s']+)'?$", str(result.stdout), re.M)
     assert command is not None
     project_on_all.again(*command.groups()).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("asked_by", ["the environment", "a fixture"])
+def test_a_failure_names_the_faults_that_it_was_met_under(
+    project: Project, monkeypatch: pytest.MonkeyPatch, asked_by: str
+) -> None:
+    """With the seed that was picked: what has logged it may be a test that has passed, whose output nobody sees."""
+    if asked_by == "the environment":
+        monkeypatch.setenv(FAULTS_VARIABLE, "seed=random,byte=1")
+        fixture = ""
+    else:
+        monkeypatch.delenv(FAULTS_VARIABLE, raising=False)
+        fixture = """
+        @pytest.fixture(autouse=True)
+        def faults():
+            with flowno.testing.faults(byte=1):
+                yield
+        """
+    tests = f"""
+        import flowno.testing
+        {fixture}
+        async def test_passes():
+            pass
+
+        async def test_fails():
+            one, other = socketpair()
+            with one, other:
+                await one.sendAll(b"four")
+                assert await other.recv(4) == b"four"
+    """
+    result = project.run(tests)
+    result.assert_outcomes(passed=1, failed=1)
+    told = re.findall(r"^to run just this, with FLOWNO_FAULTS=(seed=\d+,byte=1): pytest ", str(result.stdout), re.M)
+    assert len(told) == 1
+    monkeypatch.setenv(FAULTS_VARIABLE, told[0])
+    again = project.again("-k", "test_fails", "-p", "no:logging")
+    again.assert_outcomes(failed=1, deselected=1)
+    if not fixture:
+        again.stdout.fnmatch_lines(f"to run just this, with FLOWNO_FAULTS={told[0]}: *")
+
+
+def test_faults_of_a_block_within_an_async_test_are_none_of_its_loop(project: Project) -> None:
+    tests = """
+        from flowno.testing import faults, faults_of
+
+        async def test_within():
+            with faults(7) as made:
+                assert faults_of(current_event_loop()) is not made
+
+        def test_around(flowno_selector):
+            async def main():
+                return faults_of(current_event_loop())
+
+            with faults(7) as made:
+                assert flowno.run(main()) is made
+    """
+    project.run(tests).assert_outcomes(passed=2)
 
 
 def test_loops_and_programs_of_a_test_use_the_same_backend(project: Project) -> None:
