@@ -129,6 +129,29 @@ def test_a_time_limit_around_a_request_ends_a_peer_that_makes_it_last(pause: flo
     assert ended == [pytest.approx(30, abs=0.01)]
 
 
+@unix_sockets
+@pytest.mark.parametrize(("is_caught", "levels"), [(True, []), (False, ["ERROR"])])
+def test_a_time_limit_is_an_error_in_the_log_unless_the_handler_catches_it(
+    is_caught: bool, levels: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(stream: Stream) -> None:
+        try:
+            with timeout(30):
+                await stream.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            if not is_caught:
+                raise
+            stream.abort()
+
+    async def main() -> None:
+        async with await serve_unix(handler, tmp_path / "socket") as server, connection(server) as silent:
+            assert await silent.recv(1) == b""
+
+    with in_virtual_time() as loop, caplog.at_level(logging.INFO, "flowno.net"):
+        loop.run_until_complete(main(), join=True)
+    assert [record.levelname for record in caplog.records if record.exc_info] == levels
+
+
 def test_a_peer_that_was_cut_off_from_the_net_is_found_out_where_the_listener_asks_for_it() -> None:
     """Nothing comes of it any more, not even a reset; keep-alive asks, and connections have it from their listener."""
     probes: list[int] = []
