@@ -97,6 +97,11 @@ def test_its_tox_skips_the_backends_that_ours_skips() -> None:
     assert read_tox()["testenv"]["platform"] == ours["testenv"]["platform"]
 
 
+def test_it_takes_the_flowno_that_pip_finds_unless_it_is_told_otherwise() -> None:
+    assert "{env:FLOWNO:flowno}" in read_tox()["testenv"]["deps"].split()
+    assert not re.search(r"\bFLOWNO\b", (EXAMPLE / WORKFLOW).read_text(encoding="utf-8"))
+
+
 def test_its_workflow_runs_every_environment_of_its_tox_once() -> None:
     """Read line by line: the workflow is ours, and a parser of YAML would be there for it alone."""
     text = (EXAMPLE / WORKFLOW).read_text(encoding="utf-8")
