@@ -1,4 +1,7 @@
-"""``faulty(selector)``: a selector that keeps its contract, and no more than that."""
+"""``faulty(selector)``: a selector that is a burden to its loop, which flowno's bears.
+
+It is none for other loops: it breaks rules that a selector has to keep, which ``flowno check`` finds out.
+"""
 
 import errno
 import os
@@ -20,11 +23,14 @@ _MOST_EARLY: Final = 2
 
 
 class FaultySelector(SelectorDecorator):
-    """Is as unhelpful as a level-triggered selector may be, by the seed and the rates of :doc:`/faults`.
+    """Is as unhelpful as what a flowno event loop must bear, by the seed and the rates of :doc:`/faults`.
 
     What is ready is reported late, split up and in any order; what is registered and not ready is reported, too; waits
-    end before their time, or with EINTR. No readiness is lost: what is withheld is reported by one of the next three
-    reports, and a wait in which nothing else comes reports it.
+    end before their time, or with InterruptedError, as those of Python did before :pep:`475`. No readiness is lost:
+    what is withheld is reported by one of the next three reports, and a wait in which nothing else comes reports it.
+
+    It is for the loops of flowno alone: that of asyncio believes a report that a connection is made, and ends with an
+    error of ``select``.
 
     Args:
         inner: The selector.
