@@ -283,9 +283,9 @@ class Bench:
             excused -= 1
 
     def require_long_waits(self, timeouts: Iterable[float | None], seconds: float) -> None:
-        """Require that waits with nothing ready last for some seconds, and no longer than until something is ready.
+        """Require that waits with nothing ready last for some seconds, but for those that are excused.
 
-        They are those of several selectors, at the same time: one after the other they would take the sum of it.
+        Each is that of another selector, and all are at the same time: one after the other they would take the sum.
         """
         ended: SimpleQueue[tuple[float | None, str]] = SimpleQueue()
 

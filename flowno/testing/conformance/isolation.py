@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -89,12 +90,20 @@ def _worker(choice: str, names: list[str], limit: float) -> Iterator[Callable[[f
 def _work(parent: Connection, choice: str, names: list[str], limit: float) -> None:
     """What the process does that runs the cases."""
     cases = {case.name: case for case in CASES}
+    _print_to_stderr()
     parent.send(None)
     try:
         for name in names:
             parent.send(outcome_of(cases[name], lambda: open_selector(choice).selector, limit=limit))
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(1)  # nobody wants to know any more
+
+
+def _print_to_stderr() -> None:
+    """Have what a selector prints, by whatever way, go to standard error: the output is that of who runs the cases."""
+    sys.stdout = sys.stderr
+    with suppress(OSError):  # there is none
+        os.dup2(2, 1)
 
 
 def _next(connection: Connection, process: BaseProcess, limit: float) -> Any:
