@@ -313,7 +313,9 @@ def registering_and_waiting_leaks_no_descriptor(bench: Bench) -> None:
     before = open_descriptors(limit)
     for _ in range(25):
         use_it()
-    bench.require_equal(open_descriptors(limit) - before, 0, "the number of descriptors that 25 rounds have left open")
+    left_open = open_descriptors(limit) - before
+    if left_open > 0:  # less than 0: the garbage collector has closed what is of others
+        bench.broken(f"25 rounds of register, modify, unregister and select have left {left_open} descriptors open")
 
 
 @case("close", "with", "get_key")
