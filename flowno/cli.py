@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -401,8 +401,9 @@ def _check(options: argparse.Namespace) -> None:
         return
     if options.selector is None:
         raise _UsageError("NAME is missing: the backend to check")
-    opened = _open_named(options.selector, options.selector)
-    opened.selector.close()
+    with redirect_stdout(sys.stderr):  # what a selector prints is no part of the outcome
+        opened = _open_named(options.selector, options.selector)
+        opened.selector.close()
     _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
 
 

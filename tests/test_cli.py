@@ -140,6 +140,33 @@ def test_check_as_json_has_every_outcome(run_python: RunPython) -> None:
     assert {row["result"] for row in rows} <= {"passed", "skipped"}
 
 
+TALKATIVE = """
+import os
+from flowno_backends import SelectSelector
+
+print("imported")
+
+class Talkative(SelectSelector):
+    def __init__(self):
+        super().__init__()
+        print("made")
+
+    def select(self, timeout=None):
+        print("asked")
+        os.write(1, b"written\\n")
+        return super().select(timeout)
+"""
+
+
+def test_what_a_selector_prints_does_not_spoil_the_outcome(run_python: RunPython, tmp_path: Path) -> None:
+    (tmp_path / "talkative.py").write_text(TALKATIVE, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "backends")])
+    arguments = ("check", "talkative:Talkative", "-k", "a result is a list", "--json")
+    result = run_python(FLOWNO, *arguments, env={"PYTHONPATH": path})
+    assert [row["result"] for row in json.loads(result.stdout)] == ["passed"]
+    assert set(result.stderr.splitlines()) == {"imported", "made", "asked", "written"}
+
+
 def test_check_lists_every_rule_with_its_cases(run_python: RunPython) -> None:
     result = run_python(FLOWNO, "check", "--rules")
     assert (result.returncode, result.stderr) == (0, "")

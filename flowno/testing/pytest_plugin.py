@@ -204,7 +204,10 @@ def _options(item: pytest.Item) -> _Options:
             f"pytest.mark.flowno(timeout={given['timeout']!r}): it is a number of seconds, 0 for no limit",
             pytrace=False,
         )
-    return _Options(timeout, bool(given.get("allow_leaks", False)))
+    allow_leaks = given.get("allow_leaks", False)
+    if not isinstance(allow_leaks, bool):
+        pytest.fail(f"pytest.mark.flowno(allow_leaks={allow_leaks!r}): it is a bool, True or False", pytrace=False)
+    return _Options(timeout, allow_leaks)
 
 
 # ----------------------------------------------------------------------------------------------------------- collection

@@ -41,6 +41,11 @@ def inode_of(fd: int) -> int:
     return os.fstat(fd).st_ino
 
 
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 # -------------------------------------------------------------------------------------------------------- bookkeeping
 
 
@@ -73,6 +78,22 @@ class ReportsTheFirstKey(SelectSelector):
 
     def select(self, timeout: float | None = None) -> Ready:
         return [(self.seen.setdefault(key.fd, key), events) for key, events in super().select(timeout)]
+
+
+class ReturnsTheOldResult(SelectSelector):
+    """Where nothing is ready, what was reported before is returned once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.old: Ready = []
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        if ready:
+            self.old = ready
+            return ready
+        ready, self.old = self.old, []
+        return ready
 
 
 class TakesAnyMask(SelectSelector):
@@ -201,6 +222,17 @@ class LeaksADescriptor(SelectSelector):
         super().__init__()
         self.own = os.open(os.devnull, os.O_RDONLY)
         weakref.finalize(self, os.close, self.own)
+
+
+class LeaksWithEachSelect(SelectSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: list[int] = []
+        weakref.finalize(self, close_all, self.own)
+
+    def select(self, timeout: float | None = None) -> Ready:
+        self.own.append(os.open(os.devnull, os.O_RDONLY))
+        return super().select(timeout)
 
 
 class GivesItsDescriptorToAll(LeaksADescriptor):
@@ -377,6 +409,11 @@ class IsImpatient(SelectSelector):
         return super().select(0)
 
 
+class WaitsNoLongerThanThis(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(0.1 if timeout is None else min(timeout, 0.1))
+
+
 class Oversleeps(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         if timeout:
@@ -458,6 +495,15 @@ class LooksForNumbers(SelectSelector):
         return super().unregister(fileobj if isinstance(fileobj, int) else fileobj.fileno())
 
 
+class FindsWhatIsEqual(SelectSelector):
+    """Goes by equality where there is no number to go by."""
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        if fileobj not in self.get_map():
+            fileobj = next((key.fd for key in self.get_map().values() if key.fileobj == fileobj), fileobj)
+        return super().unregister(fileobj)
+
+
 class SpinsOnTheClosed(SelectSelector):
     """Returns at once where one is closed, and does not say which."""
 
@@ -516,6 +562,7 @@ BROKEN: Final[dict[str, Any]] = {
     "unregister_returns_the_last_key": ReturnsTheFirstKey,
     "new_data_comes_with_the_next_report": ReportsTheFirstKey,
     "what_was_registered_before_is_not_reported_for_what_is_now": ReportsTheFirstKey,
+    "an_old_result_is_not_returned_again": ReturnsTheOldResult,
     "register_refuses_events_that_are_no_mask": TakesAnyMask,
     "modify_refuses_events_that_are_no_mask": TakesAnyMask,
     "register_refuses_a_negative_descriptor": TakesNonsense,
@@ -535,6 +582,7 @@ BROKEN: Final[dict[str, Any]] = {
     "closing_twice_does_nothing": ClosesOnce,
     "closing_leaves_the_registered_files_open": ClosesTheFiles,
     "opening_and_closing_leaks_no_descriptor": LeaksADescriptor,
+    "registering_and_waiting_leaks_no_descriptor": LeaksWithEachSelect,
     "leaving_a_with_block_closes": NeverCloses,
     "the_descriptor_of_a_selector_is_not_inherited": GivesItsDescriptorToAll,
     "the_map_is_live": HasADict,
@@ -577,6 +625,7 @@ BROKEN: Final[dict[str, Any]] = {
     "what_is_ready_is_not_waited_for": WaitsFirst,
     "a_wait_is_never_shorter_than_asked_for": IsImpatient,
     "a_wait_with_nothing_registered_is_never_shorter_than_asked_for": IsImpatient,
+    "a_wait_is_not_ended_without_a_reason_time_and_again": WaitsNoLongerThanThis,
     "a_wait_comes_to_its_end": Oversleeps,
     "fractions_of_a_millisecond_are_kept": CountsMilliseconds,
     "any_length_is_accepted": CountsInAnInt,
@@ -601,6 +650,7 @@ BROKEN: Final[dict[str, Any]] = {
     # hostile descriptors
     "a_closed_descriptor_is_unregistered_by_number": UnregistersTheOpen,
     "a_closed_object_is_unregistered_by_identity": LooksForNumbers,
+    "an_equal_object_is_not_taken_for_the_registered_one": FindsWhatIsEqual,
     "a_closed_descriptor_does_not_make_select_raise": selectors.SelectSelector,
     "many_closed_descriptors_do_not_hide_the_others": SpinsOnTheClosed,
     "a_closed_descriptor_does_not_make_a_wait_return_with_nothing": SpinsOnTheClosed,

@@ -149,6 +149,23 @@ def test_an_error_that_no_rule_foresees_names_the_line_and_the_rule_of_the_case(
     )
 
 
+@pytest.mark.parametrize("name", ["a_result_is_a_list_of_pairs", "nan_is_refused", "closing_twice_does_nothing"])
+def test_the_message_of_a_failure_is_of_a_size_that_can_be_read(name: str) -> None:
+    class IsVerbose(SelectSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            return ["start", *range(10_000), "end"]
+
+        def close(self) -> None:
+            raise RuntimeError("start", *range(10_000), "end")
+
+    outcome = outcome_of(BY_NAME[name], IsVerbose)
+    assert (outcome.result, outcome.rule) == ("failed", "result" if "list" in name else BY_NAME[name].rule)
+    assert len(outcome.reason) < 1100
+    assert "start" in outcome.reason
+    assert "end" in outcome.reason
+    assert re.search(r" \.\.\. \([\d,]+ characters\) \.\.\. ", outcome.reason)
+
+
 def test_a_decorator_that_checks_is_believed() -> None:
     case = BY_NAME["register_refuses_a_negative_descriptor"]
     outcome = outcome_of(case, lambda: CheckSelector(BROKEN[case.name]()))
@@ -186,6 +203,10 @@ class Hangs(SelectSelector):
 class TakesNaN(SelectSelector):
     def select(self, timeout=None):
         return super().select(0 if timeout != timeout else timeout)
+
+class AlwaysHangs(SelectSelector):
+    def __init__(self):
+        time.sleep(3600)
 """
 
 #: Of a few quick cases, before, at and after the ones that these selectors do not survive.
@@ -196,6 +217,18 @@ import sys
 from flowno.testing.conformance import CASES, isolation
 isolation._GRACE = 0.5
 for outcome in isolation.check_selector(sys.argv[1], [case for case in CASES if case.rule in {FEW}], limit=2):
+    print(outcome.case, outcome.result, outcome.rule, outcome.reason, sep="|")
+"""
+
+
+#: With small numbers, so that it does not take long.
+GIVEN_UP = """
+import sys
+from flowno.testing.conformance import CASES, isolation
+isolation._GRACE, isolation._IN_ALL = 0.5, 3
+by_name = {case.name: case for case in CASES}
+cases = [by_name[name] for name in sys.argv[3:]]
+for outcome in isolation.check_selector(sys.argv[1], cases, limit=float(sys.argv[2])):
     print(outcome.case, outcome.result, outcome.rule, outcome.reason, sep="|")
 """
 
@@ -225,6 +258,35 @@ def test_a_case_that_takes_its_process_along_fails_alone(
         ["nan_is_refused", "failed", "end", reason],
         ["nan_is_refused_with_nothing_registered", "failed", "end", reason],
     ]
+
+
+def test_a_selector_that_always_hangs_is_given_up(run_with_selectors: Callable[..., Any]) -> None:
+    names = [case.name for case in CASES[:6]]
+    result = run_with_selectors(GIVEN_UP, "their_selectors:AlwaysHangs", "0.2", *names)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = [line.split("|") for line in result.stdout.splitlines()]
+    assert [row[:3] for row in rows[:3]] == [[name, "failed", "end"] for name in names[:3]]
+    reason = "not tried: 3 in a row did not come to their end"
+    assert rows[3:] == [[name, "skipped", BY_NAME[name].rule, reason] for name in names[3:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("Hangs", ["skipped", "nan", "not tried: 3 in all did not come to their end"]),
+        ("Crashes", ["failed", "end", "the interpreter ended with exit code 3"]),
+    ],
+)
+def test_a_selector_that_hangs_time_and_again_is_given_up_and_one_that_crashes_is_not(
+    run_with_selectors: Callable[..., Any], name: str, last: list[str]
+) -> None:
+    bad, good = "nan_is_refused", "register_returns_the_key_of_the_registration"
+    names = [bad, bad, good, bad, bad]
+    result = run_with_selectors(GIVEN_UP, f"their_selectors:{name}", "2", *names)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = [line.split("|") for line in result.stdout.splitlines()]
+    assert [row[1] for row in rows[:-1]] == ["failed" if name == bad else "passed" for name in names[:-1]]
+    assert rows[-1] == [bad, *last]
 
 
 #: Without ``if __name__ == "__main__":``, which multiprocessing needs: the process fails while it starts.

@@ -202,12 +202,17 @@ def test_what_the_marker_does_not_take_is_an_error(project: Project) -> None:
         @pytest.mark.flowno(timeout="soon")
         async def test_value():
             pass
+
+        @pytest.mark.flowno(allow_leaks="no")
+        async def test_bool():
+            pass
     """
     result = project.run(tests)
-    result.assert_outcomes(errors=2)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines([
         "pytest.mark.flowno takes timeout= and allow_leaks=, not 'poll', timout",
         "pytest.mark.flowno(timeout='soon'): it is a number of seconds, 0 for no limit",
+        "pytest.mark.flowno(allow_leaks='no'): it is a bool, True or False",
     ])  # fmt: skip
 
 

@@ -47,6 +47,7 @@ RULES: Final[dict[str, str]] = CALL_RULES | {
     "claims": "what the capabilities of a selector say of it is so",
     "independence": "a selector knows nothing of the others, and may be used in any one thread",
     "fork": "a forked child and its parent have the same registrations, and change their own alone",
+    "leak": "no call leaves more descriptors open than the selector and its registrations need",
     "close": "close gives back what the selector holds of the system, and leaves the registered files open",
     "mapping": "get_key and get_map, where there are any, know what is registered, as the standard library's do",
     "end": "every call comes to its end, and leaves the interpreter running",

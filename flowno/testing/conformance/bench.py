@@ -10,9 +10,11 @@ import struct
 import threading
 import time
 import unittest
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cached_property
+from queue import Empty, SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, NoReturn, Self, TypeVar
@@ -21,7 +23,19 @@ from ...core.event_loop.backend import FileObject, Selector
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import NEEDS
 
-__all__ = ["BOTH", "PATIENCE", "Bench", "FakeFile", "Pair", "Pipe", "drain", "fill", "lowest_descriptor", "reset"]
+__all__ = [
+    "BOTH",
+    "PATIENCE",
+    "Bench",
+    "FakeFile",
+    "Pair",
+    "Pipe",
+    "drain",
+    "fill",
+    "lowest_descriptor",
+    "open_descriptors",
+    "reset",
+]
 
 BOTH: Final = EVENT_READ | EVENT_WRITE
 
@@ -268,6 +282,44 @@ class Bench:
                 )
             excused -= 1
 
+    def require_long_waits(self, timeouts: Iterable[float | None], seconds: float) -> None:
+        """Require that waits with nothing ready last for some seconds, but for those that are excused.
+
+        Each is that of another selector, and all are at the same time: one after the other they would take the sum.
+        """
+        ended: SimpleQueue[tuple[float | None, str]] = SimpleQueue()
+
+        def wait(selector: Selector, timeout: float | None) -> None:
+            try:
+                outcome = f"returned {selector.select(timeout)!r}"
+            except Exception as error:
+                outcome = f"raised {error!r}"
+            ended.put((timeout, outcome))
+
+        peers, threads = [], []
+        for timeout in (timeout for timeout in timeouts for _ in range(self._excused + 1)):
+            (ours, peer), selector = self.pair(), self.make_selector()
+            selector.register(ours, EVENT_READ)
+            peers.append(peer)
+            threads.append(threading.Thread(target=wait, args=(selector, timeout), daemon=True))
+            threads[-1].start()
+        try:
+            counts: Counter[float | None] = Counter()
+            deadline = time.monotonic() + seconds
+            while (rest := deadline - time.monotonic()) > 0:
+                try:
+                    timeout, outcome = ended.get(timeout=rest)
+                except Empty:
+                    break
+                counts[timeout] += 1
+                if counts[timeout] > self._excused:
+                    self.broken(f"select({timeout!r}) {outcome} while nothing was ready, time and again")
+        finally:
+            for peer in peers:
+                peer.send(b"x")
+            for thread in threads:
+                thread.join(PATIENCE)
+
     def require_no_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
         """Require that a call of select reports this at once."""
         started = time.monotonic()
@@ -329,3 +381,13 @@ def lowest_descriptor() -> int:
     """The number that the next file gets."""
     with socket.socket() as sock:
         return sock.fileno()
+
+
+def open_descriptors(limit: int) -> int:
+    """How many of the descriptors below a limit are open."""
+    found = 0
+    for fd in range(limit):
+        with suppress(OSError):
+            os.fstat(fd)
+            found += 1
+    return found

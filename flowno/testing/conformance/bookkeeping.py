@@ -5,7 +5,7 @@ import threading
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
-from .bench import BOTH, PATIENCE, Bench, FakeFile, lowest_descriptor
+from .bench import BOTH, PATIENCE, Bench, FakeFile, drain, lowest_descriptor, open_descriptors
 from .case import Group
 
 BOOKKEEPING = Group("bookkeeping")
@@ -62,6 +62,34 @@ def what_was_registered_before_is_not_reported_for_what_is_now(bench: Bench) -> 
         bench.require_reported_data(data)
         bench.selector.unregister(ours)
     bench.require_reported({})
+
+
+@case("reported-key")
+def an_old_result_is_not_returned_again(bench: Bench) -> None:
+    (ours, peer), (idle, _) = bench.pair(), bench.pair()
+
+    def modify(data: int) -> None:
+        bench.selector.modify(ours, EVENT_READ, data)
+
+    def register_again(data: int) -> None:
+        bench.selector.unregister(ours)
+        bench.selector.register(ours, EVENT_READ, data)
+
+    def unregister(_: int) -> None:
+        bench.selector.unregister(ours)
+
+    bench.selector.register(idle, EVENT_READ, "idle")
+    bench.selector.register(ours, EVENT_READ, 0)
+    for data, change in enumerate((modify, register_again, unregister)):
+        peer.send(b"x")
+        bench.until_ready(ours)
+        bench.require_reported({ours.fileno(): EVENT_READ})
+        drain(ours)
+        change(data + 1)
+        for timeout in (0, 0.001):  # what is registered may be reported though it is not ready, what was may not
+            found = [key.data for key, _ in bench.selector.select(timeout)]
+            if data in found:
+                bench.broken(f"select({timeout}) reported the data {found}, and the registration with {data} had ended")
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals
@@ -266,6 +294,28 @@ def opening_and_closing_leaks_no_descriptor(bench: Bench) -> None:
         selector.register(ours, EVENT_READ)
         selector.close()
     bench.require_equal(lowest_descriptor(), before, "the lowest free fd after 25 selectors were opened and closed")
+
+
+@case("leak", "posix")
+def registering_and_waiting_leaks_no_descriptor(bench: Bench) -> None:
+    ours, _ = bench.pair()
+
+    def use_it() -> None:
+        bench.selector.register(ours, EVENT_READ)
+        bench.selector.select(0)
+        bench.selector.modify(ours, EVENT_WRITE)
+        bench.selector.select(0.0001)
+        bench.selector.unregister(ours)
+        bench.selector.select(0)
+
+    use_it()  # what is opened at the first use, and kept, is no leak
+    limit = lowest_descriptor() + 1000
+    before = open_descriptors(limit)
+    for _ in range(25):
+        use_it()
+    left_open = open_descriptors(limit) - before
+    if left_open > 0:  # less than 0: the garbage collector has closed what is of others
+        bench.broken(f"25 rounds of register, modify, unregister and select have left {left_open} descriptors open")
 
 
 @case("close", "with", "get_key")

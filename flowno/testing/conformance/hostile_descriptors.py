@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
 from .bench import BOTH, Bench, FakeFile, Pair, drain
@@ -46,6 +46,28 @@ def a_closed_object_is_unregistered_by_identity(bench: Bench) -> None:
         bench.require_equal(
             unregistered.fileobj is key.fileobj, True, "whether unregister has found the object it was given"
         )
+
+
+@case("unregister")
+def an_equal_object_is_not_taken_for_the_registered_one(bench: Bench) -> None:
+    numbers = [sock.fileno() for sock in bench.pair()]
+    stranger = FakeFile(-1)  # equal to all others, and without a number that could tell it from them
+    for is_open in (True, False):
+        for turn in (1, -1):  # whether it is the first or the last of them that would be found
+            files = [FakeFile(number) for number in numbers]
+            for file in files:
+                bench.selector.register(file, EVENT_READ)
+            if not is_open:
+                for file in files:
+                    file.fd = -1
+            for call, *events in ((bench.selector.modify, EVENT_READ), (bench.selector.unregister,)):
+                with suppress(KeyError, ValueError):  # a ValueError by those who ask for the number first
+                    bench.broken(
+                        f"{call.__name__} of an object that nobody has registered returned {call(stranger, *events)!r}"
+                    )
+            for file in files[::turn]:
+                found = bench.selector.unregister(file).fileobj
+                bench.require_equal(found is file, True, "whether unregister has found the object it was given")
 
 
 @case("select-raises", "posix")

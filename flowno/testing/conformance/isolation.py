@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,10 @@ __all__ = ["check_selector"]
 _GRACE: Final = 5.0
 _START: Final = 60.0
 
+#: How many cases may not come to their end, in a row and in all, before the others are given up.
+_IN_A_ROW: Final = 3
+_IN_ALL: Final = 5
+
 _NOT_STARTED: Final = "the process that runs the cases did not start"
 
 
@@ -35,27 +40,45 @@ def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float =
         limit: Seconds that a case may take.
 
     Yields:
-        What came of each, as soon as it is known.
+        What came of each, as soon as it is known. Where three in a row or five in all have not come to their end, the
+        others are skipped.
 
     Raises:
         RuntimeError: Such a process could not be started. It is started by ``multiprocessing``, which imports the main
             module in it: a program that calls this has ``if __name__ == "__main__":`` around what it does.
     """
     left = list(cases)
-    while left:
+    hung: list[bool] = []
+    while left and not _too_many(hung):
         with _worker(choice, [case.name for case in left], limit) as answer:
-            while left:
+            while left and not _too_many(hung):
                 case = left.pop(0)
                 try:
                     outcome: Outcome = answer(limit + _GRACE)
-                except _NoAnswerError as ended:
-                    yield Outcome(case.name, case.group, "failed", "end", str(ended))
+                except _NoAnswerError as error:
+                    hung.append(not isinstance(error, _EndedError))
+                    yield Outcome(case.name, case.group, "failed", "end", str(error))
                     break
+                hung.append(outcome.rule == "end")
                 yield outcome
+    for case in left:
+        reason = f"not tried: {_too_many(hung)} did not come to their end"
+        yield Outcome(case.name, case.group, "skipped", case.rule, reason)
+
+
+def _too_many(hung: list[bool]) -> str:
+    """How many cases have hung where that is enough, in words, given for each whether it has."""
+    if hung[-_IN_A_ROW:] == [True] * _IN_A_ROW:
+        return f"{_IN_A_ROW} in a row"
+    return f"{_IN_ALL} in all" if sum(hung) >= _IN_ALL else ""
 
 
 class _NoAnswerError(Exception):
-    """The process has ended, or said nothing in time."""
+    """The process said nothing in time."""
+
+
+class _EndedError(_NoAnswerError):
+    """The process has ended."""
 
 
 @contextmanager
@@ -89,6 +112,7 @@ def _worker(choice: str, names: list[str], limit: float) -> Iterator[Callable[[f
 def _work(parent: Connection, choice: str, names: list[str], limit: float) -> None:
     """What the process does that runs the cases."""
     cases = {case.name: case for case in CASES}
+    _print_to_stderr()
     parent.send(None)
     try:
         for name in names:
@@ -97,18 +121,26 @@ def _work(parent: Connection, choice: str, names: list[str], limit: float) -> No
         sys.exit(1)  # nobody wants to know any more
 
 
+def _print_to_stderr() -> None:
+    """Have what a selector prints, by whatever way, go to standard error: the output is that of who runs the cases."""
+    sys.stdout = sys.stderr
+    with suppress(OSError):  # there is none
+        os.dup2(2, 1)
+
+
 def _next(connection: Connection, process: BaseProcess, limit: float) -> Any:
     """What the process says next.
 
     Raises:
-        _NoAnswerError: It has ended, or says nothing within its time.
+        _EndedError: It has ended.
+        _NoAnswerError: It says nothing within its time.
     """
     try:
         if connection.poll(limit):
             return connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        raise _NoAnswerError(f"the interpreter ended with {_in_words(process.exitcode or 0)}") from None
+        raise _EndedError(f"the interpreter ended with {_in_words(process.exitcode or 0)}") from None
     raise _NoAnswerError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
 
 

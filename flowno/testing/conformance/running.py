@@ -25,6 +25,9 @@ __all__ = ["LIMIT", "Outcome", "outcome_of", "prove"]
 #: Seconds that a case may take. Most take less than a thousandth of it.
 LIMIT: Final = 10.0
 
+#: Characters that the message of a failure may have, give or take a few: a result may be of any size.
+_LONGEST: Final = 1000
+
 #: Where their functions stand.
 _FILES: Final = frozenset(case.prove.__code__.co_filename for case in CASES)
 
@@ -64,6 +67,21 @@ def prove(case: Case, make: Callable[[], Selector], *, limit: float = LIMIT, str
         ProtocolViolation: A rule is broken.
         unittest.SkipTest: It takes what the selector or the machine has not.
     """
+    try:
+        _prove(case, make, limit, strict)
+    except ProtocolViolation as violation:
+        message = str(violation)
+        if len(message) <= _LONGEST:
+            raise
+        half = _LONGEST // 2
+        left_out = len(message) - 2 * half
+        raise ProtocolViolation(
+            violation.rule, f"{message[:half]} ... ({left_out:,} characters) ... {message[-half:]}"
+        ) from None
+
+
+def _prove(case: Case, make: Callable[[], Selector], limit: float, strict: bool) -> None:
+    """As :func:`prove`, with messages of any length."""
     try:
         with _alarm_after(limit), Bench(case.rule, make, strict=strict) as bench:
             bench.require_needs(case.needs)

@@ -17,6 +17,9 @@ _SHORT: Final = (1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0205)
 #: Those that no C int holds in milliseconds, or no system call takes.
 _HUGE: Final = (1e6 + 0.5, 2_147_483.0, 2_147_483.648, 1e7, 1e10, 1e20, 1e300, math.inf)
 
+#: Seconds that a wait with a long timeout is watched: more than the two that a careful selector may cut it to.
+_LONG: Final = 2.5
+
 _NO_TIME: Final = (0, 0.0, -0.0, -1e-9, -1, -1e10, -math.inf)
 
 
@@ -54,6 +57,11 @@ def a_wait_is_never_shorter_than_asked_for(bench: Bench) -> None:
 def a_wait_with_nothing_registered_is_never_shorter_than_asked_for(bench: Bench) -> None:
     for timeout in _SHORT:
         bench.require_wait(timeout, times=4)
+
+
+@case("early")
+def a_wait_is_not_ended_without_a_reason_time_and_again(bench: Bench) -> None:
+    bench.require_long_waits((None, 86_400), _LONG)
 
 
 @case("late")
