@@ -297,9 +297,11 @@ def _by(own: Callable[..., T]) -> Callable[..., T]:
     @wraps(own)
     def by(self: SocketHandle, function: Callable[..., Any], *args: Any, **options: Any) -> T:
         loop = here.loop
-        if loop is not None and getattr(function, "__self__", None) is self.socket:
+        bound = getattr(function, "__wrapped__", function)  # a trace counts what it gives
+        if loop is not None and getattr(bound, "__self__", None) is self.socket:
             _take_in(self, loop.fds)
-            function = getattr(self.socket, function.__name__)
+            if bound is function:
+                function = getattr(self.socket, function.__name__)
         return own(self, function, *args, **options)
 
     return by

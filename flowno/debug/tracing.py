@@ -628,9 +628,12 @@ def _counted_by(method: Any, direction: int) -> Any:
     """A method of handles that operates by a function it is given, whose result is, or begins with, what is counted."""
 
     def operate(self: SocketHandle, function: Any, *args: Any, **kwargs: Any) -> Any:
+        sock = getattr(function, "__self__", None)
+
         @wraps(function)
         def counted(*args: Any) -> Any:
-            result = function(*args)
+            # By its name, as the socket may be of another class by now, with faults.
+            result = function(*args) if sock is None else getattr(sock, function.__name__)(*args)
             _count(direction, result[0] if isinstance(result, tuple) else result)
             return result
 
