@@ -429,12 +429,13 @@ class Agreement(RuleBasedStateMachine):
                 assert side.selector.select(self.patience), f"{side.name}: a wait has returned nothing"
             elif expected <= {Readiness.NO}:
                 # A backend may be woken by what it was not rid of yet, and is rid of it then.
-                assert any(_lasts(side.selector, 0.002) for _ in range(3)), f"{side.name}: a wait has ended early"
+                assert any(_lasts(side, 0.002) for _ in range(3)), f"{side.name}: a wait has ended early"
 
 
-def _lasts(selector: Any, seconds: float) -> bool:
+def _lasts(side: Side, seconds: float) -> bool:
     started = time.monotonic()
-    assert selector.select(seconds) == []
+    reported = side.selector.select(seconds)
+    assert reported == [], f"{side.name}: nothing is ready, and it reports {reported}"
     return time.monotonic() - started >= seconds * 0.99
 
 
