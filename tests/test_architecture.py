@@ -34,8 +34,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # What it may name in an annotation, by an import under TYPE_CHECKING, but not load.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    f"{LOOP}.event_loop": (f"{LOOP}.selectors",),
-    f"{LOOP}.commands": (f"{LOOP}.selectors",),
+    f"{LOOP}.event_loop": (f"{LOOP}.selectors", f"{LOOP}.sockets"),
+    f"{LOOP}.commands": (f"{LOOP}.selectors", f"{LOOP}.sockets"),
 }
 SYSTEM_CALLS = {"time.monotonic", "socket.socket", "socket.socketpair", "socket.getaddrinfo"}
 

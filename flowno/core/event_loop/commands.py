@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .limiters import CapacityLimiter
     from .queues import BaseQueue
     from .scopes import TaskGroup
-    from .selectors import SocketHandle
     from .signals import SignalReceiver
+    from .sockets import SocketHandle
     from .synchronization import Condition, Event, Lock, Semaphore
     from .tasks import TaskHandle
     from .threads import ThreadJob

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .backend import FileObject, Selector
     from .commands import SocketCheckCommand, SocketCommand
     from .inbox import Inbox
-    from .selectors import SocketHandle
+    from .sockets import SocketHandle
     from .tasks import TaskHandle
 
 __all__ = ["FdRecord", "FdTable", "Identity", "identity_of", "is_same"]

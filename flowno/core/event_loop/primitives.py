@@ -19,7 +19,7 @@ from .commands import (
 )
 from .operations import coroutine
 from .running import current_world, required_event_loop
-from .selectors import SocketHandle
+from .sockets import SocketHandle
 from .tasks import DONE, GIVE_WAY, checked_name
 from .timers import checked_seconds
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from .backend import FileObject
-    from .selectors import Address
+    from .sockets import Address
     from .tasks import TaskHandle
     from .tls import TLSSocketHandle
 

@@ -29,7 +29,7 @@ from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
-from .selectors import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
+from .sockets import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over

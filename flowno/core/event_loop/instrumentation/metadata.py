@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from ..selectors import Address, SocketHandle
+    from ..sockets import Address, SocketHandle
 
 __all__ = [
     "InstrumentationMetadata",

@@ -14,7 +14,7 @@ from ..errors import ClosedResourceError
 from ..exchange import Replacement
 from ..queues import BaseQueue
 from ..running import current_task, current_world
-from ..selectors import _CLOSED, Address, SocketHandle
+from ..sockets import _CLOSED, Address, SocketHandle
 from .metadata import (
     InstrumentationMetadata,
     ReadySocketInstrumentationMetadata,
