@@ -11,9 +11,10 @@ import socket as _socket
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from ..core.event_loop.addresses import addresses_of, check_port
 from ..core.event_loop.running import required_event_loop
 from ..core.event_loop.tasks import completed
-from ..core.event_loop.threads import addresses_of, check_port, look_up
+from ..core.event_loop.threads import look_up
 from .arguments import check_host
 
 __all__ = ["AddressInfo", "getaddrinfo", "getnameinfo"]

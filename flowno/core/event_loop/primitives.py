@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import ssl
     from typing import NoReturn
 
+    from .addresses import Address
     from .backend import FileObject
-    from .sockets import Address
     from .tasks import TaskHandle
     from .tls import TLSSocketHandle
 

@@ -36,10 +36,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .addresses import Address
 from .backend import default_selector_name
 from .errors import EventLoopError
 from .running import current_event_loop
-from .sockets import Address, SocketHandle
+from .sockets import SocketHandle
 
 if TYPE_CHECKING:
     from .tls import TLSSocketHandle

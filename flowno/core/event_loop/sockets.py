@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, overload
 
+from .addresses import AF_UNIX, Address, check_address, resolve
 from .commands import (
     Command,
     SleepCommand,
@@ -29,7 +30,6 @@ from .fd_table import FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
 from .tasks import completed
-from .threads import addresses_of, check_name, check_port
 from .words import address_of
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["Address", "SocketHandle"]
-
-Address: TypeAlias = Any
-"""An address as the socket's family has it: ``(host, port)`` for IPv4 and IPv6, a path for a Unix socket."""
+__all__ = ["SocketHandle"]
 
 T = TypeVar("T")
 
@@ -76,8 +73,6 @@ _FILE_CHUNK = 262_144
 
 #: What os.sendfile says where it cannot take this file, or this socket, sendfile(2) of Linux, FreeBSD and macOS.
 _NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.ENOTSUP})
-
-_AF_UNIX: int | None = getattr(_socket, "AF_UNIX", None)
 
 #: Received fds are not for the programs that this one starts, as no fd of Python's is, PEP 446.
 _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
@@ -184,7 +179,7 @@ class SocketHandle:
             ValueError: The host can be no name, or the port is not 0 to 65535.
             ClosedResourceError: The handle is closed.
         """
-        self._check_address(address)
+        check_address(self.socket, address)
         is_tcp = self.socket.family in (_socket.AF_INET, _socket.AF_INET6) and self.socket.type == _socket.SOCK_STREAM
         try:
             if is_tcp:
@@ -217,7 +212,7 @@ class SocketHandle:
             ValueError: The host can be no name, or the port is not 0 to 65535.
             ClosedResourceError: The handle is closed.
         """
-        self._check_address(address)
+        check_address(self.socket, address)
         self._connect_blocking(address, self.connect_timeout)
 
     def close(self) -> None:
@@ -937,7 +932,7 @@ class SocketHandle:
         """
         if to is not None:
             try:
-                args = (*args, (yield from self._resolve(to)))
+                args = (*args, (yield from resolve(self.socket, to)))
             except OSError as error:
                 raise self._failure(error, function.__name__, to) from None
         record = self._record
@@ -1071,8 +1066,8 @@ class SocketHandle:
         if isinstance(error, (ConnectionError, TimeoutError)):
             self._lost = error.args
         if address is not None:
-            if error.errno is None:  # found by Python, not by the system: a path too long for _AF_UNIX, and the like
-                error = OSError(errno.ENAMETOOLONG if self.socket.family == _AF_UNIX else errno.EINVAL, str(error))
+            if error.errno is None:  # found by Python, not by the system: a path too long for AF_UNIX, and the like
+                error = OSError(errno.ENAMETOOLONG if self.socket.family == AF_UNIX else errno.EINVAL, str(error))
             error.filename = address  # str() shows it behind the reason
         return error
 
@@ -1139,12 +1134,12 @@ class SocketHandle:
         try:
             if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
                 raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
-            resolved = yield from self._resolve(address)
+            resolved = yield from resolve(self.socket, address)
             code = self.socket.connect_ex(resolved)
             if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
                 code = self.socket.connect_ex(resolved)
             pause = _FIRST_PAUSE
-            while code == errno.EAGAIN and self.socket.family == _AF_UNIX:  # the backlog is full, and nothing tells
+            while code == errno.EAGAIN and self.socket.family == AF_UNIX:  # the backlog is full, and nothing tells
                 yield SleepCommand(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 code = self.socket.connect_ex(resolved)
@@ -1178,34 +1173,6 @@ class SocketHandle:
             return None if error.errno == errno.ENOTCONN else error.errno
         return 0
 
-    def _resolve(self, address: Address) -> Generator[Command, Any, Address]:
-        """The address with its name replaced by the number that stands for it, found out in a worker thread."""
-        if not self._has_host(address):
-            return address
-        host, port = address[:2]
-        if isinstance(port, int):
-            check_port(port)
-        if _is_number(host):
-            return address
-        query = (self.socket.family, self.socket.type, self.socket.proto)
-        found: Any = yield from addresses_of(host, port, *query).__await__()
-        number = found[0][4]
-        return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
-
-    def _check_address(self, address: Address) -> None:
-        """Refuse an address that no system takes, in the way in which :meth:`_resolve` does."""
-        if self._has_host(address):
-            host, port = address[:2]
-            if isinstance(port, int):
-                check_port(port)
-            if not _is_number(host):
-                check_name(host)
-
-    def _has_host(self, address: Address) -> bool:
-        """Whether an address has a host and a port."""
-        is_internet = self.socket.family in (_socket.AF_INET, _socket.AF_INET6)
-        return is_internet and isinstance(address, tuple) and len(address) >= 2
-
     def _is_connected(self) -> bool:
         """Whether there is a peer."""
         try:
@@ -1236,21 +1203,6 @@ def _room_in(buffer: Buffer, nbytes: int) -> int:
     if not 0 <= nbytes <= view.nbytes:
         raise ValueError(f"recv_into() cannot take {nbytes} bytes into a buffer of {view.nbytes}")
     return nbytes or view.nbytes
-
-
-def _is_number(host: object) -> bool:
-    """Whether a host needs no resolver: an IP address, or the empty name, which is any of this machine's."""
-    if isinstance(host, (bytes, bytearray)):
-        host = host.decode("ascii", "replace")
-    if not host or not isinstance(host, str) or host == "<broadcast>":
-        return True  # not ours to judge: the socket says what is wrong
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, host)
-        except (OSError, ValueError):  # ValueError: not ASCII, or a zero byte
-            continue
-        return True
-    return False
 
 
 def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: int | None) -> None:

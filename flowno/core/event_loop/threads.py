@@ -8,7 +8,6 @@ on a dict each, looked at again by whoever clears that dict; so none of them is 
 from __future__ import annotations
 
 import logging
-import socket as _socket
 from collections.abc import Callable, Generator
 from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
@@ -33,9 +32,6 @@ __all__ = [
     "ThreadJob",
     "Threads",
     "Worker",
-    "addresses_of",
-    "check_name",
-    "check_port",
     "current_default_thread_limiter",
     "current_job",
     "look_up",
@@ -127,56 +123,6 @@ async def look_up(function: Callable[[*Ts], T], *args: *Ts) -> T:
     job = ThreadJob(function, args, limiter)
     command = ThreadCommand(function, args, job)
     return cast(T, await _done_by(job, limiter, command, command))
-
-
-async def addresses_of(
-    host: str | bytes | None, port: str | bytes | int | None, family: int, type: int, proto: int, flags: int = 0
-) -> Any:
-    """Ask the system's resolver for the addresses of a name, as ``socket.getaddrinfo`` gives them.
-
-    Raises:
-        socket.gaierror: The name does not resolve; host and port are in the message.
-        ValueError: That can be no name.
-
-    Cancellation: as of :func:`look_up`.
-    """
-    check_name(host)
-    world = required_event_loop("a call to the resolver").world
-    try:
-        return await look_up(world.getaddrinfo, host, port, family, type, proto, flags)
-    except _socket.gaierror as error:
-        error.filename = (host, port)  # str() shows it behind the reason
-        raise
-
-
-def check_name(host: str | bytes | None) -> None:
-    """Refuse what can be no name of a host.
-
-    Raises:
-        ValueError: It has a zero byte, where resolvers stop reading; or a label that is empty, or longer than 63 bytes,
-            RFC 1035 section 2.3.4.
-    """
-    if host and (0 in host if isinstance(host, bytes) else "\0" in host):
-        raise ValueError(f"{host!r} cannot be the name of a host: it has a zero byte")
-    try:
-        if isinstance(host, str):
-            host.encode("idna")  # as socket.getaddrinfo() does
-    except UnicodeError as error:
-        raise ValueError(f"{host!r} cannot be the name of a host: {error}") from None
-
-
-def check_port(port: int, given: object = None) -> None:
-    """Refuse a number that is no port; some resolvers would drop its upper bits.
-
-    Args:
-        port: The number.
-        given: How it was given, where that was not as a number.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be 0 to 65535, not {port if given is None else given!r}")
 
 
 def current_default_thread_limiter() -> CapacityLimiter:

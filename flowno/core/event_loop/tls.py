@@ -25,11 +25,12 @@ from collections.abc import Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from .addresses import Address
 from .commands import Command, SocketCheckCommand
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
-from .sockets import _CLOSED, Address, SocketHandle, _bytes_of, _room_in
+from .sockets import _CLOSED, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from ..sockets import Address, SocketHandle
+    from ..addresses import Address
+    from ..sockets import SocketHandle
 
 __all__ = [
     "InstrumentationMetadata",

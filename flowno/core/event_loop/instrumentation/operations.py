@@ -9,12 +9,13 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+from ..addresses import Address
 from ..commands import Command
 from ..errors import ClosedResourceError
 from ..exchange import Replacement
 from ..queues import BaseQueue
 from ..running import current_task, current_world
-from ..sockets import _CLOSED, Address, SocketHandle
+from ..sockets import _CLOSED, SocketHandle
 from .metadata import (
     InstrumentationMetadata,
     ReadySocketInstrumentationMetadata,
