@@ -294,7 +294,7 @@ async def accept_from_a_connector(books: Books, ground: Ground) -> None:
 
 
 def drain_backlog(listener: SocketHandle, books: Books) -> None:
-    while (accepted := listener._accept_now()) is not None:
+    while (accepted := listener._accept_nowait()) is not None:
         accepted[0].close()
         books.find(accepted[1])
 
@@ -522,7 +522,7 @@ async def connect_where_nobody_answers(books: Books, ground: Ground) -> None:
 async def connect_where_the_backlog_is_full(books: Books, ground: Ground) -> None:
     async def make_room() -> None:
         await sleep(0.001)
-        listener._accept_now()[0].close()  # type: ignore[index]
+        listener._accept_nowait()[0].close()  # type: ignore[index]
 
     with socket(system_socket.AF_UNIX) as listener, socket(system_socket.AF_UNIX) as client, ExitStack() as stack:
         listener.bind("")  # the system chooses an abstract name

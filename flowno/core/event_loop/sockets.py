@@ -21,10 +21,10 @@ from .commands import (
     SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
-    SocketConnectCommand,
     SocketRecvCommand,
     SocketSendCommand,
 )
+from .connecting import FIRST_PAUSE, LONGEST_PAUSE, accept_now, attempt, connect_blocking
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .operations import coroutine
@@ -48,25 +48,9 @@ _ErrorType: TypeAlias = "type[BaseException]"  # a handle has a ``type`` of its 
 _UNBOUND = FdRecord(-1, bool, None)
 _CLOSED = FdRecord(-1, bool, None)
 
-#: A connection that failed before it was accepted says nothing about the listening socket, accept(2): the next one is
-#: awaited. EPERM is a firewall's refusal; the network errors were pending on the new socket, and Linux passes them on.
-#: EOPNOTSUPP, which the manual has among them, is not here: it is also what a socket says that cannot listen at all.
-#: ENOTCONN is what Wine says, as its accept() asks for the address of a peer that has reset the connection.
-_CONNECTION_FAILED = frozenset(
-    getattr(errno, name)
-    for name in (
-        "ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
-        "ENETUNREACH", "ETIMEDOUT", "ECONNRESET", "ENOTCONN",
-    )
-    if hasattr(errno, name)
-)  # fmt: skip
-
 #: Lets a server restart while old connections linger, socket(7). Windows allows that anyway; its SO_REUSEADDR would let
 #: two programs have one address.
 _REBIND_OPTION: int = getattr(_socket, "SO_EXCLUSIVEADDRUSE", _socket.SO_REUSEADDR)
-
-#: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
-_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
 
 #: Bytes of a file that are read, or given to the system to send, in one go; the loop stands still for so long.
 _FILE_CHUNK = 262_144
@@ -76,11 +60,6 @@ _NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPN
 
 #: Received fds are not for the programs that this one starts, as no fd of Python's is, PEP 446.
 _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
-
-#: Seconds between two tries where the system reports no readiness that could be waited for: a Unix socket of Linux does
-#: not say when the queue of a receiver that it is not connected to, or the backlog of a server, has room again. Each
-#: pause is twice as long as the one before.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.064
 
 #: After so many receives that have filled their buffer the next one is tried without a wait, whatever was before.
 _MOST_BEFORE_TRY = 64
@@ -315,7 +294,7 @@ class SocketHandle:
         command: Command
         if record.budget.left > 0:
             record.budget.left -= 1
-            accepted = self._accept_now()
+            accepted = accept_now(self)
             if accepted is not None:
                 return accepted
             command = SocketAcceptCommand(self, record)
@@ -325,7 +304,7 @@ class SocketHandle:
         try:
             while True:
                 yield command
-                accepted = self._accept_now()
+                accepted = accept_now(self)
                 if accepted is not None:
                     return accepted
                 command = SocketAcceptCommand(self, self._record)
@@ -951,16 +930,16 @@ class SocketHandle:
         else:
             command = SocketCheckCommand(self, record, EVENT_WRITE)
         record.writing = True
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         try:
             while True:
                 yield command
                 try:
                     return function(*args)
                 except BlockingIOError:
-                    if command.__class__ is not SocketCheckCommand:  # ready, and yet there is no room: see _FIRST_PAUSE
+                    if command.__class__ is not SocketCheckCommand:  # ready, and yet there is no room: see FIRST_PAUSE
                         yield SleepCommand(pause)
-                        pause = min(2 * pause, _LONGEST_PAUSE)
+                        pause = min(2 * pause, LONGEST_PAUSE)
                     command = self._send_command
                 except OSError as error:
                     raise self._failure(error, function.__name__, to) from None
@@ -1071,43 +1050,20 @@ class SocketHandle:
             error.filename = address  # str() shows it behind the reason
         return error
 
-    def _accept_now(self) -> tuple[SocketHandle, Address] | None:
-        """The next connection, or None where there is none, or it is one that failed: then there may be more."""
-        try:
-            connection, address = self.socket.accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in _CONNECTION_FAILED and self._fileno() >= 0:
-                return None
-            raise self._failure(error, "accept") from None
-        return self._accepted(connection), address
-
     def _accept_nowait(self) -> tuple[SocketHandle, Address] | None:
-        """The next connection, as :meth:`_accept_now` has it, for a server, which waits once for many of them.
+        """The next connection, as :func:`accept_now` has it, for a server, which waits once for many of them.
 
         A method by itself, as instruments exchange it: of what :meth:`accept` does they hear from that.
         """
-        return self._accept_now()
+        return accept_now(self)
 
     def _accepted(self, connection: _socket.socket) -> SocketHandle:
         """The handle for an accepted connection."""
         return SocketHandle(connection)
 
     def _connect_blocking(self, address: Address, seconds: float) -> None:
-        try:
-            self.socket.settimeout(seconds)
-            try:
-                self.socket.connect(address)
-            finally:
-                self.socket.setblocking(False)
-        except TimeoutError:
-            raise TimeoutError(
-                f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
-                "if the server runs in this loop, use await flowno.connect"
-            ) from None
-        except OSError as error:
-            raise self._failure(error, "connect", address) from None
+        """What :meth:`connect` does, up to the end of the handshake where there is one."""
+        connect_blocking(self, address, seconds)
 
     @coroutine
     def _connect(self, address: Address) -> Generator[Command, Any, None]:
@@ -1130,58 +1086,8 @@ class SocketHandle:
             self._release(EVENT_READ | EVENT_WRITE)
 
     def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
-        """Connect, owning both directions."""
-        try:
-            if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
-                raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
-            resolved = yield from resolve(self.socket, address)
-            code = self.socket.connect_ex(resolved)
-            if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
-                code = self.socket.connect_ex(resolved)
-            pause = _FIRST_PAUSE
-            while code == errno.EAGAIN and self.socket.family == AF_UNIX:  # the backlog is full, and nothing tells
-                yield SleepCommand(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                code = self.socket.connect_ex(resolved)
-            if code in _IN_PROGRESS:
-                command = SocketConnectCommand(self, record)
-                outcome = None
-                while outcome is None:
-                    yield command
-                    outcome = self._outcome_of_connect()
-                code = outcome
-            if code:
-                raise OSError(code, os.strerror(code))
-        except OSError as error:
-            raise self._failure(error, "connect", address) from None
-        except TypeError as error:
-            reason = str(error).removeprefix("connect_ex(): ")
-            raise TypeError(f"connect() cannot take {address!r} for an address: {reason}") from None
-
-    def _outcome_of_connect(self) -> int | None:
-        """What has become of an attempt to connect: an errno, 0 for success, None while it goes on."""
-        code: int = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        if code or self._is_connected():
-            return code
-        # Mostly a readiness that meant nothing. But a peer can also have gone already, which Wine tells by neither of
-        # the two: there is no error and no address any more, and still an end of the stream.
-        try:
-            self.socket.recv(1, _socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return None if error.errno == errno.ENOTCONN else error.errno
-        return 0
-
-    def _is_connected(self) -> bool:
-        """Whether there is a peer."""
-        try:
-            self.socket.getpeername()
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise
-            return False
-        return True
+        """Connect, owning both directions; up to the end of the handshake likewise."""
+        return attempt(self, record, address)
 
 
 def _bytes_of(data: Buffer) -> memoryview:
