@@ -6,10 +6,8 @@ An operation of a handle tries; where it has to wait it yields a command, and tr
 from __future__ import annotations
 
 import errno
-import io
 import os
 import socket as _socket
-import stat
 from array import array
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from selectors import EVENT_READ, EVENT_WRITE
@@ -29,6 +27,7 @@ from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
+from .sendfile import send_file, source_of
 from .tasks import completed
 from .words import address_of
 
@@ -51,12 +50,6 @@ _CLOSED = FdRecord(-1, bool, None)
 #: Lets a server restart while old connections linger, socket(7). Windows allows that anyway; its SO_REUSEADDR would let
 #: two programs have one address.
 _REBIND_OPTION: int = getattr(_socket, "SO_EXCLUSIVEADDRUSE", _socket.SO_REUSEADDR)
-
-#: Bytes of a file that are read, or given to the system to send, in one go; the loop stands still for so long.
-_FILE_CHUNK = 262_144
-
-#: What os.sendfile says where it cannot take this file, or this socket, sendfile(2) of Linux, FreeBSD and macOS.
-_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 #: Received fds are not for the programs that this one starts, as no fd of Python's is, PEP 446.
 _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
@@ -749,65 +742,14 @@ class SocketHandle:
 
         Cancellation: some of it may have been sent; ``bytes_sent`` says how much, and the file stands behind that.
         """
-        _check_sendfile(self, file, offset, count)
-        source = self._sendfile_source(file)
-        seekable = source is not None or getattr(file, "seekable", lambda: hasattr(file, "seek"))()
-        if offset and not seekable:
-            raise ValueError(f"offset must be 0 for a file that cannot seek: {file!r}")
-        sent = 0
-        is_ours = True
-        try:
-            while source is not None and sent != count:
-                size = _FILE_CHUNK if count is None else min(count - sent, _FILE_CHUNK)
-                try:
-                    taken = await self._write_by(self._sendfile, source, offset + sent, size)
-                except OSError as error:
-                    if sent or error.errno not in _NO_SENDFILE:
-                        raise
-                    source = None
-                else:
-                    sent += taken
-                    if not taken:
-                        return sent
-            if seekable and sent != count:
-                file.seek(offset)
-            while sent != count:
-                size = _FILE_CHUNK if count is None else min(count - sent, _FILE_CHUNK)
-                data = file.read(size)
-                if not data:
-                    break
-                try:
-                    await self.sendAll(data)
-                except BusyResourceError:
-                    raise
-                except BaseException:
-                    sent += self.bytes_sent
-                    raise
-                sent += len(data)
-            return sent
-        except BusyResourceError:
-            is_ours = False  # another task counts its bytes there
-            raise
-        finally:
-            if is_ours:
-                self.bytes_sent = sent
-            if seekable and not getattr(file, "closed", False):
-                file.seek(offset + sent)
+        return await send_file(self, file, offset, count)
 
     def _sendfile(self, source: int, offset: int, size: int) -> int:
         return os.sendfile(self._fileno(), source, offset, size)
 
     def _sendfile_source(self, file: BinaryIO) -> int | None:
-        """The fd from which the system can send what reading the file would give; None where only reading will do.
-
-        A ``fileno()`` is not enough: a GzipFile has one, and other bytes behind it.
-        """
-        raw = getattr(file, "raw", file)
-        if not isinstance(raw, io.FileIO) or not raw.readable() or not hasattr(os, "sendfile"):
-            return None
-        file.flush()  # what was written, and only Python knows
-        fd = raw.fileno()
-        return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        """Where the system can send a file from; None where it is to be read."""
+        return source_of(file)
 
     # --- what a socket has besides -----------------------------------------------------------------------------------
 
@@ -1109,18 +1051,3 @@ def _room_in(buffer: Buffer, nbytes: int) -> int:
     if not 0 <= nbytes <= view.nbytes:
         raise ValueError(f"recv_into() cannot take {nbytes} bytes into a buffer of {view.nbytes}")
     return nbytes or view.nbytes
-
-
-def _check_sendfile(handle: SocketHandle, file: BinaryIO, offset: int, count: int | None) -> None:
-    """Look at the arguments of a sendfile before anything is done."""
-    if isinstance(file, io.TextIOBase):
-        raise ValueError(f"file must be open in binary mode: {file!r}")
-    if handle.type != _socket.SOCK_STREAM:
-        raise ValueError(f"sendfile needs a stream socket, not {handle!r}")
-    for name, value, least in (("offset", offset, 0), ("count", count, 1)):
-        if value is None and name == "count":
-            continue
-        if not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, not {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
