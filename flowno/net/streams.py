@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import re
 import socket as _socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -37,6 +37,7 @@ from ..core.event_loop.running import here, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
+from .extra_info import EXTRA_INFO, layers
 from .searches import Finder, LimitOverrunError, PatternSearch, Search
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ class Stream:
         self._error: tuple[Any, ...] | None = None
         self._take_over(handle)
         # Asked now: of a connection that has broken down, the system does not know them any more.
-        self._peername = _address(handle.socket, "getpeername")
-        self._sockname = _address(handle.socket, "getsockname")
+        self._peername: Address = _address(handle.socket, "getpeername")
+        self._sockname: Address = _address(handle.socket, "getsockname")
 
     def _take_over(self, handle: SocketHandle) -> None:
         self._handle = handle
@@ -506,7 +507,7 @@ class Stream:
                 ``ssl.SSLObject.getpeercert()`` has it; and ``"compression"``.
             default: What to return where that is not known of this connection.
         """
-        look_up = _EXTRA_INFO.get(name)
+        look_up = EXTRA_INFO.get(name)
         value = None if look_up is None else look_up(self)
         return default if value is None else value
 
@@ -728,7 +729,7 @@ class Stream:
         """Whether an error says that this connection was lost, and not another one that its user has made."""
         if not isinstance(error, OSError):
             return False
-        return error.args == self._error or any(error.args == layer._lost for layer in _layers(self._handle))
+        return error.args == self._error or any(error.args == layer._lost for layer in layers(self._handle))
 
     def _refuse(self) -> Generator[Command, Any, None]:
         budget = (here.loop or required_event_loop(f"a read from {self!r}")).budget
@@ -848,43 +849,3 @@ def _address(socket: Any, method: str) -> Any:
         return getattr(socket, method)()
     except (OSError, AttributeError):
         return None
-
-
-def _layers(handle: Any) -> Iterator[Any]:
-    """The handle, and in TLS inside of TLS those below it; the last one has the socket of the system."""
-    yield handle
-    while (below := getattr(handle.socket, "below", None)) is not None:
-        handle = below
-        yield handle
-
-
-def _socket_of(stream: Stream) -> Any:
-    *_, lowest = _layers(stream.handle)
-    return lowest.socket
-
-
-def _of_tls(name: str) -> Callable[[Stream], Any]:
-    """What a method of the SSLObject says; None without one, and while the handshake goes on."""
-
-    def look_up(stream: Stream) -> Any:
-        tls = getattr(stream.handle, "ssl_object", None)
-        try:
-            return None if tls is None else getattr(tls, name)()
-        except ValueError:  # of getpeercert(): the handshake is not done yet
-            return None
-
-    return look_up
-
-
-_EXTRA_INFO: dict[str, Callable[[Stream], Any]] = {
-    "peername": lambda stream: stream._peername,
-    "sockname": lambda stream: stream._sockname,
-    "socket": _socket_of,
-    "sslcontext": lambda stream: getattr(stream.handle, "ssl_context", None),
-    "ssl_object": lambda stream: getattr(stream.handle, "ssl_object", None),
-    "alpn_protocol": _of_tls("selected_alpn_protocol"),
-    "cipher": _of_tls("cipher"),
-    "compression": _of_tls("compression"),
-    "peercert": _of_tls("getpeercert"),
-    "version": _of_tls("version"),
-}

@@ -29,7 +29,7 @@ from flowno import BusyResourceError, ClosedResourceError, SocketHandle, TaskCan
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from flowno.core.event_loop.tls import TruncatedStreamError
 from flowno.net import IncompleteReadError, LimitOverrunError, Stream
-from flowno.net import streams as streams_module
+from flowno.net.extra_info import EXTRA_INFO
 from tests.support import wine
 from tests.support.loopback import LARGE, fill, pair, receive, reset, tcp_pair
 
@@ -1503,7 +1503,7 @@ def test_type_checkers_know_what_each_name_of_extra_information_gives() -> None:
     """What they make of it is in tests/typing_stream.py, which is for them to check."""
     overloads = typing.get_overloads(Stream.get_extra_info)
     names = [name for each in overloads for name in re.findall(r"'(\w+)'", each.__annotations__["name"])]
-    assert sorted(names) == sorted(streams_module._EXTRA_INFO)
+    assert sorted(names) == sorted(EXTRA_INFO)
 
 
 def test_extra_information_of_tls(contexts: Contexts) -> None:
