@@ -34,6 +34,7 @@ from .sockets import _CLOSED, SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over
+from .tls_in_tls import Carrier
 
 if TYPE_CHECKING:
     from typing import AwaitableGenerator, TypeAlias, TypeVar
@@ -348,7 +349,7 @@ class TLSSocketHandle(SocketHandle):
         finally:
             self._release(_BOTH)
         carrier: Any = self.socket
-        below = carrier.below if isinstance(carrier, _Carrier) else SocketHandle(carrier)
+        below = carrier.below if isinstance(carrier, Carrier) else SocketHandle(carrier)
         below._bind(record)
         self._record = _CLOSED
         return below, self._incoming.read()
@@ -977,108 +978,6 @@ class TLSSocketHandle(SocketHandle):
         return self._step_unwrap()
 
 
-class _Carrier:
-    """TLS as a non-blocking socket, for TLS inside of it.
-
-    Args:
-        below: A handle whose handshake is done, and which nobody else uses.
-    """
-
-    __slots__ = ("__weakref__", "_encrypted", "below")
-
-    def __init__(self, below: TLSSocketHandle) -> None:
-        self.below = below
-        self._encrypted = 0  # how many bytes of what is sent next are encrypted and underway already
-
-    @property
-    def family(self) -> int:
-        return self.below.socket.family
-
-    @property
-    def type(self) -> int:
-        return self.below.socket.type
-
-    @property
-    def proto(self) -> int:
-        return self.below.socket.proto
-
-    def fileno(self) -> int:
-        return self.below.fileno()
-
-    def setblocking(self, flag: bool) -> None:
-        """It is non-blocking."""
-
-    def getsockname(self) -> Address:
-        return self.below.getsockname()
-
-    def getpeername(self) -> Address:
-        return self.below.getpeername()
-
-    def setsockopt(self, *args: Any) -> None:
-        self.below.setsockopt(*args)
-
-    def getsockopt(self, *args: Any) -> int | bytes:
-        return self.below.getsockopt(*args)
-
-    def shutdown(self, how: int, /) -> None:
-        self.below.shutdown(how)
-
-    def close(self) -> None:
-        self.below._say_goodbye()
-        self.below.socket.close()
-
-    def detach(self) -> int:
-        return self.below.socket.detach()
-
-    def recvfrom(self, *args: Any) -> Any:
-        raise self.below._unsupported("a datagram")
-
-    recvfrom_into = sendto = recvfrom
-
-    def recv(self, size: int) -> bytes:
-        """As ``socket.recv``. Less than ``size`` bytes come only where the socket below is to be waited for."""
-        below = self.below
-        parts: list[bytes] = []
-        while size:
-            if below._thirsty:
-                if parts:
-                    break
-                if below._receive() is None:
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            try:
-                data = below._decrypt(size)
-            except OSError:
-                if parts:
-                    break  # it comes again
-                raise
-            if data is None:
-                if parts:
-                    break
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))  # the others have their turn
-            if not data:
-                break
-            parts.append(data)
-            size -= len(data)
-        return b"".join(parts)
-
-    def send(self, data: Buffer) -> int:
-        """As ``socket.send``; where it raises BlockingIOError, the same data must come again, as of SSL_write(3).
-
-        By then it is encrypted already: TLS has no way back.
-        """
-        below = self.below
-        if not self._encrypted:
-            try:
-                self._encrypted = cast(ssl.SSLObject, below._tls).write(data)
-            except ssl.SSLWantReadError:
-                below._flush_quietly()
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-        if not below._flush():
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        sent, self._encrypted = self._encrypted, 0
-        return sent
-
-
 @coroutine
 def start_tls(
     handle: SocketHandle,
@@ -1125,7 +1024,7 @@ def start_tls(
     if isinstance(handle, TLSSocketHandle) and not handle._established:
         yield from handle._enter("start_tls", 0)
     record = yield from handle._claim("start_tls", reading=True, writing=True)
-    carrier: Any = _Carrier(handle) if isinstance(handle, TLSSocketHandle) else handle.socket
+    carrier: Any = Carrier(handle) if isinstance(handle, TLSSocketHandle) else handle.socket
     tls = TLSSocketHandle(
         carrier,
         ssl_context,
