@@ -63,6 +63,7 @@ from .errors import BusyResourceError, EventLoopError, FlownoError
 from .fd_table import FdTable
 from .inbox import Inbox
 from .observers import entering, leaving, observe
+from .queueing import Queueing
 from .running import calls_the_program, current_event_loop, current_task, fork_count, set_running
 from .signals import Interrupts, Signals
 from .tasks import (
@@ -123,6 +124,9 @@ LONGEST_WAIT = 86_400.0
 #: loop that is never quiet looks at the clock once in so many waits, and does it when that time has passed.
 QUIET_BEFORE_AUDIT = 1.0
 WAITS_PER_AUDIT = 64
+
+#: The modules whose frames lead to an event loop.
+_LOOP = frozenset({__name__, Queueing.__module__})
 
 #: Which event loop uses a selector instance that was passed in, by the id of the selector, which that loop keeps alive.
 _holders: weakref.WeakValueDictionary[int, EventLoop] = weakref.WeakValueDictionary()
@@ -984,7 +988,7 @@ class EventLoop:
 
     def _tables(self) -> tuple[Table, Table]:
         """What carries out a command, and what takes a task out of the wait that a command has put it into."""
-        fds = self.fds
+        fds, queueing = self.fds, Queueing(self)
         handlers: Table = {
             SpawnCommand: self._spawn,
             ExitCommand: self._exit,
@@ -995,25 +999,25 @@ class EventLoop:
             CancelCommand: self._cancel,
             Cancellation: self._join,
             GroupSpawnCommand: self._spawn_in_group,
-            GroupWaitCommand: self._wait_for_group,
-            ShieldedGroupWaitCommand: self._wait_for_group,
+            GroupWaitCommand: queueing.wait_for_group,
+            ShieldedGroupWaitCommand: queueing.wait_for_group,
             ThreadCommand: self.threads.wait_for,
             ShieldedThreadCommand: self.threads.wait_for,
             ShieldedThreadWaitCommand: self.threads.wait_for,
-            QueueingCommand: self._queue,
-            QueueGetCommand: self._get,
-            QueuePeekCommand: self._peek,
-            QueuePutCommand: self._put,
-            EventWaitCommand: self._wait_for_event,
-            EventSetCommand: self._set_event,
-            LockAcquireCommand: self._acquire_lock,
-            ShieldedLockAcquireCommand: self._acquire_lock,
-            LockReleaseCommand: self._release_lock,
-            ConditionWaitCommand: self._wait_for_condition,
-            ConditionNotifyCommand: self._notify,
-            SemaphoreAcquireCommand: self._acquire_semaphore,
-            BarrierWaitCommand: self._wait_at_barrier,
-            LimiterAcquireCommand: self._acquire_token,
+            QueueingCommand: queueing.queue,
+            QueueGetCommand: queueing.get,
+            QueuePeekCommand: queueing.peek,
+            QueuePutCommand: queueing.put,
+            EventWaitCommand: queueing.wait_for_event,
+            EventSetCommand: queueing.set_event,
+            LockAcquireCommand: queueing.acquire_lock,
+            ShieldedLockAcquireCommand: queueing.acquire_lock,
+            LockReleaseCommand: queueing.release_lock,
+            ConditionWaitCommand: queueing.wait_for_condition,
+            ConditionNotifyCommand: queueing.notify,
+            SemaphoreAcquireCommand: queueing.acquire_semaphore,
+            BarrierWaitCommand: queueing.wait_at_barrier,
+            LimiterAcquireCommand: queueing.acquire_token,
             FdReadableCommand: fds.wait_readable,
             FdWritableCommand: fds.wait_writable,
             SocketCheckCommand: fds.check,
@@ -1026,7 +1030,7 @@ class EventLoop:
             SleepCommand: self._forget_sleep,
             JoinCommand: self._forget_join,
             ThreadCommand: self.threads.forget,
-            QueueingCommand: self._forget_queue,
+            QueueingCommand: queueing.forget,
             FdReadableCommand: fds.forget_reader,
             FdWritableCommand: fds.forget_writer,
             SocketRecvCommand: fds.forget_reader,
@@ -1048,12 +1052,6 @@ class EventLoop:
     def _spawn_in_group(self, task: TaskHandle[Any], command: GroupSpawnCommand) -> None:
         self._spawn(task, command)
         command.group.adopt(task._value)
-
-    def _wait_for_group(self, task: TaskHandle[Any], command: GroupWaitCommand) -> None:
-        if command.group.is_empty:
-            task._wake(self.ready)
-        else:
-            self._queue(task, command)
 
     def _exit(self, task: TaskHandle[Any], command: ExitCommand) -> None:
         raise _Exit(command)
@@ -1103,103 +1101,6 @@ class EventLoop:
         joiners = command.task_handle._joiners
         return joiners is not None and joiners.pop(task, self) is None
 
-    def _queue(self, task: TaskHandle[Any], command: QueueingCommand) -> None:
-        queue = command.queue
-        if queue and next(iter(queue)).event_loop is not self:
-            raise EventLoopError(
-                f"{task!r} cannot wait where tasks of {next(iter(queue)).event_loop!r} wait; what tasks wait for each "
-                "other by belongs to one event loop"
-            )
-        task._waiting = command  # before it can be found there: a signal handler may set the event just then
-        queue[task] = None
-
-    def _forget_queue(self, task: TaskHandle[Any], command: QueueingCommand) -> bool:
-        return command.queue.pop(task, self) is None
-
-    def _acquire_lock(self, task: TaskHandle[Any], command: LockAcquireCommand) -> None:
-        lock = command.lock
-        owner = lock.owner
-        if owner is not None and owner is not task and owner.event_loop is self:  # then who waits already is ours, too
-            task._waiting = command
-            lock.waiters[task] = None
-        elif lock._try_give_to(task):
-            task._wake(self.ready)
-        else:
-            self._queue(task, command)
-
-    def _release_lock(self, task: TaskHandle[Any], command: LockReleaseCommand) -> None:
-        command.lock.release()
-        task._wake(self.ready)
-
-    def _wait_for_condition(self, task: TaskHandle[Any], command: ConditionWaitCommand) -> None:
-        command.condition.lock._require_ownership("Condition.wait()")
-        self._queue(task, command)
-        command.condition.lock.release()
-
-    def _notify(self, task: TaskHandle[Any], command: ConditionNotifyCommand) -> None:
-        if command.all:
-            command.condition.notify_all()
-        else:
-            command.condition.notify()
-        task._wake(self.ready)
-
-    def _acquire_semaphore(self, task: TaskHandle[Any], command: SemaphoreAcquireCommand) -> None:
-        if command.semaphore._try_take():
-            task._wake(self.ready)
-        else:
-            self._queue(task, command)
-
-    def _wait_at_barrier(self, task: TaskHandle[Any], command: BarrierWaitCommand) -> None:
-        command.barrier._check_usable()
-        if command.barrier._lacks_one:
-            task._wake(self.ready, command.barrier._let_through())
-        else:
-            self._queue(task, command)
-
-    def _acquire_token(self, task: TaskHandle[Any], command: LimiterAcquireCommand) -> None:
-        if command.limiter._has_token:
-            command.limiter._lend_to(command.borrower)
-            task._wake(self.ready)
-        else:
-            self._queue(task, command)
-
-    def _get(self, task: TaskHandle[Any], command: QueueGetCommand) -> None:
-        source, queue = command.source, command.queue
-        if source._kept:
-            task._wake(self.ready, source._give_out())
-        elif source._closed:
-            source._check_open("get()")
-        elif queue:
-            self._queue(task, command)
-        else:  # the usual case, without a call
-            task._waiting = command
-            queue[task] = None
-
-    def _peek(self, task: TaskHandle[Any], command: QueuePeekCommand) -> None:
-        if command.source._kept:
-            task._wake(self.ready, command.source._first())
-        else:
-            command.source._check_open("peek()")
-            self._queue(task, command)
-
-    def _put(self, task: TaskHandle[Any], command: QueuePutCommand) -> None:
-        command.target._check_open("put()")
-        if command.target._has_room(command.item):
-            command.target._take_in(command.item)
-            task._wake(self.ready)
-        else:
-            self._queue(task, command)
-
-    def _wait_for_event(self, task: TaskHandle[Any], command: EventWaitCommand) -> None:
-        self._queue(task, command)
-        # Looked at once it can be found: a signal handler may have set it since the task looked.
-        if command.event.is_set() and command.queue.pop(task, command) is None:
-            task._wake(self.ready)
-
-    def _set_event(self, task: TaskHandle[Any], command: EventSetCommand) -> None:
-        command.event.set()
-        task._wake(self.ready)
-
     def _cancel(self, task: TaskHandle[Any], command: CancelCommand) -> None:
         self.request_cancel(command.task_handle)
         self._join(task, command)
@@ -1235,8 +1136,8 @@ def run(main: Awaitable[T], selector: SelectorChoice | None = None) -> T:
 
 
 def _without_loop(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from where it leaves this file, so that it begins in the task and keeps no frame of a run alive."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+    """The traceback from where it leaves the loop, so that it begins in the task and keeps no frame of a run alive."""
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _LOOP:
         traceback = traceback.tb_next
     return traceback
 

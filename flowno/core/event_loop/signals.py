@@ -34,8 +34,10 @@ __all__ = ["Interrupts", "OwnHandler", "SignalReceiver", "Signals", "is_ours", "
 #: that they call, by the functions that are marked for that, running.calls_the_program.
 _BOOKKEEPING = frozenset(
     f"{__package__}.{room}"
-    for room in ("deadlock", "ending", "event_loop", "fd_table", "inbox", "signals", "tasks", "threads", "timers")
-)
+    for room in (
+        "deadlock", "ending", "event_loop", "fd_table", "inbox", "queueing", "signals", "tasks", "threads", "timers",
+    )
+)  # fmt: skip
 
 #: Where those live who watch: they keep records, too, and are between the loop and the program that it calls.
 _WATCHERS = "flowno.debug."
