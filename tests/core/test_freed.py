@@ -12,6 +12,7 @@ import pytest
 import flowno
 from flowno import (
     AsyncQueue,
+    AsyncSetQueue,
     Barrier,
     CancelScope,
     CapacityLimiter,
@@ -32,8 +33,10 @@ from flowno import (
     sleep,
     spawn,
     timeout,
+    wait_readable,
 )
 from flowno.core.event_loop.scopes import TaskStatus
+from flowno.core.event_loop.tasks import OPERATIONS_PER_STEP
 from tests.support.tasks import FOREVER
 
 pytestmark = [
@@ -463,6 +466,17 @@ async def gets_from_a_closed_queue() -> None:
     await queue.get()
 
 
+async def puts_what_no_set_takes() -> None:
+    queue: AsyncSetQueue[Any] = AsyncSetQueue()
+    for item in range(OPERATIONS_PER_STEP):
+        await queue.put(item)
+    await queue.put([])  # the loop finds out
+
+
+async def waits_for_what_has_no_fd() -> None:
+    await wait_readable(object())  # type: ignore[arg-type]
+
+
 async def waits_at_a_broken_barrier() -> None:
     barrier = Barrier(2)
     barrier.abort()
@@ -511,6 +525,8 @@ FAILURES = [
     gives_back_what_it_has_not,
     borrows_twice,
     gets_from_a_closed_queue,
+    puts_what_no_set_takes,
+    waits_for_what_has_no_fd,
     waits_at_a_broken_barrier,
     receives_from_a_closed_handle,
     looks_up_what_is_not,

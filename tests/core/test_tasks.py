@@ -4,12 +4,14 @@ import gc
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 import flowno
 from flowno import (
     AsyncQueue,
+    AsyncSetQueue,
     Event,
     EventLoop,
     EventLoopError,
@@ -21,6 +23,7 @@ from flowno import (
     spawn,
 )
 from flowno.core.event_loop.commands import CancelCommand, JoinCommand, SleepCommand, SpawnCommand
+from flowno.core.event_loop.tasks import OPERATIONS_PER_STEP
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, fail, value
 
@@ -148,6 +151,20 @@ def test_the_traceback_of_a_join_shows_where_the_task_failed_and_nothing_of_the_
     assert names[0] == "root"
     assert names[-1] == "fail"
     assert not set(names) & {"_run", "run_until_complete"}
+
+
+def test_the_traceback_of_what_the_loop_met_shows_the_await_and_nothing_of_the_loop() -> None:
+    async def root() -> set[str]:
+        queue: AsyncSetQueue[object] = AsyncSetQueue()
+        for item in range(OPERATIONS_PER_STEP):
+            await queue.put(item)
+        try:
+            await queue.put([])  # which the loop does, as the task has had its share
+        except TypeError as error:
+            return {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+        return set()
+
+    assert flowno.run(root()) == {Path(__file__).name, "queues.py"}
 
 
 def test_a_joiner_that_is_cancelled_leaves_the_task_alone() -> None:

@@ -125,8 +125,9 @@ LONGEST_WAIT = 86_400.0
 QUIET_BEFORE_AUDIT = 1.0
 WAITS_PER_AUDIT = 64
 
-#: The modules whose frames lead to an event loop.
+#: The modules whose frames lead to an event loop, and all those that its handlers are in.
 _LOOP = frozenset({__name__, Queueing.__module__})
+_PACKAGE = f"{__package__}."
 
 #: Which event loop uses a selector instance that was passed in, by the id of the selector, which that loop keeps alive.
 _holders: weakref.WeakValueDictionary[int, EventLoop] = weakref.WeakValueDictionary()
@@ -643,7 +644,7 @@ class EventLoop:
                         handler(task, command)
                 except Exception as error:
                     # Of an error of ours the place says nothing, and its frames lead back to this one, and the loop.
-                    traceback = None if isinstance(error, FlownoError) else _without_loop(error.__traceback__)
+                    traceback = None if isinstance(error, FlownoError) else _without_handlers(error.__traceback__)
                     task._wake(ready, error=error.with_traceback(traceback))
                     traceback = None
             value = command = None
@@ -1140,6 +1141,19 @@ def _without_loop(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _LOOP:
         traceback = traceback.tb_next
     return traceback
+
+
+def _without_handlers(traceback: TracebackType | None) -> TracebackType | None:
+    """As :func:`_without_loop`, of an error that a handler has met.
+
+    The frames of handlers have the task, which the error is for: they are cleared, as a frame that stays in a traceback
+    keeps all those that it was called by.
+    """
+    begin = each = traceback and traceback.tb_next  # behind the frame of the run, which goes on
+    while each is not None and each.tb_frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        each.tb_frame.clear()
+        each = each.tb_next
+    return _without_loop(begin)
 
 
 def _from_task(traceback: TracebackType | None, task: TaskHandle[Any]) -> TracebackType | None:
