@@ -54,7 +54,7 @@ from .commands import (
     SocketRecvCommand,
     SocketSendCommand,
 )
-from .errors import BusyResourceError, ClosedResourceError, EventLoopError
+from .errors import BusyResourceError, ClosedResourceError, EventLoopError, system_error
 from .fd_table import FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
@@ -1014,7 +1014,7 @@ class SocketHandle:
         if record.reading if reading else record.writing:
             record = yield from self._claim(operation, reading=reading, writing=not reading)
         if self._fileno() < 0:
-            raise self._failure(OSError(errno.EBADF, os.strerror(errno.EBADF)), operation)
+            raise self._failure(system_error(errno.EBADF), operation)
         if reading:
             record.reading = True
         else:
@@ -1171,7 +1171,7 @@ class SocketHandle:
         """Connect, owning both directions."""
         try:
             if self.socket.type == _socket.SOCK_STREAM and self._is_connected():
-                raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
+                raise system_error(errno.EISCONN)  # Linux says so only the second time
             resolved = yield from self._resolve(address)
             code = self.socket.connect_ex(resolved)
             if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
@@ -1189,7 +1189,7 @@ class SocketHandle:
                     outcome = self._outcome_of_connect()
                 code = outcome
             if code:
-                raise OSError(code, os.strerror(code))
+                raise system_error(code)
         except OSError as error:
             raise self._failure(error, "connect", address) from None
         except TypeError as error:
