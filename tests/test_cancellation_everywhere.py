@@ -818,9 +818,9 @@ async def write_slowly(stream: Stream, books: Books, *pieces: bytes) -> None:
         books.give(piece)
 
 
-async def drain_stream(stream: Stream, books: Books) -> None:
-    """Find what is in the stream and in its socket still."""
-    stream.handle.shutdown(system_socket.SHUT_RD)
+async def drain_stream(stream: Stream, peer: Stream, books: Books) -> None:
+    """Find what the peer has written, and is in the stream and in its socket still."""
+    peer.handle.shutdown(system_socket.SHUT_WR)
     books.find(await in_peace(stream.read()))
 
 
@@ -850,7 +850,7 @@ def read_by(name: str, read: Callable[[Stream], Awaitable[bytes]]) -> Program:
                     for _ in range(2):
                         books.find(await read(one))
             finally:
-                await drain_stream(one, books)
+                await drain_stream(one, other, books)
 
     reading.__name__ = reading.__qualname__ = f"stream_{name}"
     return reading
@@ -872,7 +872,7 @@ async def stream_read_to_the_end(books: Books, ground: Ground) -> None:
                 await group.spawn(write())
                 books.find(await one.read())
         finally:
-            await drain_stream(one, books)
+            await drain_stream(one, other, books)
 
 
 @program

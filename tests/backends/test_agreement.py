@@ -276,21 +276,26 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(index=which)
     def dup(self, index: int) -> None:
+        self._dup(self._descriptor(index))
+
+    def _dup(self, descriptor: Descriptor) -> None:
         if len(self.world.descriptors) < MOST_DESCRIPTORS:
-            self.world.dup(self._descriptor(index))
+            self.world.dup(descriptor)
 
     @rule(index=which, other=which)
     def reuse_number(self, index: int, other: int) -> None:
-        target = self._descriptor(other)
+        self._reuse_number(self._descriptor(index), self._descriptor(other))
+
+    def _reuse_number(self, source: Descriptor, target: Descriptor) -> None:
         self._before_close(target)
-        self.world.dup2(self._descriptor(index), target)
+        self.world.dup2(source, target)
 
     @rule(index=which, other=which, events=masks, by_number=st.booleans())
     def exchange(self, index: int, other: int, events: int, by_number: bool) -> None:
         """Give a number to another file, register that, and keep the first one open under a number of its own."""
-        descriptor = self._descriptor(index)
-        self.dup(index)
-        self.reuse_number(other, index)
+        descriptor, source = self._descriptor(index), self._descriptor(other)
+        self._dup(descriptor)
+        self._reuse_number(source, descriptor)
         self._unregister(descriptor, by_number)
         self._register(descriptor, events, by_number)
 
@@ -311,8 +316,8 @@ class Agreement(RuleBasedStateMachine):
     def _before_close(self, descriptor: Descriptor) -> None:
         if self.is_careful:
             for side in self.sides:
-                if descriptor.fileno() in side.registrations:
-                    side.unregister(descriptor)
+                if descriptor.number in side.registrations:  # which another one may have by now
+                    side.unregister(descriptor.number)
 
     def _forget_closed(self) -> None:
         """Keep a few closed descriptors, for calls with them; those that are registered always."""

@@ -77,6 +77,7 @@ def test_what_a_peer_has_sent_before_it_closed_is_received_after_a_broken_pipe()
     flowno.run(root())
 
 
+@wine.takes_a_reset_for_an_end
 def test_a_peer_that_closes_with_data_unread_is_a_reset_and_no_end_of_stream() -> None:
     async def root() -> None:
         with tcp_pair() as (one, other):

@@ -43,6 +43,25 @@ def test_a_refused_connect_ends_at_once_what_waits_for_it(free_port: int) -> Non
     flowno.run(root())
 
 
+@pytest.mark.parametrize("address", ["nobody listens", "connected already"])
+def test_an_error_of_connect_has_the_number_and_words_of_windows(address: str, free_port: int) -> None:
+    async def root() -> None:
+        with listening() as listener, flowno.socket() as handle, socket.socket() as plain:
+            if address == "nobody listens":
+                target = ("127.0.0.1", free_port)
+            else:
+                target = listener.getsockname()
+                await flowno.connect(handle, target)
+                plain.connect(target)
+            with pytest.raises(OSError, match="WinError") as theirs:
+                plain.connect(target)
+            with pytest.raises(OSError, match="WinError (?!.*Unknown error)") as ours:  # as C would say
+                await flowno.connect(handle, target)
+            assert (ours.type, ours.value.winerror) == (theirs.type, theirs.value.winerror)
+
+    flowno.run(root())
+
+
 def test_a_loop_waits_for_512_sockets_its_waker_among_them() -> None:
     async def root() -> None:
         with ExitStack() as stack:

@@ -35,6 +35,7 @@ from flowno import (
 from tests.conftest import ROOT
 from tests.load.clients import BLOCK
 from tests.load.seeds import seed_of_this_run, told_by_a_failure
+from tests.support import wine
 from tests.support.remains import remains
 from tests.support.servers import all_ended
 from tests.support.tls import client_context_of
@@ -83,6 +84,7 @@ async def killed(process: Process) -> None:
     assert await process.wait() == (-signal.SIGKILL if os.name == "posix" else 1)
 
 
+@wine.keeps_sockets_of_killed_programs
 @pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("kind", ["tcp", "tls", "unix"])
 def test_clients_that_are_killed_leave_nothing_at_the_server(

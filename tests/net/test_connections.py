@@ -16,6 +16,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, SocketHandle, TruncatedStreamError, sleep, spawn
+from flowno.core.event_loop.errors import system_error
 from flowno.net import connections
 from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import serve_tcp, serve_unix
@@ -269,7 +270,7 @@ def test_where_all_fail_each_address_is_named_with_its_error() -> None:
         with pytest.raises(OSError, match=r"cannot connect to 'host' port 80: ") as caught:
             await open_connection("host", 80)
         text = str(caught.value)
-        assert f"{bad[0]}:{bad[1]}: {os.strerror(errno.ECONNREFUSED)}" in text
+        assert f"{bad[0]}:{bad[1]}: {system_error(errno.ECONNREFUSED).strerror}" in text
         assert f"[::1]:80: {os.strerror(errno.EAFNOSUPPORT)}" in text
         assert type(caught.value) is OSError
         assert isinstance(caught.value.__cause__, ExceptionGroup)

@@ -4,7 +4,14 @@ import sys
 
 import pytest
 
-__all__ = ["PATIENCE", "copies_no_files", "is_slow", "says_nothing_of_locks", "takes_a_reset_for_an_end"]
+__all__ = [
+    "PATIENCE",
+    "copies_no_files",
+    "is_slow",
+    "keeps_sockets_of_killed_programs",
+    "says_nothing_of_locks",
+    "takes_a_reset_for_an_end",
+]
 
 
 def _is_wine() -> bool:
@@ -25,5 +32,9 @@ takes_a_reset_for_an_end = pytest.mark.skipif(_IS_WINE, reason="Wine's recv() gi
 says_nothing_of_locks = pytest.mark.skipif(_IS_WINE, reason="Wine's C runtime refuses a locked file without an errno")
 
 copies_no_files = pytest.mark.skipif(_IS_WINE, reason="Wine 8 has no CopyFile2, and ends who calls it, as shutil does")
+
+keeps_sockets_of_killed_programs = pytest.mark.skipif(
+    _IS_WINE, reason="Wine 8 may keep the sockets open of a program that is killed in select(), until all programs end"
+)
 
 is_slow = pytest.mark.skipif(_IS_WINE, reason="Wine takes a millisecond for each system call of a socket, and longer")

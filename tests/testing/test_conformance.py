@@ -182,13 +182,23 @@ def test_a_selector_that_cannot_be_made_fails() -> None:
 
 
 SELECTORS = """
-import os, time
+import os, signal, time
 from flowno_backends import SelectSelector
 
 class Crashes(SelectSelector):
     def select(self, timeout=None):
         if timeout != timeout:
             os._exit(3)
+        return super().select(timeout)
+
+class LeavesAChild(SelectSelector):
+    def select(self, timeout=None):
+        if timeout != timeout:
+            if os.fork():
+                os._exit(3)
+            os.closerange(0, 3)  # the test waits for the end of these
+            signal.alarm(10)
+            signal.pause()
         return super().select(timeout)
 
 class Hangs(SelectSelector):
@@ -244,6 +254,11 @@ def run_with_selectors(run_python: RunPython, tmp_path: Any) -> Callable[..., An
     ("name", "reason"),
     [
         ("Crashes", "the interpreter ended with exit code 3"),
+        pytest.param(
+            "LeavesAChild",
+            "the interpreter ended with exit code 3",
+            marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
+        ),
         ("Hangs", "it did not come to its end within 2.5 s, and could not be interrupted"),
     ],
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket as _socket
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .addresses import AF_UNIX, resolve
 from .commands import Command, SleepCommand, SocketConnectCommand
+from .errors import system_error
 
 if TYPE_CHECKING:
     from .addresses import Address
@@ -44,7 +44,7 @@ def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generat
     """Connect, for a task that owns both directions of the handle."""
     try:
         if handle.socket.type == _socket.SOCK_STREAM and _is_connected(handle.socket):
-            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))  # Linux says so only the second time
+            raise system_error(errno.EISCONN)  # Linux says so only the second time
         resolved = yield from resolve(handle.socket, address)
         code = handle.socket.connect_ex(resolved)
         if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
@@ -62,7 +62,7 @@ def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generat
                 outcome = _outcome(handle.socket)
             code = outcome
         if code:
-            raise OSError(code, os.strerror(code))
+            raise system_error(code)
     except OSError as error:
         raise handle._failure(error, "connect", address) from None
     except TypeError as error:

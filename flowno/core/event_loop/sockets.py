@@ -23,7 +23,7 @@ from .commands import (
     SocketSendCommand,
 )
 from .connecting import FIRST_PAUSE, LONGEST_PAUSE, accept_now, attempt, connect_blocking
-from .errors import BusyResourceError, ClosedResourceError, EventLoopError
+from .errors import BusyResourceError, ClosedResourceError, EventLoopError, system_error
 from .fd_table import FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
@@ -897,7 +897,7 @@ class SocketHandle:
         if record.reading if reading else record.writing:
             record = yield from self._claim(operation, reading=reading, writing=not reading)
         if self._fileno() < 0:
-            raise self._failure(OSError(errno.EBADF, os.strerror(errno.EBADF)), operation)
+            raise self._failure(system_error(errno.EBADF), operation)
         if reading:
             record.reading = True
         else:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
@@ -135,13 +135,17 @@ def _next(connection: Connection, process: BaseProcess, limit: float) -> Any:
         _EndedError: It has ended.
         _NoAnswerError: It says nothing within its time.
     """
+    # Its end is not told by the connection, nor on POSIX by the sentinel, while a child that it has left has them; and
+    # under Wine not always by the connection alone.
+    if not wait([connection, process.sentinel], limit) and process.is_alive():
+        raise _NoAnswerError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
     try:
-        if connection.poll(limit):
+        if connection.poll():
             return connection.recv()
     except (EOFError, ConnectionError):
-        process.join()
-        raise _EndedError(f"the interpreter ended with {_in_words(process.exitcode or 0)}") from None
-    raise _NoAnswerError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
+        pass
+    process.join()
+    raise _EndedError(f"the interpreter ended with {_in_words(process.exitcode or 0)}")
 
 
 def _in_words(exit_code: int) -> str:
