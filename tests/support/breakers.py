@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from flowno_backends import PollSelector
 from tests.support.broken_selectors import (
+    BOTH,
     AsksNobody,
     BelongsToItsThread,
     ChangesItsMindOnce,
@@ -93,6 +94,7 @@ from tests.support.broken_selectors import (
     WatchesItself,
     WorksInItsChildren,
     answering,
+    descriptors,
     is_closed,
     is_large,
     is_regular,
@@ -115,12 +117,8 @@ def reports(wrong: Callable[[Ready], Any], since: int = 1) -> Breaker:
     return breaker
 
 
-def descriptors(ready: Ready) -> list[tuple[int, int]]:
-    return [(key.fd, events) for key, events in ready]
-
-
 def for_all_events(ready: Ready) -> Ready:
-    return [(key, 3) for key, _ in ready]
+    return [(key, BOTH) for key, _ in ready]
 
 
 #: None stands for the standard library's epoll selector where there is none.

@@ -69,7 +69,7 @@ def answering(method: str, wrong: Callable[[Any], Any], *, since: int = 1, base:
         right = getattr(base, method)(self, *args)
         return wrong(right) if self.calls >= since else right
 
-    return type(base)(f"AnswersWrong_{method}", (base,), {"calls": 0, method: answer})
+    return type(base)(f"{base.__name__}_{method}_{wrong.__name__}", (base,), {"calls": 0, method: answer})
 
 
 def refusing(error: Exception, refused: Callable[[int], bool], base: Any = SelectSelector) -> Any:
@@ -91,6 +91,10 @@ def refusing(error: Exception, refused: Callable[[int], bool], base: Any = Selec
 
 def nothing(_: Ready) -> Ready:
     return []
+
+
+def descriptors(ready: Ready) -> list[tuple[int, int]]:
+    return [(key.fd, events) for key, events in ready]
 
 
 def without_data(key: SelectorKey) -> SelectorKey:
