@@ -233,7 +233,7 @@ BREAKERS: Final[dict[str, tuple[Any, ...]]] = {
     "any_length_is_accepted": (reports(nothing), CountsInAnInt),
     "nan_is_refused": (TakesNaN,),
     "nan_is_refused_with_nothing_registered": (TakesNaN,),
-    "_require_shorter": (("fractions_of_a_millisecond_are_kept", CountsMilliseconds),),
+    "_require_punctual": (("fractions_of_a_millisecond_are_kept", CountsMilliseconds),),
     # signals and threads
     "another_thread_ends_a_wait_without_limit": (NeverReads,),
     "another_thread_ends_a_long_wait": (NeverReads,),

@@ -17,7 +17,7 @@ import pytest
 
 from flowno.debug.selector_decorators import CheckSelector
 from flowno.testing import conformance
-from flowno.testing.conformance import CASES, NEEDS, RULES, Case, Outcome, ProtocolViolation, outcome_of, prove
+from flowno.testing.conformance import CASES, NEEDS, RULES, Case, Outcome, ProtocolViolation, outcome_of, prove, timing
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT, RunPython
 from tests.support.breakers import BREAKERS
@@ -158,6 +158,13 @@ def test_a_third_partys_five_methods_are_enough(monkeypatch: pytest.MonkeyPatch)
     optional = {case.name for case in CASES if set(case.needs) - {"posix", "signals"}}
     assert skipped >= optional
     assert os.name != "posix" or skipped == optional
+
+
+def test_the_page_says_how_much_of_time_no_case_can_see() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"is watched for {timing._LONG:g} seconds" in page
+    assert f"may last {timing._COARSE * 1000:g} ms longer" in page
+    assert f"or {timing._FINE * 1000:g} ms where" in page
 
 
 # ----------------------------------------------------------------------------------------- what a selector may do to it
