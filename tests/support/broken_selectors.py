@@ -54,20 +54,23 @@ def close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def answering(method: str, wrong: Callable[[Any], Any], *, since: int = 1, base: Any = SelectSelector) -> Any:
+def answering(
+    method: str, wrong: Callable[[Any], Any], *, since: int = 1, until: float = math.inf, base: Any = SelectSelector
+) -> Any:
     """A class of selectors of which one method returns something else.
 
     Args:
         method: Its name.
         wrong: Makes what it returns of what it should.
-        since: The first of its calls that does; those before it return what they should.
+        since: The first of its calls that does so.
+        until: The last of them. The others return what they should.
         base: The class that is broken by this.
     """
 
     def answer(self: Any, *args: Any) -> Any:
         self.calls += 1
         right = getattr(base, method)(self, *args)
-        return wrong(right) if self.calls >= since else right
+        return wrong(right) if since <= self.calls <= until else right
 
     return type(base)(f"{base.__name__}_{method}_{wrong.__name__}", (base,), {"calls": 0, method: answer})
 
@@ -175,6 +178,13 @@ class RegistersTwice(SelectSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         if fileobj in self.get_map():
             return super().modify(fileobj, events, data)
+        return super().register(fileobj, events, data)
+
+
+class ForgivesRegister(SelectSelector):
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        if fileobj in self.get_map():
+            return self.get_key(fileobj)
         return super().register(fileobj, events, data)
 
 
@@ -342,14 +352,6 @@ class EntersNothing(SelectSelector):
         return None
 
 
-class WatchesItself(LeaksADescriptor):
-    """Registers a file of its own, as if that were nobody's business."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register(self.own, EVENT_READ)
-
-
 class RemembersTheFirstKey(SelectSelector):
     def __init__(self) -> None:
         super().__init__()
@@ -358,6 +360,13 @@ class RemembersTheFirstKey(SelectSelector):
     def get_key(self, fileobj: Any) -> SelectorKey:
         key = super().get_key(fileobj)
         return self.seen.setdefault(key.fd, key)
+
+
+class HasNoEnd(SelectSelector):
+    """Does not say that it is closed."""
+
+    def get_key(self, fileobj: Any) -> SelectorKey:
+        return self.get_map()[fileobj]
 
 
 class KnowsNone(SelectSelector):
@@ -386,11 +395,14 @@ class View(Mapping[Any, SelectorKey]):
         return len(self.keys_)
 
 
+class OfObjects(View):
+    def __iter__(self) -> Iterator[Any]:
+        return (key.fileobj for key in self.keys_.values())
+
+
 class OfNumbers(View):
-    def __getitem__(self, fileobj: Any) -> SelectorKey:
-        if not isinstance(fileobj, int):
-            raise KeyError(fileobj)
-        return super().__getitem__(fileobj)
+    def __contains__(self, fileobj: object) -> bool:
+        return isinstance(fileobj, int) and fileobj in self.keys_
 
 
 class OfOtherEvents(View):
@@ -429,6 +441,17 @@ class IsEdgeTriggered(SelectSelector):
 class ReportsAll(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return [(key, key.events) for key in self.get_map().values()]
+
+
+class CriesWolf(SelectSelector):
+    """Reports all until something is ready indeed."""
+
+    has_seen_one = False
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        self.has_seen_one |= bool(ready)
+        return ready if self.has_seen_one else [(key, key.events) for key in self.get_map().values()]
 
 
 class NeverForgets(SelectSelector):
