@@ -207,10 +207,7 @@ class Bench:
             rule: The rule that is broken; where it is empty, that of the case.
             note: What else may help whoever looks for the reason.
         """
-        violation = ProtocolViolation(rule or self._rule, seen)
-        if note:
-            violation.add_note(note)
-        raise violation
+        raise _violation(rule or self._rule, seen, note)
 
     def require_equal(self, seen: object, wanted: object, what: str) -> None:
         """Require that something is what it should be; ``what`` names it."""
@@ -356,6 +353,14 @@ class Bench:
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
         if not any(select.select(readers, writers, writers, PATIENCE)):
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
+
+
+def _violation(rule: str, seen: str, note: str) -> ProtocolViolation:
+    """The error to raise. Raised from a variable, it would be kept by its own traceback, and the files by it."""
+    violation = ProtocolViolation(rule, seen)
+    if note:
+        violation.add_note(note)
+    return violation
 
 
 def _in_words(ready: dict[int, int]) -> str:
