@@ -20,9 +20,26 @@ from flowno.debug.selector_decorators import CALL_RULES, CheckSelector, Protocol
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT
 from tests.core.test_foreign_selectors import STANDARD, FiveMethods, exercise
+from tests.support.broken_selectors import (
+    BOTH,
+    CountsInAnInt,
+    ForgivesUnregister,
+    IsImpatient,
+    ModifiesTheUnknown,
+    OverflowsAtNaN,
+    RegistersTwice,
+    ReportsGhosts,
+    ReportsTwice,
+    ReportsWhatNobodyAskedFor,
+    ReturnsNoKey,
+    TakesAnyMask,
+    TakesNaN,
+    TakesNonsense,
+    answering,
+    descriptors,
+    without_data,
+)
 from tests.support.virtual_time import VirtualTimeSelector
-
-BOTH = EVENT_READ | EVENT_WRITE
 
 
 @pytest.fixture
@@ -33,16 +50,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 # ------------------------------------------------------------------------------------- selectors that break one rule
-
-
-class TakesAnyMask(SelectSelector):
-    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        return super().register(fileobj, events & BOTH or EVENT_READ, data)
-
-
-class TakesNoMaskSeriously(SelectSelector):
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        return super().modify(fileobj, events & BOTH or EVENT_READ, data)
+# Those that the conformance kit is tested with, too, are in tests/support/broken_selectors.py.
 
 
 class SaysTypeOfMask(SelectSelector):
@@ -52,22 +60,10 @@ class SaysTypeOfMask(SelectSelector):
         return super().register(fileobj, events, data)
 
 
-class TakesNonsense(SelectSelector):
-    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        return SelectorKey(fileobj, 0, events, data)
-
-
 class SystemRefusesNonsense(SelectSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         if fileobj == -1:
             raise OSError(errno.EBADF, "Bad file descriptor")
-        return super().register(fileobj, events, data)
-
-
-class RegistersTwice(SelectSelector):
-    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        if fileobj in self.get_map():
-            return super().modify(fileobj, events, data)
         return super().register(fileobj, events, data)
 
 
@@ -76,18 +72,6 @@ class ExistsAlready(SelectSelector):
         if fileobj in self.get_map():
             raise FileExistsError(errno.EEXIST, "File exists")  # as epoll_ctl says it
         return super().register(fileobj, events, data)
-
-
-class ModifiesTheUnknown(SelectSelector):
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        if fileobj not in self.get_map():
-            return super().register(fileobj, events, data)
-        return super().modify(fileobj, events, data)
-
-
-class ForgivesUnregister(SelectSelector):
-    def unregister(self, fileobj: Any) -> Any:
-        return super().unregister(fileobj) if fileobj in self.get_map() else None
 
 
 class UnknownToTheSystem(SelectSelector):
@@ -110,21 +94,6 @@ class KnowsItNoMore(SelectSelector):
 class FindsNothing(SelectSelector):
     def unregister(self, fileobj: Any) -> SelectorKey:
         raise KeyError(fileobj)
-
-
-class ReturnsNoKey(SelectSelector):
-    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
-        super().register(fileobj, events, data)
-
-
-class ReturnsATuple(SelectSelector):
-    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
-        return tuple(super().register(fileobj, events, data))
-
-
-class LosesTheData(SelectSelector):
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        return super().modify(fileobj, events, data)._replace(data=None)
 
 
 class ReturnsTheOldEvents(SelectSelector):
@@ -165,28 +134,9 @@ class WantsADescriptor(SelectSelector):
         return super().unregister(fileobj)
 
 
-class WaitsForNaN(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return super().select(0 if timeout != timeout else timeout)
-
-
-class OverflowsAtNaN(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout != timeout:
-            raise OverflowError("timestamp out of range")
-        return super().select(timeout)
-
-
 class FailsForOne(SelectSelector):
     def select(self, timeout: float | None = None) -> Any:
         raise OSError(errno.EBADF, "Bad file descriptor")
-
-
-class CountsMilliseconds(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is not None and timeout * 1000 > 2**31:
-            raise OverflowError("timeout is too large")
-        return super().select(timeout)
 
 
 class RefusesLessThanNothing(SelectSelector):
@@ -194,27 +144,6 @@ class RefusesLessThanNothing(SelectSelector):
         if timeout is not None and timeout < 0:
             raise ValueError("timeout must be non-negative")
         return super().select(timeout)
-
-
-class ReturnsAMapping(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return dict(super().select(timeout))
-
-
-class ReturnsFds(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return [(key.fd, events) for key, events in super().select(timeout)]
-
-
-class ReportsTheGone(SelectSelector):
-    gone: SelectorKey | None = None
-
-    def unregister(self, fileobj: Any) -> SelectorKey:
-        self.gone = super().unregister(fileobj)
-        return self.gone
-
-    def select(self, timeout: float | None = None) -> Any:
-        return super().select(0) + ([(self.gone, EVENT_READ)] if self.gone else [])
 
 
 class ReportsTheOldData(SelectSelector):
@@ -228,24 +157,9 @@ class ReportsTheOldData(SelectSelector):
         return [(self.old, events) for _, events in super().select(timeout)]
 
 
-class ReportsWhatNobodyAskedFor(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return [(key, BOTH) for key, _ in super().select(timeout)]
-
-
 class ReportsNothingOfIt(SelectSelector):
     def select(self, timeout: float | None = None) -> Any:
         return [(key, 0) for key, _ in super().select(timeout)]
-
-
-class ReportsTwice(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return super().select(timeout) * 2
-
-
-class ReturnsAtOnce(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return super().select(0)
 
 
 class Minutes(SystemWorld):
@@ -312,7 +226,7 @@ BROKEN = [
     Broken("mask", SaysTypeOfMask, lambda selector, one, _: selector.register(one, 7)),
     Broken(
         "mask",
-        TakesNoMaskSeriously,
+        TakesAnyMask,
         lambda selector, one, _: (selector.register(one, EVENT_READ), selector.modify(one, 8)),
     ),
     Broken("descriptor", TakesNonsense, lambda selector, *_: selector.register("text", EVENT_READ)),
@@ -326,28 +240,28 @@ BROKEN = [
     Broken("false-alarm", KnowsItNoMore, modify),
     Broken("false-alarm", FindsNothing, unregister),
     Broken("key", ReturnsNoKey, register),
-    Broken("key", ReturnsATuple, register),
-    Broken("key", LosesTheData, modify),
+    Broken("key", answering("register", tuple), register),
+    Broken("key", answering("modify", without_data), modify),
     Broken("key", ReturnsTheOldEvents, modify),
     Broken("key", ReturnsAnotherKey, unregister),
     Broken("failed-register", LeavesATrace, register),
     Broken("failed-modify", StaysAfterModify, modify),
     Broken("unregister", AsksTheSystemOfTheClosed, unregister_closed),
     Broken("unregister", WantsADescriptor, unregister_closed),
-    Broken("nan", WaitsForNaN, lambda selector, *_: selector.select(math.nan)),
+    Broken("nan", TakesNaN, lambda selector, *_: selector.select(math.nan)),
     Broken("nan", OverflowsAtNaN, lambda selector, *_: selector.select(math.nan)),
     Broken("select-raises", FailsForOne, lambda selector, *_: selector.select(0)),
-    Broken("select-raises", CountsMilliseconds, lambda selector, *_: selector.select(1e10)),
+    Broken("select-raises", CountsInAnInt, lambda selector, *_: selector.select(1e10)),
     Broken("select-raises", RefusesLessThanNothing, lambda selector, *_: selector.select(-1)),
-    Broken("result", ReturnsAMapping, select),
-    Broken("result", ReturnsFds, select),
-    Broken("reported-key", ReportsTheGone, unregister),
+    Broken("result", answering("select", dict), select),
+    Broken("result", answering("select", descriptors), select),
+    Broken("reported-key", ReportsGhosts, unregister),
     Broken("reported-key", ReportsTheOldData, lambda selector, *ends: (modify(selector, *ends), selector.select(1))),
     Broken("reported-events", ReportsWhatNobodyAskedFor, select),
     Broken("reported-events", ReportsNothingOfIt, select),
     Broken("reported-twice", ReportsTwice, select),
-    Broken("early", ReturnsAtOnce, lambda selector, *_: selector.select(60)),
-    Broken("early", ReturnsAtOnce, lambda selector, *_: selector.select(None)),
+    Broken("early", IsImpatient, lambda selector, *_: selector.select(60)),
+    Broken("early", IsImpatient, lambda selector, *_: selector.select(None)),
     Broken("early", RoundsDown, lambda selector, *_: selector.select(0.0205)),
 ]
 
@@ -385,7 +299,7 @@ def test_the_pages_have_every_rule() -> None:
 
 
 def test_a_violation_says_what_was_asked_and_what_came() -> None:
-    with CheckSelector(ReturnsAtOnce()) as selector, pytest.raises(ProtocolViolation) as caught:
+    with CheckSelector(IsImpatient()) as selector, pytest.raises(ProtocolViolation) as caught:
         selector.select(60)
     assert "select(60) returned [], after 0." in str(caught.value)
     with CheckSelector(FailsForOne()) as selector, pytest.raises(ProtocolViolation) as caught:

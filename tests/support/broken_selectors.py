@@ -1,7 +1,7 @@
-"""Selectors that do not keep their promises, each in its own way: for every case of the kit, one that fails it.
+"""Selectors that do not keep their promises, each in its own way.
 
-They stand on flowno's ``SelectSelector``, as that works everywhere, or on the standard library's where these are broken
-already. Who is broken by what is in :data:`BROKEN`, at the end.
+They stand on flowno's ``SelectSelector``, as that works everywhere, and on another only where that one cannot be broken
+in this way. What the conformance kit says of each is in :mod:`tests.support.breakers`.
 """
 
 import math
@@ -13,13 +13,12 @@ import stat
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
-from flowno_backends import SelectSelector
-from flowno_backends.base import CAPABILITIES
-
-__all__ = ["BROKEN"]
+from flowno_backends import PollSelector, SelectSelector
+from flowno_backends.base import CAPABILITIES, BackendSelector
 
 BOTH = EVENT_READ | EVENT_WRITE
 
@@ -37,6 +36,15 @@ def is_closed(fd: int) -> bool:
     return False
 
 
+def is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def is_large(fd: int) -> bool:
+    """Whether it is one that select(2) does not take."""
+    return fd >= 1024
+
+
 def inode_of(fd: int) -> int:
     return os.fstat(fd).st_ino
 
@@ -44,6 +52,60 @@ def inode_of(fd: int) -> int:
 def close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def answering(
+    method: str, wrong: Callable[[Any], Any], *, since: int = 1, until: float = math.inf, base: Any = SelectSelector
+) -> Any:
+    """A class of selectors of which one method returns something else.
+
+    Args:
+        method: Its name.
+        wrong: Makes what it returns of what it should.
+        since: The first of its calls that does so.
+        until: The last of them. The others return what they should.
+        base: The class that is broken by this.
+    """
+
+    def answer(self: Any, *args: Any) -> Any:
+        self.calls += 1
+        right = getattr(base, method)(self, *args)
+        return wrong(right) if since <= self.calls <= until else right
+
+    return type(base)(f"{base.__name__}_{method}_{wrong.__name__}", (base,), {"calls": 0, method: answer})
+
+
+def refusing(error: Exception, refused: Callable[[int], bool], base: Any = SelectSelector) -> Any:
+    """A class of selectors that register what they refuse.
+
+    Args:
+        error: What they refuse it by.
+        refused: Whether a descriptor is refused.
+        base: The class that is broken by this.
+    """
+
+    def fail(key: SelectorKey) -> SelectorKey:
+        if refused(key.fd):
+            raise error
+        return key
+
+    return answering("register", fail, base=base)
+
+
+def nothing(_: Ready) -> Ready:
+    return []
+
+
+def descriptors(ready: Ready) -> list[tuple[int, int]]:
+    return [(key.fd, events) for key, events in ready]
+
+
+def without_data(key: SelectorKey) -> SelectorKey:
+    return key._replace(data=None)
+
+
+def out_of_order(_: object) -> NoReturn:
+    raise RuntimeError("out of order")
 
 
 # -------------------------------------------------------------------------------------------------------- bookkeeping
@@ -119,6 +181,25 @@ class RegistersTwice(SelectSelector):
         return super().register(fileobj, events, data)
 
 
+class ForgivesRegister(SelectSelector):
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        if fileobj in self.get_map():
+            return self.get_key(fileobj)
+        return super().register(fileobj, events, data)
+
+
+class RegistersWhatItRefuses(SelectSelector):
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        try:
+            return super().register(fileobj, events, data)
+        except KeyError:
+            self.modify(fileobj, events, data)
+            raise
+        except ValueError:
+            super().register(fileobj, EVENT_READ, data)
+            raise
+
+
 class ModifiesTheUnknown(SelectSelector):
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         if fileobj not in self.get_map():
@@ -143,17 +224,23 @@ class RegistersOnce(SelectSelector):
         return super().register(fileobj, events, data)
 
 
-class KeepsThemByObject(SelectSelector):
+class ModifiesByObject(SelectSelector):
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         if self.get_key(fileobj).fileobj is not fileobj:
             raise KeyError(fileobj)
         return super().modify(fileobj, events, data)
 
-    def get_key(self, fileobj: Any) -> SelectorKey:
-        key = super().get_key(fileobj)
-        if key.fileobj is not fileobj:
+
+class UnregistersByObject(SelectSelector):
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        if self.get_key(fileobj).fileobj is not fileobj:
             raise KeyError(fileobj)
-        return key
+        return super().unregister(fileobj)
+
+
+class UnregistersNothing(SelectSelector):
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        return self.get_key(fileobj)
 
 
 class TakesPlainNumbers(SelectSelector):
@@ -187,6 +274,20 @@ class UnregistersForAll(SelectSelector):
             if fileobj in selector.get_map():
                 SelectSelector.unregister(selector, fileobj)
         return key
+
+
+class RemembersForAll(SelectSelector):
+    """Returns what was registered last, with whichever of them."""
+
+    last: ClassVar[Any] = None
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = RemembersForAll.last = super().register(fileobj, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        super().unregister(fileobj)
+        return self.last
 
 
 class BelongsToItsThread(SelectSelector):
@@ -246,17 +347,85 @@ class NeverCloses(SelectSelector):
         pass
 
 
+class EntersNothing(SelectSelector):
+    def __enter__(self) -> Any:
+        return None
+
+
+class RemembersTheFirstKey(SelectSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, SelectorKey] = {}
+
+    def get_key(self, fileobj: Any) -> SelectorKey:
+        key = super().get_key(fileobj)
+        return self.seen.setdefault(key.fd, key)
+
+
+class HasNoEnd(SelectSelector):
+    """Does not say that it is closed."""
+
+    def get_key(self, fileobj: Any) -> SelectorKey:
+        return self.get_map()[fileobj]
+
+
+class KnowsNone(SelectSelector):
+    def get_key(self, fileobj: Any) -> Any:
+        return self.get_map().get(fileobj)
+
+
 class HasADict(SelectSelector):
     def get_map(self) -> Any:
         return {key.fd: key for key in super().get_map().values()}
 
 
+class View(Mapping[Any, SelectorKey]):
+    """A live view of a map, to be wrong in one way."""
+
+    def __init__(self, keys: Mapping[Any, SelectorKey]) -> None:
+        self.keys_ = keys
+
+    def __getitem__(self, fileobj: Any) -> SelectorKey:
+        return self.keys_[fileobj]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys_)
+
+    def __len__(self) -> int:
+        return len(self.keys_)
+
+
+class OfObjects(View):
+    def __iter__(self) -> Iterator[Any]:
+        return (key.fileobj for key in self.keys_.values())
+
+
+class OfNumbers(View):
+    def __contains__(self, fileobj: object) -> bool:
+        return isinstance(fileobj, int) and fileobj in self.keys_
+
+
+class OfOtherEvents(View):
+    def __getitem__(self, fileobj: Any) -> SelectorKey:
+        return super().__getitem__(fileobj)._replace(events=BOTH)
+
+
+class OfAllThereWas(View):
+    """Keeps what it has seen."""
+
+    def __init__(self, keys: Mapping[Any, SelectorKey]) -> None:
+        super().__init__(keys)
+        self.seen = set(keys)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.seen |= set(self.keys_)
+        return iter(self.seen)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 # ---------------------------------------------------------------------------------------------------------- readiness
-
-
-class ReturnsAnIterator(SelectSelector):
-    def select(self, timeout: float | None = None) -> Any:
-        return iter(super().select(timeout))
 
 
 class IsEdgeTriggered(SelectSelector):
@@ -272,6 +441,30 @@ class IsEdgeTriggered(SelectSelector):
 class ReportsAll(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return [(key, key.events) for key in self.get_map().values()]
+
+
+class CriesWolf(SelectSelector):
+    """Reports all until something is ready indeed."""
+
+    has_seen_one = False
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        self.has_seen_one |= bool(ready)
+        return ready if self.has_seen_one else [(key, key.events) for key in self.get_map().values()]
+
+
+class NeverForgets(SelectSelector):
+    """Reports what has ever been ready, as long as it is registered for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, int] = {}
+
+    def select(self, timeout: float | None = None) -> Ready:
+        for key, events in super().select(timeout):
+            self.seen[key.fd] = self.seen.get(key.fd, 0) | events
+        return [(key, events) for key in self.get_map().values() if (events := key.events & self.seen.get(key.fd, 0))]
 
 
 class WaitsForNews(SelectSelector):
@@ -324,23 +517,32 @@ class ReportsAFew(SelectSelector):
 
 
 class KeepsTheFirstInterest(SelectSelector):
-    def _change(self, fd: int, old: int, new: int) -> None:
-        if not (old and new):
-            super()._change(fd, old, new)
+    def __init__(self) -> None:
+        super().__init__()
+        self.interest: dict[int, int] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().register(fileobj, events, data)
+        self.interest[key.fd] = events
+        return key
+
+    def select(self, timeout: float | None = None) -> Ready:
+        return [report for report in super().select(timeout) if report[1] & self.interest[report[0].fd]]
 
 
-class ChangesItsMindOnce(SelectSelector):
+class ChangesItsMindOnce(KeepsTheFirstInterest):
     """Takes one modify between two waits."""
 
     def __init__(self) -> None:
         super().__init__()
         self.changed: set[int] = set()
 
-    def _change(self, fd: int, old: int, new: int) -> None:
-        if not (old and new and fd in self.changed):
-            super()._change(fd, old, new)
-        if old:
-            self.changed.add(fd)
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().modify(fileobj, events, data)
+        if key.fd not in self.changed:
+            self.interest[key.fd] = events
+        self.changed.add(key.fd)
+        return key
 
     def select(self, timeout: float | None = None) -> Ready:
         self.changed.clear()
@@ -355,17 +557,29 @@ class ForgetsWithNewData(SelectSelector):
         return super().modify(fileobj, events, data)
 
 
-class ReportsGhosts(SelectSelector):
+class _Ghosts(BackendSelector):
+    """Reports what was unregistered."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.ghosts: list[SelectorKey] = []
+        self.ghosts: dict[int, SelectorKey] = {}
 
     def unregister(self, fileobj: Any) -> SelectorKey:
-        self.ghosts.append(super().unregister(fileobj))
-        return self.ghosts[-1]
+        key = super().unregister(fileobj)
+        self.ghosts[key.fd] = key
+        return key
 
     def select(self, timeout: float | None = None) -> Ready:
-        return super().select(timeout) + [(key, key.events) for key in self.ghosts]
+        ghosts = [(key, key.events) for key in self.ghosts.values() if key.fd not in self.get_map()]
+        return super().select(0 if ghosts else timeout) + ghosts  # type: ignore[safe-super]
+
+
+class ReportsGhosts(_Ghosts, SelectSelector):
+    pass
+
+
+class ReportsGhostsOfMany(_Ghosts, PollSelector):
+    pass
 
 
 class IgnoresHangUps(SelectSelector):
@@ -417,7 +631,7 @@ class WaitsNoLongerThanThis(SelectSelector):
 class Oversleeps(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         if timeout:
-            time.sleep(0.6)
+            time.sleep(0.05)
         return super().select(timeout)
 
 
@@ -436,6 +650,13 @@ class CountsInAnInt(SelectSelector):
 class TakesNaN(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return super().select(0 if timeout is not None and math.isnan(timeout) else timeout)
+
+
+class OverflowsAtNaN(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        if timeout is not None and math.isnan(timeout):
+            raise OverflowError("timestamp out of range")
+        return super().select(timeout)
 
 
 class SwallowsErrors(SelectSelector):
@@ -481,6 +702,37 @@ class SharesWithItsChildren(SelectSelector):
         return [] if ready else [(key, key.events) for key in self.get_map().values()]
 
 
+class SharesItsEnd(SharesWithItsChildren):
+    """The same, and only a close is a change."""
+
+    def _change(self, fd: int, old: int, new: int) -> None:
+        SelectSelector._change(self, fd, old, new)
+
+
+class WorksInItsChildren(SelectSelector):
+    """Reports nothing in the process that has made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = os.getpid()
+
+    def select(self, timeout: float | None = None) -> Ready:
+        return [] if os.getpid() == self.process else super().select(timeout)
+
+
+class ClosesAtHome(SelectSelector):
+    """Can be closed only in the process that has made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = os.getpid()
+
+    def close(self) -> None:
+        if os.getpid() != self.process:
+            raise RuntimeError("closed in another process than the one that has made it")
+        super().close()
+
+
 # ------------------------------------------------------------------------------------------------ hostile descriptors
 
 
@@ -502,6 +754,14 @@ class FindsWhatIsEqual(SelectSelector):
         if fileobj not in self.get_map():
             fileobj = next((key.fd for key in self.get_map().values() if key.fileobj == fileobj), fileobj)
         return super().unregister(fileobj)
+
+
+class TakesEqualForIdentical(SelectSelector):
+    """Finds the first that is equal to what it was given."""
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        equal = (key.fd for key in self.get_map().values() if key.fileobj == fileobj)
+        return super().unregister(next(equal) if fileobj in self.get_map() else fileobj)
 
 
 class SpinsOnTheClosed(SelectSelector):
@@ -535,9 +795,27 @@ class UnregistersTheSameFile(KnowsTheFirstFile):
         return super().unregister(fileobj)
 
 
+class SeesOnlyTheClosed(SelectSelector):
+    """Reports the closed alone, where there are any."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        return [report for report in ready if is_closed(report[0].fd)] or ready
+
+
 class TakesFilesAndForgetsThem(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
-        return [report for report in super().select(timeout) if not stat.S_ISREG(os.fstat(report[0].fd).st_mode)]
+        return [report for report in super().select(timeout) if not is_regular(report[0].fd)]
+
+
+class TakesLargeOnesAndForgetsThem(PollSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return [report for report in super().select(timeout) if not is_large(report[0].fd)]
+
+
+class ReportsAFewOfMany(PollSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(timeout)[:64]
 
 
 class ClaimsTooMuch(SelectSelector):
@@ -546,128 +824,10 @@ class ClaimsTooMuch(SelectSelector):
 
 class ClaimsFiles(SelectSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        if stat.S_ISREG(os.fstat(fileobj.fileno()).st_mode):
+        if is_regular(fileobj.fileno()):
             raise PermissionError(1, "Operation not permitted")  # as epoll_ctl says it
         return super().register(fileobj, events, data)
 
 
 #: The standard library's, which spins on an entry of epoll that it cannot remove; None where there is no epoll.
 Epoll: Final[Any] = getattr(selectors, "EpollSelector", None)
-
-#: The name of each case of the kit, and a class that fails it.
-BROKEN: Final[dict[str, Any]] = {
-    # bookkeeping
-    "register_returns_the_key_of_the_registration": ReturnsNoKey,
-    "modify_returns_the_new_key": ReturnsTheOldKey,
-    "unregister_returns_the_last_key": ReturnsTheFirstKey,
-    "new_data_comes_with_the_next_report": ReportsTheFirstKey,
-    "what_was_registered_before_is_not_reported_for_what_is_now": ReportsTheFirstKey,
-    "an_old_result_is_not_returned_again": ReturnsTheOldResult,
-    "register_refuses_events_that_are_no_mask": TakesAnyMask,
-    "modify_refuses_events_that_are_no_mask": TakesAnyMask,
-    "register_refuses_a_negative_descriptor": TakesNonsense,
-    "register_refuses_an_object_without_a_descriptor": TakesNonsense,
-    "register_refuses_what_is_registered": RegistersTwice,
-    "register_refuses_the_number_of_what_is_registered": RegistersTwice,
-    "modify_refuses_the_unknown": ModifiesTheUnknown,
-    "unregister_refuses_the_unknown": ForgivesUnregister,
-    "what_was_unregistered_is_unknown": ForgivesUnregister,
-    "what_was_unregistered_can_be_registered_again": RegistersOnce,
-    "number_and_object_are_one_registration": KeepsThemByObject,
-    "a_number_of_another_type_is_that_number": TakesPlainNumbers,
-    "a_closed_descriptor_cannot_be_registered_and_leaves_no_trace": AsksNobody,
-    "a_modify_that_fails_unregisters": KeepsWhatFailed,
-    "two_selectors_do_not_know_of_each_other": UnregistersForAll,
-    "a_selector_works_in_a_thread_that_has_not_made_it": BelongsToItsThread,
-    "closing_twice_does_nothing": ClosesOnce,
-    "closing_leaves_the_registered_files_open": ClosesTheFiles,
-    "opening_and_closing_leaks_no_descriptor": LeaksADescriptor,
-    "registering_and_waiting_leaks_no_descriptor": LeaksWithEachSelect,
-    "leaving_a_with_block_closes": NeverCloses,
-    "the_descriptor_of_a_selector_is_not_inherited": GivesItsDescriptorToAll,
-    "the_map_is_live": HasADict,
-    "the_map_is_read_only": HasADict,
-    "number_and_object_have_one_key": KeepsThemByObject,
-    "nothing_is_known_after_close": NeverCloses,
-    # readiness
-    "a_result_is_a_list_of_pairs": ReturnsAnIterator,
-    "data_makes_readable_until_all_of_it_is_read": IsEdgeTriggered,
-    "without_data_nothing_is_readable": ReportsAll,
-    "data_from_before_the_registration_is_reported": WaitsForNews,
-    "room_makes_writable_as_long_as_there_is_any": IsEdgeTriggered,
-    "a_full_buffer_is_not_writable": ReportsAll,
-    "room_in_a_buffer_that_was_full_is_reported": GivesUp,
-    "both_directions_come_in_one_result": ReportsOneDirection,
-    "only_the_direction_that_is_ready_is_reported": ReportsAll,
-    "only_the_direction_that_was_asked_for_is_reported": ReportsWhatNobodyAskedFor,
-    "no_event_is_reported_twice_in_one_result": ReportsTwice,
-    "all_that_is_ready_comes_in_one_result": ReportsAFew,
-    "a_changed_interest_holds_at_once": KeepsTheFirstInterest,
-    "an_interest_can_be_changed_and_changed_back_without_a_wait": ChangesItsMindOnce,
-    "new_data_alone_changes_no_interest": ForgetsWithNewData,
-    "what_was_unregistered_is_not_reported": ReportsGhosts,
-    "a_closed_peer_makes_readable_for_ever": IsEdgeTriggered,
-    "what_was_sent_before_an_end_of_file_is_read_before_it": IsEdgeTriggered,
-    "a_half_closed_peer_is_no_reason_to_write": ReportsAll,
-    "a_reset_is_reported_as_the_registered_events": IgnoresHangUps,
-    "a_hang_up_is_reported_as_the_registered_events": IgnoresHangUps,
-    "a_pipe_that_loses_its_writer_is_readable": IgnoresHangUps,
-    "a_pipe_that_loses_its_reader_is_reported_as_the_registered_events": IgnoresHangUps,
-    "a_pipe_without_a_reader_can_be_registered_and_is_reported": IgnoresHangUps,
-    "a_connection_that_is_refused_makes_writable": IgnoresHangUps,
-    "a_listening_socket_is_readable_while_connections_wait": GivesUp,
-    "a_connection_that_is_made_makes_writable": NeverWrites,
-    "an_empty_datagram_makes_readable": NeverReads,
-    "what_is_typed_at_a_terminal_makes_readable": NeverReads,
-    # timing
-    "zero_and_less_do_not_wait": TakesNoTimeForSome,
-    "zero_and_less_do_not_wait_with_nothing_registered": TakesNoTimeForSome,
-    "what_is_ready_is_not_waited_for": WaitsFirst,
-    "a_wait_is_never_shorter_than_asked_for": IsImpatient,
-    "a_wait_with_nothing_registered_is_never_shorter_than_asked_for": IsImpatient,
-    "a_wait_is_not_ended_without_a_reason_time_and_again": WaitsNoLongerThanThis,
-    "a_wait_comes_to_its_end": Oversleeps,
-    "fractions_of_a_millisecond_are_kept": CountsMilliseconds,
-    "any_length_is_accepted": CountsInAnInt,
-    "nan_is_refused": TakesNaN,
-    "nan_is_refused_with_nothing_registered": TakesNaN,
-    # signals and threads
-    "another_thread_ends_a_wait_without_limit": NeverReads,
-    "another_thread_ends_a_long_wait": NeverReads,
-    "none_of_a_thousand_wake_ups_is_lost": IsEdgeTriggered,
-    "an_error_of_a_signal_handler_ends_the_wait": SwallowsErrors,
-    "a_signal_handler_that_returns_does_not_end_the_wait": NeverReads,
-    # forking
-    "a_child_has_the_same_registrations": ForgetsInAChild,
-    "unregister_in_a_child_leaves_the_parents_registration": SharesWithItsChildren,
-    "modify_in_a_child_leaves_the_parents_interest": SharesWithItsChildren,
-    "register_in_a_child_registers_nothing_in_the_parent": SharesWithItsChildren,
-    "close_in_a_child_leaves_the_parents_selector": SharesWithItsChildren,
-    "what_the_parent_does_after_the_fork_is_nothing_to_the_child": SharesWithItsChildren,
-    "a_descriptor_that_a_child_has_closed_harms_no_other": ForgetsInAChild,
-    "after_fork_can_be_repeated_and_does_nothing_in_the_parent": ForgetsInAChild,
-    "a_grandchild_is_as_free_as_a_child": SharesWithItsChildren,
-    # hostile descriptors
-    "a_closed_descriptor_is_unregistered_by_number": UnregistersTheOpen,
-    "a_closed_object_is_unregistered_by_identity": LooksForNumbers,
-    "an_equal_object_is_not_taken_for_the_registered_one": FindsWhatIsEqual,
-    "a_closed_descriptor_does_not_make_select_raise": selectors.SelectSelector,
-    "many_closed_descriptors_do_not_hide_the_others": SpinsOnTheClosed,
-    "a_closed_descriptor_does_not_make_a_wait_return_with_nothing": SpinsOnTheClosed,
-    "a_closed_descriptor_is_reported_as_the_registered_events": SpinsOnTheClosed,
-    "a_number_that_is_another_file_by_now_is_unregistered": UnregistersTheSameFile,
-    "a_number_that_was_unregistered_late_is_the_new_files": KnowsTheFirstFile,
-    "a_changed_interest_in_a_reused_number_is_one_in_the_new_file": KnowsTheFirstFile,
-    "a_number_can_be_used_again_and_again": KnowsTheFirstFile,
-    "a_duplicate_that_lives_on_does_not_make_select_spin": Epoll,
-    "a_duplicate_that_lives_on_does_not_hide_the_others": Epoll,
-    "a_new_file_is_not_taken_for_the_duplicate_of_an_old_one": Epoll,
-    "a_new_file_and_the_duplicate_of_an_old_one_are_one_report": Epoll,
-    "a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_file": Epoll,
-    "the_same_file_under_the_same_number_can_be_registered_again": Epoll,
-    "a_regular_file_is_always_ready_or_refused_at_once": TakesFilesAndForgetsThem,
-    "a_selector_that_claims_files_takes_them": ClaimsFiles,
-    "a_large_number_is_held_or_refused_at_once": selectors.SelectSelector,
-    "a_selector_that_claims_any_number_holds_a_large_one": ClaimsTooMuch,
-    "a_selector_that_claims_any_number_holds_two_thousand": ClaimsTooMuch,
-}

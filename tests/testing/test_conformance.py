@@ -1,21 +1,27 @@
 """The conformance kit itself: it finds what is broken, it leaves alone what is not, and its pages say what it does."""
 
+import ast
 import os
 import re
 import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowno.debug.selector_decorators import CheckSelector
-from flowno.testing.conformance import CASES, NEEDS, RULES, Outcome, ProtocolViolation, outcome_of, prove
+from flowno.testing import conformance
+from flowno.testing.conformance import CASES, NEEDS, RULES, Case, Outcome, ProtocolViolation, outcome_of, prove, timing
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT, RunPython
-from tests.support.broken_selectors import BROKEN
+from tests.support.breakers import BREAKERS
+from tests.support.broken_selectors import TakesNonsense
 
 PAGE = ROOT / "docs" / "conformance.rst"
 BY_NAME = {case.name: case for case in CASES}
@@ -47,19 +53,76 @@ def test_every_need_is_that_of_a_case() -> None:
     assert {need for case in CASES for need in case.needs} == set(NEEDS)
 
 
-def test_every_case_has_a_selector_that_fails_it() -> None:
-    assert list(BROKEN) == list(BY_NAME)
+# ----------------------------------------------------------------------------------------------- each of its assertions
+
+
+def outermost_functions(parent: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    for node in parent.body:
+        if isinstance(node, ast.ClassDef):
+            yield from outermost_functions(node)
+        elif isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def is_assertion(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return name == "broken" or name.startswith(("require_", "_require_"))
+    return False
+
+
+def assertions() -> dict[str, list[tuple[str, int]]]:
+    """The file and the line of each assertion of the kit, by the function that makes it, in the order of its source."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for path in Path(conformance.__file__).parent.glob("*.py"):
+        for function in outermost_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            lines = sorted(node.lineno for node in ast.walk(function) if is_assertion(node))
+            if lines:
+                assert len(set(lines)) == len(lines), f"two assertions in one line of {function.name}"
+                assert function.name not in found, f"two functions are called {function.name}"
+                found[function.name] = [(str(path), line) for line in lines]
+    return found
+
+
+def way_of(violation: ProtocolViolation) -> set[tuple[str, int]]:
+    """The file and the line of each call that led to it, in a forked child, too."""
+    here = {(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(violation.__traceback__)}
+    notes = "".join(getattr(violation, "__notes__", ()))
+    return here | {(path, int(line)) for path, line in re.findall(r'File "(.+)", line (\d+)', notes)}
+
+
+ASSERTIONS = assertions()
+
+
+def test_every_case_asserts_something() -> None:
+    assert set(BY_NAME) <= set(ASSERTIONS)
+
+
+def test_every_assertion_has_a_selector_that_makes_it_fail() -> None:
+    assert {name: len(breakers) for name, breakers in BREAKERS.items()} == {
+        name: len(places) for name, places in ASSERTIONS.items()
+    }
+
+
+def failure_of(case: Case, breaker: Callable[[], Any]) -> tuple[str, set[tuple[str, int]]]:
+    """The rule that a selector is said to break, and the way to where that was found."""
+    try:
+        prove(case, breaker)
+    except ProtocolViolation as violation:
+        return violation.rule, way_of(violation)
+    except unittest.SkipTest as skipped:
+        pytest.fail(f"{case.name} was skipped: {skipped}")
+    pytest.fail(f"{case.name} has passed")
 
 
 @posix
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_selector_is_told_its_rule(name: str) -> None:
-    case, broken = BY_NAME[name], BROKEN[name]
-    if broken is None:
-        pytest.skip("only epoll of the standard library is broken in this way, and there is none here")
-    outcome = outcome_of(case, broken)
-    assert (outcome.result, outcome.rule) == ("failed", case.rule), outcome
-    assert outcome.reason
+@pytest.mark.parametrize("function", BREAKERS)
+def test_an_assertion_fails_where_its_rule_is_broken(function: str) -> None:
+    for place, entry in zip(ASSERTIONS[function], BREAKERS[function], strict=True):
+        name, breaker = entry if isinstance(entry, tuple) else (function, entry)
+        if breaker is not None:
+            rule, way = failure_of(BY_NAME[name], breaker)
+            assert (rule, place) == (BY_NAME[name].rule, place if place in way else way)
 
 
 # ------------------------------------------------------------------------------------------------ the others' selectors
@@ -95,6 +158,13 @@ def test_a_third_partys_five_methods_are_enough(monkeypatch: pytest.MonkeyPatch)
     optional = {case.name for case in CASES if set(case.needs) - {"posix", "signals"}}
     assert skipped >= optional
     assert os.name != "posix" or skipped == optional
+
+
+def test_the_page_says_how_much_of_time_no_case_can_see() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"is watched for {timing._LONG:g} seconds" in page
+    assert f"may last {timing._COARSE * 1000:g} ms longer" in page
+    assert f"or {timing._FINE * 1000:g} ms where" in page
 
 
 # ----------------------------------------------------------------------------------------- what a selector may do to it
@@ -168,7 +238,7 @@ def test_the_message_of_a_failure_is_of_a_size_that_can_be_read(name: str) -> No
 
 def test_a_decorator_that_checks_is_believed() -> None:
     case = BY_NAME["register_refuses_a_negative_descriptor"]
-    outcome = outcome_of(case, lambda: CheckSelector(BROKEN[case.name]()))
+    outcome = outcome_of(case, lambda: CheckSelector(TakesNonsense()))
     assert (outcome.result, outcome.rule) == ("failed", "descriptor")
     assert 'breaks the rule "descriptor"' in outcome.reason
 
@@ -247,7 +317,8 @@ for outcome in isolation.check_selector(sys.argv[1], cases, limit=float(sys.argv
 def run_with_selectors(run_python: RunPython, tmp_path: Any) -> Callable[..., Any]:
     (tmp_path / "their_selectors.py").write_text(SELECTORS, encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "backends")])
-    return lambda *args: run_python(*args, env={"PYTHONPATH": path}, timeout=60)
+    env = {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take most of its time
+    return lambda *args: run_python(*args, env=env, timeout=60)
 
 
 @pytest.mark.parametrize(

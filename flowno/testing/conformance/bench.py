@@ -184,7 +184,8 @@ class Bench:
             case _:
                 return need in capabilities
 
-    def require_needs(self, needs: tuple[str, ...]) -> None:
+    def skip_without(self, needs: tuple[str, ...]) -> None:
+        """End the case where something is missing that it takes."""
         for need in needs:
             if not self.has(need):
                 self.skip(NEEDS[need])
@@ -195,9 +196,18 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------- what is asked
 
-    def broken(self, seen: str) -> NoReturn:
-        """End the case: the selector breaks its rule, by what was seen."""
-        raise ProtocolViolation(self._rule, seen)
+    # What fails a case is a call of `broken`, or of a function whose name begins with `require_`, here and in the files
+    # of the cases. The kit's own tests find them by that, and show each of them to fail.
+
+    def broken(self, seen: str, *, rule: str = "", note: str = "") -> NoReturn:
+        """End the case: the selector breaks a rule, by what was seen.
+
+        Args:
+            seen: What was seen.
+            rule: The rule that is broken; where it is empty, that of the case.
+            note: What else may help whoever looks for the reason.
+        """
+        raise _violation(rule or self._rule, seen, note)
 
     def require_equal(self, seen: object, wanted: object, what: str) -> None:
         """Require that something is what it should be; ``what`` names it."""
@@ -206,7 +216,6 @@ class Bench:
 
     def require_refused(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
         """Require that a call raises an error of this kind."""
-        words = f"{getattr(call, '__name__', call)}({', '.join(map(repr, args))})"
         try:
             returned = call(*args)
         except ProtocolViolation:  # of a decorator that checks; it knows better
@@ -214,8 +223,17 @@ class Bench:
         except error:
             return
         except Exception as other:
-            self.broken(f"{words} raised {other!r}, and not a {error.__name__}")
-        self.broken(f"{words} returned {returned!r}, and did not raise a {error.__name__}")
+            self.broken(f"{_call_in_words(call, args)} raised {other!r}, and not a {error.__name__}")
+        self.broken(f"{_call_in_words(call, args)} returned {returned!r}, and did not raise a {error.__name__}")
+
+    def require_accepted(self, call: Callable[..., T], *args: object) -> T:
+        """Require that a call raises no error, and return what it returns."""
+        try:
+            return call(*args)
+        except ProtocolViolation:  # as above
+            raise
+        except Exception as error:
+            self.broken(f"{_call_in_words(call, args)} raised {error!r}")
 
     def require_unknown(self, fd: int) -> None:
         """Require that an fd is not registered."""
@@ -225,18 +243,18 @@ class Bench:
         """What one call of select reports: ``{fd: events}``, the reports of one fd together."""
         result = self.selector.select(timeout)
         if not isinstance(result, list):
-            raise ProtocolViolation("result", f"select({timeout!r}) returned {result!r}")
+            self.broken(f"select({timeout!r}) returned {result!r}", rule="result")
         together: dict[int, int] = {}
         for report in result:
             match report:
                 case (SelectorKey() as key, int() as events):
                     pass
                 case _:
-                    raise ProtocolViolation("result", f"select({timeout!r}) returned {result!r}")
+                    self.broken(f"select({timeout!r}) returned {result!r}", rule="result")
             if not events or events & ~key.events:
-                raise ProtocolViolation("reported-events", f"select({timeout!r}) reported {events} for {key}")
+                self.broken(f"select({timeout!r}) reported {events} for {key}", rule="reported-events")
             if together.get(key.fd, 0) & events:
-                raise ProtocolViolation("reported-twice", f"select({timeout!r}) returned {result!r}")
+                self.broken(f"select({timeout!r}) returned {result!r}", rule="reported-twice")
             together[key.fd] = together.get(key.fd, 0) | events
         return together
 
@@ -337,10 +355,22 @@ class Bench:
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
 
 
+def _violation(rule: str, seen: str, note: str) -> ProtocolViolation:
+    """The error to raise. Raised from a variable, it would be kept by its own traceback, and the files by it."""
+    violation = ProtocolViolation(rule, seen)
+    if note:
+        violation.add_note(note)
+    return violation
+
+
 def _in_words(ready: dict[int, int]) -> str:
     """What is ready, for people."""
     words = {EVENT_READ: "READ", EVENT_WRITE: "WRITE", BOTH: "READ|WRITE"}
     return ", ".join(f"fd {fd} {words[events]}" for fd, events in ready.items()) or "nothing"
+
+
+def _call_in_words(call: Callable[..., object], args: tuple[object, ...]) -> str:
+    return f"{getattr(call, '__name__', call)}({', '.join(map(repr, args))})"
 
 
 def _close_quietly(selector: Selector) -> None:

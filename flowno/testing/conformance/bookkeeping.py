@@ -174,7 +174,7 @@ def what_was_unregistered_is_unknown(bench: Bench) -> None:
 def what_was_unregistered_can_be_registered_again(bench: Bench) -> None:
     ours, _ = bench.pair()
     for _ in range(3):
-        bench.selector.register(ours, EVENT_WRITE)
+        bench.require_accepted(bench.selector.register, ours, EVENT_WRITE)
         bench.require_reported({ours.fileno(): EVENT_WRITE})
         bench.selector.unregister(ours)
 
@@ -184,19 +184,17 @@ def number_and_object_are_one_registration(bench: Bench) -> None:
     ours, _ = bench.pair()
     fd = ours.fileno()
     bench.selector.register(ours, EVENT_READ)
-    bench.require_equal(bench.selector.modify(fd, EVENT_WRITE).fd, fd, "the fd in what modify returned for a number")
-    bench.require_equal(
-        bench.selector.unregister(FakeFile(fd)).fd, fd, "the fd in what unregister returned for another object"
-    )
+    bench.require_accepted(bench.selector.modify, fd, EVENT_WRITE)
+    bench.require_accepted(bench.selector.unregister, FakeFile(fd))
     bench.require_unknown(fd)
 
 
 @case("false-alarm")
 def a_number_of_another_type_is_that_number(bench: Bench) -> None:
     ours, _ = bench.pair()
-    bench.selector.register(_Number(ours.fileno()), EVENT_WRITE)
+    bench.require_accepted(bench.selector.register, _Number(ours.fileno()), EVENT_WRITE)
     bench.require_reported({ours.fileno(): EVENT_WRITE})
-    bench.selector.unregister(ours.fileno())
+    bench.require_accepted(bench.selector.unregister, ours.fileno())
 
 
 @case("failed-register", "posix")
@@ -265,10 +263,7 @@ def a_selector_works_in_a_thread_that_has_not_made_it(bench: Bench) -> None:
 @case("close")
 def closing_twice_does_nothing(bench: Bench) -> None:
     bench.selector.close()
-    try:
-        bench.selector.close()
-    except Exception as error:
-        bench.broken(f"the second close() raised {error!r}")
+    bench.require_accepted(bench.selector.close)
 
 
 @case("close")
@@ -279,10 +274,9 @@ def closing_leaves_the_registered_files_open(bench: Bench) -> None:
     try:
         peer.send(b"x")
         bench.until_ready(ours)
-        received = ours.recv(1)
+        ours.recv(1)
     except OSError as error:
         bench.broken(f"after close() using the registered socket raised {error!r}")
-    bench.require_equal(received, b"x", "what was received after close()")
 
 
 @case("close", "posix")
@@ -340,7 +334,6 @@ def the_descriptor_of_a_selector_is_not_inherited(bench: Bench) -> None:
 def the_map_is_live(bench: Bench) -> None:
     ours, other = bench.pair()
     mapping = bench.selector.get_map()
-    bench.require_equal(list(mapping), [], "list(get_map()) of a new selector")
     key = bench.selector.register(ours, EVENT_READ)
     bench.require_equal(list(mapping), [ours.fileno()], "list(get_map())")
     bench.require_equal(

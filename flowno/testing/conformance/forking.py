@@ -3,8 +3,10 @@
 As a loop does it, a child calls ``after_fork()`` first, where there is one.
 """
 
+import json
 import os
 import signal
+import traceback
 import warnings
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
@@ -17,7 +19,7 @@ FORKING = Group("forking")
 case = FORKING.case
 
 
-def _in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
+def _require_in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
     """Run something in a forked child, where the selector is told of it first, and require that it goes well.
 
     ``meanwhile`` is run here after the fork.
@@ -36,14 +38,17 @@ def _in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], 
             body()
             code = 0
         except BaseException as error:
-            os.write(writer, str(error if isinstance(error, ProtocolViolation) else repr(error)).encode()[:4096])
+            seen = str(error) if isinstance(error, ProtocolViolation) else repr(error)
+            where = "".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])
+            with open(writer, "w", encoding="ascii", closefd=False) as say:
+                json.dump([seen[:4096], where], say)
         finally:
             os._exit(code)
     os.close(writer)
     try:
         meanwhile()
-        with open(reader, "rb", closefd=False) as said:
-            message = said.read().decode(errors="replace")
+        with open(reader, encoding="ascii", closefd=False) as said:
+            answer = said.read()
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise
@@ -51,7 +56,8 @@ def _in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], 
         os.close(reader)
         _, status = os.waitpid(child, 0)
     if status:
-        bench.broken(f"in a forked child: {message or f'it ended with status {status}'}")
+        seen, where = json.loads(answer) if answer else (f"it ended with status {status}", "")
+        bench.broken(f"in a forked child: {seen}", note=f"In the child:\n{where}")
 
 
 @case("fork", "fork")
@@ -66,14 +72,14 @@ def a_child_has_the_same_registrations(bench: Bench) -> None:
         bench.require_reported({ours.fileno(): EVENT_READ, peer.fileno(): EVENT_WRITE})
         bench.require_equal(bench.selector.unregister(ours).data, "ours", "the data of what was unregistered")
 
-    _in_child(bench, child)
+    _require_in_child(bench, child)
 
 
 @case("fork", "fork")
 def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
-    _in_child(bench, lambda: bench.selector.unregister(ours))
+    _require_in_child(bench, lambda: bench.selector.unregister(ours))
     peer.send(b"x")
     bench.require_reported({ours.fileno(): EVENT_READ})
 
@@ -82,7 +88,7 @@ def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
 def modify_in_a_child_leaves_the_parents_interest(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
-    _in_child(bench, lambda: bench.selector.modify(ours, EVENT_WRITE))
+    _require_in_child(bench, lambda: bench.selector.modify(ours, EVENT_WRITE))
     bench.require_reported({})
     peer.send(b"x")
     bench.require_reported({ours.fileno(): EVENT_READ})
@@ -92,7 +98,7 @@ def modify_in_a_child_leaves_the_parents_interest(bench: Bench) -> None:
 def register_in_a_child_registers_nothing_in_the_parent(bench: Bench) -> None:
     ours, other = bench.pair()
     bench.selector.register(other, EVENT_READ)
-    _in_child(bench, lambda: bench.selector.register(ours, EVENT_WRITE))
+    _require_in_child(bench, lambda: bench.selector.register(ours, EVENT_WRITE))
     bench.require_reported({})
     bench.require_wait(0.002)
     bench.require_unknown(ours.fileno())
@@ -102,7 +108,7 @@ def register_in_a_child_registers_nothing_in_the_parent(bench: Bench) -> None:
 def close_in_a_child_leaves_the_parents_selector(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
-    _in_child(bench, bench.selector.close)
+    _require_in_child(bench, bench.selector.close)
     bench.require_reported({ours.fileno(): EVENT_WRITE})
 
 
@@ -122,7 +128,7 @@ def what_the_parent_does_after_the_fork_is_nothing_to_the_child(bench: Bench) ->
         bench.selector.register(peer, EVENT_WRITE)
         go_on.send(b"x")
 
-    _in_child(bench, child, in_parent)
+    _require_in_child(bench, child, in_parent)
 
 
 @case("fork", "fork")
@@ -139,7 +145,7 @@ def a_descriptor_that_a_child_has_closed_harms_no_other(bench: Bench) -> None:
         bench.selector.unregister(number)
         bench.require_reported({good.fileno(): EVENT_WRITE})
 
-    _in_child(bench, child)
+    _require_in_child(bench, child)
 
 
 @case("fork", "fork", "after_fork")
@@ -153,7 +159,7 @@ def after_fork_can_be_repeated_and_does_nothing_in_the_parent(bench: Bench) -> N
         bench.selector.after_fork()
         bench.require_reported({ours.fileno(): EVENT_WRITE})
 
-    _in_child(bench, child)
+    _require_in_child(bench, child)
 
 
 @case("fork", "fork")
@@ -162,10 +168,10 @@ def a_grandchild_is_as_free_as_a_child(bench: Bench) -> None:
     bench.selector.register(ours, EVENT_WRITE)
 
     def child() -> None:
-        _in_child(bench, lambda: bench.selector.unregister(ours))
+        _require_in_child(bench, lambda: bench.selector.unregister(ours))
         bench.require_reported({ours.fileno(): EVENT_WRITE})
-        _in_child(bench, bench.selector.close)
+        _require_in_child(bench, bench.selector.close)
         bench.require_reported({ours.fileno(): EVENT_WRITE})
 
-    _in_child(bench, child)
+    _require_in_child(bench, child)
     bench.require_reported({ours.fileno(): EVENT_WRITE})

@@ -75,16 +75,15 @@ def prove(case: Case, make: Callable[[], Selector], *, limit: float = LIMIT, str
             raise
         half = _LONGEST // 2
         left_out = len(message) - 2 * half
-        raise ProtocolViolation(
-            violation.rule, f"{message[:half]} ... ({left_out:,} characters) ... {message[-half:]}"
-        ) from None
+        violation.args = (violation.rule, f"{message[:half]} ... ({left_out:,} characters) ... {message[-half:]}")
+        raise violation from None
 
 
 def _prove(case: Case, make: Callable[[], Selector], limit: float, strict: bool) -> None:
     """As :func:`prove`, with messages of any length."""
     try:
         with _alarm_after(limit), Bench(case.rule, make, strict=strict) as bench:
-            bench.require_needs(case.needs)
+            bench.skip_without(case.needs)
             case.prove(bench)
     except (ProtocolViolation, unittest.SkipTest):
         raise
