@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from math import inf
 from types import coroutine as generator_based
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -237,6 +238,10 @@ class Runner:
         finally:
             loop.interrupt = None
             interrupt.stop()
+        if error is None and step.verdict is None and interrupt.is_over:
+            step.verdict = TimeoutError(
+                f"{step.name} took longer than {self._timeout:g} s, and did not let the loop say so: it blocks"
+            )
         step.is_through = True
         if step.verdict is not None:
             step.verdict.__context__ = None if isinstance(error, TaskCancelled) else error
@@ -367,18 +372,25 @@ class _Interruption:
         self._runner = runner
         self._step = step
         self._seconds: float | None = None
+        self._deadline = inf
         self._timer: Timer | None = None
 
     def start(self, seconds: float | None) -> None:
         self._seconds = seconds
         loop = self._runner.loop
         if seconds is not None:
-            self._timer = loop.timers.add(loop.clock() + seconds, _Interruption._run_out, self)
+            self._deadline = loop.clock() + seconds
+            self._timer = loop.timers.add(self._deadline, _Interruption._run_out, self)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._runner.loop.timers.cancel(self._timer)
         self._runner.forget_cancellation()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time has run out."""
+        return self._runner.loop.clock() > self._deadline
 
     def is_all_there_is(self) -> bool:
         """Whether no timer will fire but the one of this limit."""

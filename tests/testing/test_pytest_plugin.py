@@ -817,6 +817,20 @@ def test_a_test_that_never_waits_for_anything_ends_all_the_same(project: Project
     result.stdout.fnmatch_lines("*TimeoutError: test?select? took longer than 0.01 s; when*")
 
 
+def test_a_test_that_blocks_the_loop_past_its_limit_fails_once_it_has_ended(project: Project) -> None:
+    tests = """
+        import time
+
+        @pytest.mark.flowno(timeout=0.01)
+        async def test():
+            await sleep(0)
+            time.sleep(0.02)
+    """
+    result = project.run(tests)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("*TimeoutError: test?select? took longer than 0.01 s, and did not let the loop say so*")
+
+
 def test_a_cancellation_that_has_not_arrived_by_the_end_of_a_step_does_not_reach_the_next_one(project: Project) -> None:
     tests = """
         @pytest.fixture
