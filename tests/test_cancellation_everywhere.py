@@ -120,11 +120,10 @@ class _World(SystemWorld):
 class Ground:
     """What programs work with: names, certificates, a folder, an address that does not answer."""
 
-    def __init__(self, folder: Path, silent: tuple[str, int]) -> None:
+    def __init__(self, folder: Path, silent: tuple[str, int], authority: trustme.CA) -> None:
         self.folder = folder
         self.silent = silent
         self.world = _World()
-        authority = trustme.CA()
         self.server_context = server_context_of(authority, "localhost", "127.0.0.1")
         self.client_context = client_context_of(authority)
         self.certificates = folder / "certificates"  # what a system trusts whose store is small, and quickly read
@@ -138,7 +137,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iterator[Ground]:
     with system_socket.socket() as listener, ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -146,7 +145,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
             waiting = stack.enter_context(system_socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        ground = Ground(tmp_path_factory.mktemp("ground"), listener.getsockname())
+        ground = Ground(tmp_path_factory.mktemp("ground"), listener.getsockname(), authority)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(ground.certificates))
             patch.setenv("SSL_CERT_DIR", str(ground.folder))

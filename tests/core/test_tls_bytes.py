@@ -535,13 +535,12 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
 @pytest.mark.not_under_faults(reason="a thousand connections take long where each call fails now and then")
 @pytest.mark.not_in_debug_mode(reason="steps that are slow on a busy machine are reported")
 def test_a_thousand_connections_are_served_at_once(
-    backend: str, server_context: ssl.SSLContext, authority: trustme.CA, tmp_path: Path
+    backend: str, server_context: ssl.SSLContext, authority_file: Path
 ) -> None:
     """Every one is open before the first is served. With select a few less where many files are open."""
     others = 10  # the listener, the waker, the pipe to the clients, and what else may be opened meanwhile
     number = connections_that_fit(backend, 1000, others)
     assert number > (400 if sys.platform == "win32" else 900)
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     arrived = flowno.CountdownLatch(number)
 
     async def serve(handle: TLSSocketHandle) -> None:
@@ -556,7 +555,7 @@ def test_a_thousand_connections_are_served_at_once(
         with TLSSocketHandle(system_socket.socket(), server_context, None) as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(number)
-            with clients_elsewhere(listener.getsockname()[1], number, tmp_path / "authority.pem"):
+            with clients_elsewhere(listener.getsockname()[1], number, authority_file):
                 async with flowno.timeout(30):
                     servers = [await spawn(serve((await listener.accept())[0])) for _ in range(number)]
                     for server in servers:

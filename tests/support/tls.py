@@ -5,24 +5,25 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import trustme
+from typing import TYPE_CHECKING, Any
 
 import flowno
 from flowno.core.event_loop.tls import TLSSocketHandle
 
+if TYPE_CHECKING:
+    import trustme
+
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-def server_context_of(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+def server_context_of(authority: "trustme.CA", *names: str, **options: Any) -> ssl.SSLContext:
     """What a server needs that is known by these names; ``options`` as of ``trustme.CA.issue_cert``."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*(names or ("localhost",)), **options).configure_cert(context)
     return context
 
 
-def client_context_of(*authorities: trustme.CA) -> ssl.SSLContext:
+def client_context_of(*authorities: "trustme.CA") -> ssl.SSLContext:
     """What a client needs that trusts these authorities."""
     context = ssl.create_default_context()
     for authority in authorities:
