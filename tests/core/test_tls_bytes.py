@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +17,23 @@ import pytest
 import trustme
 
 import flowno
-from flowno import (
-    BusyResourceError,
-    TaskCancelled,
-    TaskHandle,
-    sleep,
-    spawn,
-)
+from flowno import BusyResourceError, TaskCancelled, TaskHandle, sleep, spawn
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.conftest import ROOT
 from tests.support.limits import connections_that_fit, open_files
 from tests.support.loopback import LARGE, receive
 from tests.support.tls import (
     VERSIONS,
+    TLSEnds,
     client,
     client_context_of,
     echo,
+    establish,
     server_context_of,
     tls_pair,
     tls_peer,
 )
+from tests.support.transfers import little_memory, receive_all, send_blocks
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -257,9 +253,7 @@ def test_records_leave_in_one_send_and_come_in_one_receive(
 
     async def main() -> None:
         with counted_pair(server_context, client_context) as (one, other, sending, receiving):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+            await establish(one, other)
             sends, receives = sending.sends, receiving.receives
             await one.sendAll(data)
             assert sending.sends - sends == 1
@@ -308,9 +302,7 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
 
     async def main() -> None:
         with tls_pair(server_context, context) as (one, other):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+            await establish(one, other)
             await other.sendAll(b"first")
             assert await one.recv(9) == b"first"
             assert await other.recv(1) == b"!"  # sent at once
@@ -325,14 +317,10 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
     flowno.run(main())
 
 
-def test_a_send_returns_when_the_system_has_all_of_it(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_send_returns_when_the_system_has_all_of_it(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+        with tls_ends() as (one, other):
+            await establish(one, other)
             complete = 0
             while (sender := await spawn(one.sendAll(bytes(50_000)))).is_finished:
                 complete += 50_000
@@ -401,9 +389,9 @@ def test_a_peer_may_renegotiate_while_data_is_sent(
     assert lines == [b"line %d\n" % number for number in range(5)] + [b"end\n"]
 
 
-def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_several_buffers_are_sent_as_one(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             sender = await spawn(one.sendmsg([b"several ", bytearray(b"buffers "), memoryview(b"here")]))
             assert await other.recv(100) == b"several buffers here"
             assert await sender.join() == 20
@@ -414,13 +402,11 @@ def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_
     flowno.run(main())
 
 
-def test_a_file_goes_through_tls(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
-) -> None:
+def test_a_file_goes_through_tls(tls_ends: TLSEnds, tmp_path: Path) -> None:
     (tmp_path / "page").write_bytes(b"not this, " + b"but all of this" * 10_000)
 
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other), open(tmp_path / "page", "rb") as file:
+        with tls_ends() as (one, other), open(tmp_path / "page", "rb") as file:
             sender = await spawn(one.sendfile(file, 10))
             assert await receive(other, 150_000) == b"but all of this" * 10_000
             assert await sender.join() == 150_000
@@ -428,9 +414,9 @@ def test_a_file_goes_through_tls(
     flowno.run(main())
 
 
-def test_what_would_go_past_tls_is_refused(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_what_would_go_past_tls_is_refused(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             operations: list[Callable[[], Any]] = [
                 lambda: one.recvfrom(9),
                 lambda: one.recvfrom_into(bytearray(9)),
@@ -455,9 +441,9 @@ def test_what_would_go_past_tls_is_refused(server_context: ssl.SSLContext, clien
     flowno.run(main())
 
 
-def test_what_is_asked_for_is_checked(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_what_is_asked_for_is_checked(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             sender = await spawn(other.sendAll(b"data"))
             assert await one.recv(0) == b""
             await sender.join()
@@ -480,33 +466,21 @@ def test_a_long_transfer_takes_no_more_memory_than_a_short_one(
 ) -> None:
     context = server_context_of(authority)
     context.maximum_version = version
-    block = bytes(range(256)) * 4096
 
     async def main() -> int:
         with tls_pair(context, client_context) as (one, other):
 
             async def send() -> None:
-                for _ in range(transfer_size // len(block)):
-                    await one.sendAll(block)
+                await send_blocks(one, transfer_size)
                 await one.send_eof()
 
             sender = await spawn(send())
-            buffer = bytearray(65536)
-            expected = memoryview(block * 2)
-            received = 0
-            while size := await other.recv_into(buffer):
-                start = received % len(block)
-                assert buffer[:size] == expected[start : start + size]
-                received += size
+            received = await receive_all(other)
             await sender.join()
             return received
 
-    tracemalloc.start()
-    try:
+    with little_memory():
         assert flowno.run(main()) == transfer_size
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support.loopback import pair, reset, tcp_pair
 from tests.support.raw_tls import APPLICATION_DATA, RawTLSClient
 from tests.support.servers import all_ended
-from tests.support.tls import server_context_of, tls_pair
+from tests.support.tls import establish, server_context_of, tls_pair
 from tests.support.virtual_time import VirtualTimeSelector
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -214,9 +214,7 @@ def test_sends_that_are_given_up_do_not_pile_up_for_a_peer_that_does_not_read(
 
     async def main() -> None:
         with tls_pair(server_context, client_context) as (peer, handle):
-            shaking = await spawn(peer.do_handshake())
-            await handle.do_handshake()
-            await shaking.join()
+            await establish(peer, handle)
             sent = 0
             for _ in range(1000):
                 with move_on_after(0.001):

@@ -4,10 +4,11 @@ import socket as system_socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import flowno
+from flowno import spawn
 from flowno.core.event_loop.tls import TLSSocketHandle
 
 if TYPE_CHECKING:
@@ -46,6 +47,17 @@ def tls_pair(
         TLSSocketHandle(other, server_context, None, server_side=True) as server_end,
     ):
         yield client_end, server_end
+
+
+#: As ``tls_pair`` for settings that are known already: it is given the options.
+TLSEnds = Callable[..., AbstractContextManager[tuple[TLSSocketHandle, TLSSocketHandle]]]
+
+
+async def establish(*ends: TLSSocketHandle) -> None:
+    """Make the handshake, to which each end does its part."""
+    tasks = [await spawn(end.do_handshake()) for end in ends]
+    for task in tasks:
+        await task.join()
 
 
 def echo(connection: ssl.SSLSocket) -> None:
