@@ -57,6 +57,7 @@ from flowno.core.event_loop.queues import BaseQueue
 from flowno.core.event_loop.tasks import TaskHandle
 from flowno.core.event_loop.tls import TLSSocketHandle
 from flowno.testing import cancel_everywhere
+from tests.support.garbage import no_collections
 from tests.support.instruments import HOOKS, Recorder
 from tests.support.loopback import LARGE, listening, pair, receive, reset, tcp_pair
 from tests.support.tasks import FOREVER, fail, value
@@ -1262,13 +1263,9 @@ def test_what_a_watched_task_drops_is_freed_at_once() -> None:
     handles: list[weakref.ref[Any]] = []
     tasks: list[weakref.ref[Any]] = []
     gc.collect()
-    gc.disable()
-    try:
-        with EventLoopInstrument():
-            flowno.run(main())
-            assert [each() for each in (*things, *handles, *tasks)] == [None] * 5
-    finally:
-        gc.enable()
+    with no_collections(), EventLoopInstrument():
+        flowno.run(main())
+        assert [each() for each in (*things, *handles, *tasks)] == [None] * 5
 
 
 def test_operations_are_called_as_they_were(connected: Pair) -> None:
