@@ -17,9 +17,10 @@ import pytest
 import trustme
 
 import flowno
-from flowno import BusyResourceError, TaskCancelled, TaskHandle, sleep, spawn
+from flowno import BusyResourceError, TaskCancelled, TaskHandle, spawn
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.conftest import ROOT
+from tests.support.fairness import another_task
 from tests.support.limits import connections_that_fit, open_files
 from tests.support.loopback import LARGE, receive
 from tests.support.tls import (
@@ -96,26 +97,18 @@ def test_a_server_and_its_client_in_one_loop(server_context: ssl.SSLContext, cli
 def test_what_is_decrypted_already_comes_without_waiting(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
-    turns: list[None] = []
-
-    async def count_turns() -> None:
-        while True:
-            await sleep(0)
-            turns.append(None)
-
     async def main(address: tuple[str, int]) -> None:
         with client(client_context) as handle:
             await flowno.connect(handle, address)
             assert await handle.recv(1) == b"x"
-            counter = await spawn(count_turns())
-            before = len(turns)
-            for _ in range(50):
-                assert await handle.recv(1) == b"x"
-            assert len(turns) == before
-            for _ in range(200):
-                assert await handle.recv(1) == b"x"
-            assert len(turns) > before  # and yet the others have their turn
-            await counter.cancel()
+            async with another_task() as turns:
+                before = turns.taken
+                for _ in range(50):
+                    assert await handle.recv(1) == b"x"
+                assert turns.taken == before
+                for _ in range(200):
+                    assert await handle.recv(1) == b"x"
+                assert turns.taken > before  # and yet the others have their turn
 
     with tls_peer(server_context, lambda tls: tls.sendall(b"x" * 1000)) as address:
         flowno.run(main(address))
@@ -167,23 +160,14 @@ class Sink(system_socket.socket):
 def test_a_large_send_that_never_has_to_wait_gives_way_to_the_others(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await sleep(0)
-
     async def main(address: tuple[str, int]) -> None:
         with Sink() as sink, TLSSocketHandle(sink, client_context, "localhost") as handle:
             await flowno.connect(handle, address)
-            other = await spawn(take_turns())
-            sink.swallows = True
-            before = turns
-            await handle.sendAll(bytes(3 * 64 * 65536))
-            assert 2 <= turns - before <= 6
-            await other.cancel()
+            async with another_task() as turns:
+                sink.swallows = True
+                before = turns.taken
+                await handle.sendAll(bytes(3 * 64 * 65536))
+                assert 2 <= turns.taken - before <= 6
 
     with tls_peer(server_context, echo) as address:
         flowno.run(main(address))
