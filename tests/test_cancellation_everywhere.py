@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket as system_socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -752,17 +753,19 @@ async def open_connection_that_all_refuse(books: Books, ground: Ground) -> None:
             pass
 
 
+async def serve_a_goodbye(listener: SocketHandle, context: ssl.SSLContext) -> None:
+    """A TLS server that ends the one connection that it takes."""
+    handle, _ = await listener.accept()
+    with await start_tls(handle, context, server_side=True) as tls:
+        await tls.aclose()
+
+
 @program
 async def open_connection_with_tls(books: Books, ground: Ground) -> None:
-    async def serve(listener: SocketHandle) -> None:
-        handle, _ = await listener.accept()
-        with await start_tls(handle, ground.server_context, server_side=True) as tls:
-            await tls.aclose()
-
     with listening() as listener:
         listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
         async with (
-            beside(serve(listener)),
+            beside(serve_a_goodbye(listener, ground.server_context)),
             await open_connection(*listener.getsockname(), tls=ground.client_context) as stream,
         ):
             await stream.read()
@@ -772,14 +775,12 @@ async def open_connection_with_tls(books: Books, ground: Ground) -> None:
 async def open_connection_with_the_tls_settings_of_the_system(books: Books, ground: Ground) -> None:
     """They are read in a thread, while the connection is there already."""
 
-    async def serve(listener: SocketHandle) -> None:
-        handle, _ = await listener.accept()
-        with await start_tls(handle, ground.server_context, server_side=True) as tls:
-            await tls.aclose()
-
     with listening() as listener:
         listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
-        async with beside(serve(listener)), await open_connection(*listener.getsockname(), tls=True) as stream:
+        async with (
+            beside(serve_a_goodbye(listener, ground.server_context)),
+            await open_connection(*listener.getsockname(), tls=True) as stream,
+        ):
             await stream.read()
 
 
@@ -1321,26 +1322,27 @@ async def lock_that_others_wait_for(books: Books, ground: Ground) -> None:
         lock.release()
 
 
+async def use_when_it_is_free(thing: Lock | Semaphore) -> None:
+    while True:
+        try:
+            thing.acquire_nowait()
+        except WouldBlockError:
+            await sleep(0)
+        else:
+            break
+    try:
+        await sleep(0)
+    finally:
+        thing.release()
+
+
 @program
 async def lock_without_waiting_for_it(books: Books, ground: Ground) -> None:
-    async def work() -> None:
-        while True:
-            try:
-                lock.acquire_nowait()
-            except WouldBlockError:
-                await sleep(0)
-            else:
-                break
-        try:
-            await sleep(0)
-        finally:
-            lock.release()
-
     lock = Lock()
     async with TaskGroup() as group:
-        await group.spawn(work())
-        await work()
-        await group.spawn(work())
+        await group.spawn(use_when_it_is_free(lock))
+        await use_when_it_is_free(lock)
+        await group.spawn(use_when_it_is_free(lock))
     assert not lock.is_locked()
 
 
@@ -1487,25 +1489,12 @@ async def semaphore_that_others_wait_for(books: Books, ground: Ground) -> None:
 
 @program
 async def semaphore_without_waiting_for_it(books: Books, ground: Ground) -> None:
-    async def work() -> None:
-        while True:
-            try:
-                semaphore.acquire_nowait()
-            except WouldBlockError:
-                await sleep(0)
-            else:
-                break
-        try:
-            await sleep(0)
-        finally:
-            semaphore.release()
-
     semaphore = Semaphore(1, max_value=1)
     books.give("a permit")
     try:
         async with TaskGroup() as group:
-            await group.spawn(work())
-            await work()
+            await group.spawn(use_when_it_is_free(semaphore))
+            await use_when_it_is_free(semaphore)
     finally:
         books.find(*["a permit"] * semaphore.value)
 
