@@ -97,6 +97,13 @@ def raw_end(handle: TLSSocketHandle) -> None:
     handle.socket.shutdown(system_socket.SHUT_WR)
 
 
+async def begin_to_send(handle: TLSSocketHandle) -> int:
+    """Cancel a send that is larger than any buffer; how many bytes are on their way, in records to be finished."""
+    sender = await spawn(handle.sendAll(bytes(LARGE)))
+    await sender.cancel()
+    return handle.bytes_sent
+
+
 def test_a_truncated_stream_is_an_error_each_time(tls_ends: TLSEnds) -> None:
     async def main() -> None:
         with tls_ends() as (one, other):
@@ -187,9 +194,7 @@ def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(tls_ends: TLSE
     async def main() -> None:
         with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
-            sent = one.bytes_sent
+            sent = await begin_to_send(one)
             with pytest.raises(BlockingIOError, match="await send_eof"):
                 one.shutdown(system_socket.SHUT_WR)
             ending = await spawn(one.send_eof())
@@ -258,10 +263,9 @@ def test_aclose_finishes_what_a_cancelled_send_has_begun(tls_ends: TLSEnds) -> N
     async def main() -> None:
         with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
+            sent = await begin_to_send(one)
             closing = await spawn(one.aclose())
-            assert await receive(other, LARGE) == bytes(one.bytes_sent)
+            assert await receive(other, LARGE) == bytes(sent)
             await other.aclose()
             await closing.join()
 
@@ -272,9 +276,7 @@ def test_after_a_cancelled_send_an_empty_one_sends_its_records(tls_ends: TLSEnds
     async def main() -> None:
         with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
-            sent = one.bytes_sent
+            sent = await begin_to_send(one)
             reader = await spawn(receive(other, sent))
             await one.sendAll(b"")
             one.socket.shutdown(system_socket.SHUT_WR)  # what is not with the socket by now never comes
