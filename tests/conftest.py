@@ -23,7 +23,7 @@ from flowno.core.event_loop.environment import DEBUG_VARIABLE, FAULTS_VARIABLE, 
 from tests.support import wine
 from tests.support.remains import open_fds
 
-pytest_plugins = ["pytester"]  # only the outermost conftest may ask for a plugin
+pytest_plugins = ["pytester", "tests.support.certificates"]  # only the outermost conftest may ask for a plugin
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket as system_socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -120,11 +121,10 @@ class _World(SystemWorld):
 class Ground:
     """What programs work with: names, certificates, a folder, an address that does not answer."""
 
-    def __init__(self, folder: Path, silent: tuple[str, int]) -> None:
+    def __init__(self, folder: Path, silent: tuple[str, int], authority: trustme.CA) -> None:
         self.folder = folder
         self.silent = silent
         self.world = _World()
-        authority = trustme.CA()
         self.server_context = server_context_of(authority, "localhost", "127.0.0.1")
         self.client_context = client_context_of(authority)
         self.certificates = folder / "certificates"  # what a system trusts whose store is small, and quickly read
@@ -138,7 +138,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iterator[Ground]:
     with system_socket.socket() as listener, ExitStack() as stack:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -146,7 +146,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
             waiting = stack.enter_context(system_socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        ground = Ground(tmp_path_factory.mktemp("ground"), listener.getsockname())
+        ground = Ground(tmp_path_factory.mktemp("ground"), listener.getsockname(), authority)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(ground.certificates))
             patch.setenv("SSL_CERT_DIR", str(ground.folder))
@@ -753,17 +753,19 @@ async def open_connection_that_all_refuse(books: Books, ground: Ground) -> None:
             pass
 
 
+async def serve_a_goodbye(listener: SocketHandle, context: ssl.SSLContext) -> None:
+    """A TLS server that ends the one connection that it takes."""
+    handle, _ = await listener.accept()
+    with await start_tls(handle, context, server_side=True) as tls:
+        await tls.aclose()
+
+
 @program
 async def open_connection_with_tls(books: Books, ground: Ground) -> None:
-    async def serve(listener: SocketHandle) -> None:
-        handle, _ = await listener.accept()
-        with await start_tls(handle, ground.server_context, server_side=True) as tls:
-            await tls.aclose()
-
     with listening() as listener:
         listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
         async with (
-            beside(serve(listener)),
+            beside(serve_a_goodbye(listener, ground.server_context)),
             await open_connection(*listener.getsockname(), tls=ground.client_context) as stream,
         ):
             await stream.read()
@@ -773,14 +775,12 @@ async def open_connection_with_tls(books: Books, ground: Ground) -> None:
 async def open_connection_with_the_tls_settings_of_the_system(books: Books, ground: Ground) -> None:
     """They are read in a thread, while the connection is there already."""
 
-    async def serve(listener: SocketHandle) -> None:
-        handle, _ = await listener.accept()
-        with await start_tls(handle, ground.server_context, server_side=True) as tls:
-            await tls.aclose()
-
     with listening() as listener:
         listener.setsockopt(system_socket.IPPROTO_TCP, system_socket.TCP_NODELAY, 1)
-        async with beside(serve(listener)), await open_connection(*listener.getsockname(), tls=True) as stream:
+        async with (
+            beside(serve_a_goodbye(listener, ground.server_context)),
+            await open_connection(*listener.getsockname(), tls=True) as stream,
+        ):
             await stream.read()
 
 
@@ -1322,26 +1322,27 @@ async def lock_that_others_wait_for(books: Books, ground: Ground) -> None:
         lock.release()
 
 
+async def use_when_it_is_free(thing: Lock | Semaphore) -> None:
+    while True:
+        try:
+            thing.acquire_nowait()
+        except WouldBlockError:
+            await sleep(0)
+        else:
+            break
+    try:
+        await sleep(0)
+    finally:
+        thing.release()
+
+
 @program
 async def lock_without_waiting_for_it(books: Books, ground: Ground) -> None:
-    async def work() -> None:
-        while True:
-            try:
-                lock.acquire_nowait()
-            except WouldBlockError:
-                await sleep(0)
-            else:
-                break
-        try:
-            await sleep(0)
-        finally:
-            lock.release()
-
     lock = Lock()
     async with TaskGroup() as group:
-        await group.spawn(work())
-        await work()
-        await group.spawn(work())
+        await group.spawn(use_when_it_is_free(lock))
+        await use_when_it_is_free(lock)
+        await group.spawn(use_when_it_is_free(lock))
     assert not lock.is_locked()
 
 
@@ -1488,25 +1489,12 @@ async def semaphore_that_others_wait_for(books: Books, ground: Ground) -> None:
 
 @program
 async def semaphore_without_waiting_for_it(books: Books, ground: Ground) -> None:
-    async def work() -> None:
-        while True:
-            try:
-                semaphore.acquire_nowait()
-            except WouldBlockError:
-                await sleep(0)
-            else:
-                break
-        try:
-            await sleep(0)
-        finally:
-            semaphore.release()
-
     semaphore = Semaphore(1, max_value=1)
     books.give("a permit")
     try:
         async with TaskGroup() as group:
-            await group.spawn(work())
-            await work()
+            await group.spawn(use_when_it_is_free(semaphore))
+            await use_when_it_is_free(semaphore)
     finally:
         books.find(*["a permit"] * semaphore.value)
 

@@ -4,7 +4,6 @@ Every test runs twice: as this system does it, and as one does that has neither 
 """
 
 import errno
-import gc
 import io
 import logging
 import os
@@ -40,6 +39,7 @@ from flowno import (
 )
 from tests.conftest import RunPython
 from tests.support.counting_selector import CountingSelector
+from tests.support.garbage import no_collections
 from tests.support.remains import open_fds
 from tests.support.worlds import ScriptedWorld, in_world
 
@@ -784,11 +784,8 @@ def test_a_process_is_freed_without_the_garbage_collector() -> None:
             await process.wait()
         return weakref.ref(process)
 
-    gc.disable()
-    try:
+    with no_collections():
         assert flowno.run(root())() is None
-    finally:
-        gc.enable()
 
 
 def test_its_name_says_how_it_is() -> None:

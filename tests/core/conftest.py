@@ -1,26 +1,17 @@
-"""Certificates for the tests of TLS; making them takes longer than most tests, so there is one set for all."""
+"""What several tests of the core are run with."""
 
 import ssl
+from functools import partial
 
 import pytest
-import trustme
 
-from tests.support.tls import client_context_of, server_context_of
-
-
-@pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    return trustme.CA()
+from tests.support.tls import TLSEnds, tls_pair
 
 
-@pytest.fixture(scope="session")
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    return server_context_of(authority)
-
-
-@pytest.fixture(scope="session")
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    return client_context_of(authority)
+@pytest.fixture
+def tls_ends(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> TLSEnds:
+    """``tls_pair`` with the certificates of all tests."""
+    return partial(tls_pair, server_context, client_context)
 
 
 @pytest.fixture(params=[64 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["64MiB", "1GiB"])

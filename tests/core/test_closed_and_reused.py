@@ -13,6 +13,7 @@ import pytest
 import flowno
 from flowno import ClosedResourceError, EventLoop, SocketHandle, sleep, spawn
 from tests.support.counting_selector import CountingSelector
+from tests.support.garbage import no_collections
 from tests.support.loopback import LARGE, READS, WRITES, fill, listening, pair, pair_with_number, receive
 from tests.support.virtual_time import VirtualTimeSelector
 
@@ -265,14 +266,10 @@ def test_the_peer_of_a_handle_that_is_dropped_unclosed_sees_the_end_of_the_strea
             await sleep(0)
             assert number not in counting.masks
 
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # of the socket module, for the dropped socket
-            with CountingSelector() as counting, EventLoop(counting) as loop:
-                loop.run_until_complete(root(), join=True)
-    finally:
-        gc.enable()
+    with no_collections(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of the socket module, for the dropped socket
+        with CountingSelector() as counting, EventLoop(counting) as loop:
+            loop.run_until_complete(root(), join=True)
 
 
 def test_a_handle_and_its_commands_are_freed_without_the_garbage_collector() -> None:
@@ -284,11 +281,8 @@ def test_a_handle_and_its_commands_are_freed_without_the_garbage_collector() -> 
             return weakref.ref(one)
 
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         assert flowno.run(root())() is None
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("busy", ["traffic", "a ticker", "a task that is always ready"])

@@ -20,6 +20,7 @@ from flowno.core.event_loop.commands import SocketConnectCommand
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import full_backlog, listening, pair, resets_at_close, tcp_pair
 from tests.support.unhelpful_selector import unhelpful
+from tests.support.worlds import ScriptedWorld, answer, in_world
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -334,44 +335,14 @@ def test_hundreds_of_connections_one_after_the_other() -> None:
 # ---------------------------------------------------------------------------------------------------------------- names
 
 
-class Resolver(SystemWorld):
-    """A world whose resolver answers when it is told to."""
-
-    def __init__(self, answer: Any = None) -> None:
-        super().__init__()
-        self.asked: list[tuple[Any, ...]] = []
-        self.threads: list[int] = []
-        self.answer = answer
-        self.started = threading.Event()
-        self.go_on = threading.Event()
-
-    def getaddrinfo(self, *args: Any) -> Any:
-        self.asked.append(args)
-        self.threads.append(threading.get_ident())
-        self.started.set()
-        self.go_on.wait(10)
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return self.answer or socket.getaddrinfo("127.0.0.1", args[1], *args[2:])
-
-
-@contextmanager
-def resolving(world: Resolver) -> Iterator[EventLoop]:
-    with CountingSelector() as counting:
-        counting.world = world
-        with EventLoop(counting) as loop:
-            try:
-                yield loop
-            finally:
-                world.go_on.set()
-
-
 def test_a_name_is_resolved_off_the_loop() -> None:
-    world = Resolver()
+    world = ScriptedWorld()
+    world.go_on.clear()
 
     async def root() -> None:
         with listening() as listener, flowno.socket() as client:
             port = listener.getsockname()[1]
+            world.names["some.name.test"] = answer(listener.getsockname())
             connecting = await spawn(flowno.connect(client, ("some.name.test", port)))
             for _ in range(5):
                 await sleep(0)  # the loop goes on while the resolver hangs
@@ -382,26 +353,25 @@ def test_a_name_is_resolved_off_the_loop() -> None:
             assert world.asked[0][:2] == ("some.name.test", port)
             assert world.threads != [threading.get_ident()]
 
-    with resolving(world) as loop:
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 def test_a_numeric_address_asks_no_resolver(host: str) -> None:
-    world = Resolver()
+    world = ScriptedWorld()
 
     async def root() -> None:
         with listening() as listener, flowno.socket() as client:
             await flowno.connect(client, (host, listener.getsockname()[1]))
 
-    with resolving(world) as loop:
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
     assert world.asked == []
 
 
 def test_a_name_that_does_not_resolve_is_named() -> None:
-    world = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
-    world.go_on.set()
+    world = ScriptedWorld()
 
     async def root() -> None:
         with flowno.socket() as client:
@@ -409,7 +379,7 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
                 await flowno.connect(client, ("no-such-host.test", 80))
             assert client.fileno() >= 0
 
-    with resolving(world) as loop:
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
 
 
@@ -451,32 +421,34 @@ def test_a_number_that_is_no_port_is_a_value_error(host: str, port: int) -> None
 
 
 def test_a_refused_connection_names_the_host_that_was_asked_for() -> None:
-    world = Resolver()
-    world.go_on.set()
+    world = ScriptedWorld()
 
     async def root() -> None:
         with refusing() as address, flowno.socket() as client:
             name = ("some.name.test", address[1])
+            world.names[name[0]] = answer(address)
             with pytest.raises(ConnectionRefusedError, match=re.escape(str(name))):
                 await flowno.connect(client, name)
 
-    with resolving(world) as loop:
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
 
 
 def test_a_connect_cancelled_while_its_name_is_resolved_does_not_wait_for_the_resolver() -> None:
-    world = Resolver()
+    world = ScriptedWorld()
+    world.go_on.clear()
 
     async def root() -> None:
         with flowno.socket() as client:
             connecting = await spawn(flowno.connect(client, ("some.name.test", 80)))
-            world.started.wait(10)
+            while not world.asked:
+                await sleep(0.001)
             assert await connecting.cancel() is None
             assert client.fileno() == -1
             with pytest.raises(TaskCancelled):
                 await connecting.join()
 
-    with resolving(world) as loop:
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
 
 
@@ -556,7 +528,9 @@ def test_a_connect_of_a_handle_in_use_is_refused_and_cancelling_it_does_not_dist
             await peer.sendAll(b"data")
             assert await reader.join() == b"data"
 
-    with resolving(Resolver()) as loop:
+    world = ScriptedWorld()
+    world.go_on.clear()
+    with in_world(world) as loop:
         loop.run_until_complete(root(), join=True)
 
 

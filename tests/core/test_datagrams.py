@@ -16,6 +16,7 @@ from flowno import BusyResourceError, ClosedResourceError, EventLoop, SocketHand
 from flowno.core.event_loop.backend import SystemWorld
 from flowno.core.event_loop.commands import SocketRecvCommand
 from tests.support.counting_selector import CountingSelector
+from tests.support.fairness import another_task
 from tests.support.loopback import fill, pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -284,26 +285,17 @@ def test_a_handle_closed_under_a_receive_raises_in_it(receive: Receive) -> None:
 
 
 def test_no_flood_of_datagrams_keeps_the_other_tasks_from_running() -> None:
-    turns = 0
-
-    async def other_task() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await sleep(0)
-
     async def root() -> None:
         with udp() as (one, other):
-            task = await spawn(other_task())
-            await one.sendto(b"x", other.getsockname())
-            for _ in range(300):
-                await other.recvfrom(9, socket.MSG_PEEK)
-            assert turns >= 300 // 64
-            before = turns
-            for _ in range(300):
+            async with another_task() as turns:
                 await one.sendto(b"x", other.getsockname())
-            assert turns - before >= 300 // 64
-            await task.cancel()
+                for _ in range(300):
+                    await other.recvfrom(9, socket.MSG_PEEK)
+                assert turns.taken >= 300 // 64
+                before = turns.taken
+                for _ in range(300):
+                    await one.sendto(b"x", other.getsockname())
+                assert turns.taken - before >= 300 // 64
 
     flowno.run(root())
 

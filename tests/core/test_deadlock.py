@@ -52,6 +52,14 @@ async def free():
 logging.getLogger("flowno").addHandler(Stop())
 """
 
+# The backend under test, for a program that has a ``select`` of its own in front of it.
+BACKEND = """
+from flowno.core.event_loop.backend import open_selector
+selector = open_selector(None).selector
+class Backend:
+    register, modify, unregister, close = selector.register, selector.modify, selector.unregister, selector.close
+"""
+
 GRAPH = [
     "  <TaskHandle chick alive> waits for the end of egg",
     "  <TaskHandle egg alive> waits for the end of chick",
@@ -151,16 +159,11 @@ looked, polls = threading.Event(), []
 def in_thread(function):
     return (yield ThreadCommand(function, ()))
 
-from flowno.core.event_loop.backend import open_selector
-selector = open_selector(None).selector
-inner = selector.select
-def select(timeout=None):
-    if timeout is None or timeout > 0:
-        looked.set()  # the loop has made up its mind to wait
-    return inner(timeout)
-class Selector:
-    register, modify, unregister, close = selector.register, selector.modify, selector.unregister, selector.close
-Selector.select = staticmethod(select)
+class Selector(Backend):
+    def select(self, timeout=None):
+        if timeout is None or timeout > 0:
+            looked.set()  # the loop has made up its mind to wait
+        return selector.select(timeout)
 
 async def root():
     return await in_thread(lambda: looked.wait(10))
@@ -168,7 +171,7 @@ async def root():
 print(flowno.run(root(), Selector()))
 selector.close()
 """
-    assert lines(run_python, program) == ["True"]
+    assert lines(run_python, BACKEND + program) == ["True"]
 
 
 WAITS_ON = """
@@ -232,11 +235,8 @@ def test_where_somebody_could_help_the_deadlock_is_logged_once_and_the_loop_wait
 def test_it_is_logged_once_although_the_loop_waits_on_for_long(run_python: RunPython) -> None:
     program = """
 deadlock.PATIENCE = 0.001
-from flowno.core.event_loop.backend import open_selector
-selector = open_selector(None).selector
 waits = []
-class Selector:
-    register, modify, unregister, close = selector.register, selector.modify, selector.unregister, selector.close
+class Selector(Backend):
     def select(self, timeout=None):
         if timeout == 0:
             return selector.select(0)
@@ -249,7 +249,7 @@ with EventLoop(Selector(), deadlock="log") as loop:
 selector.close()
 print(set(waits[-4:]))
 """
-    found = lines(run_python, program)
+    found = lines(run_python, BACKEND + program)
     assert found[-1] == "{None}"
     assert sum(line.startswith("WARNING") for line in found) == 1
 
@@ -257,11 +257,8 @@ print(set(waits[-4:]))
 def test_off_just_waits_and_logs_nothing(run_python: RunPython) -> None:
     program = """
 deadlock.PATIENCE = 0.001
-from flowno.core.event_loop.backend import open_selector
-selector = open_selector(None).selector
 waits = []
-class Selector:
-    register, modify, unregister, close = selector.register, selector.modify, selector.unregister, selector.close
+class Selector(Backend):
     def select(self, timeout=None):
         if timeout != 0:
             waits.append(timeout)
@@ -272,7 +269,7 @@ with EventLoop(Selector(), deadlock="off") as loop:
 selector.close()
 print(waits)
 """
-    assert lines(run_python, program) == ["main", "[None]"]
+    assert lines(run_python, BACKEND + program) == ["main", "[None]"]
 
 
 @pytest.mark.parametrize("policy", ["", "Raise", None, True, "ignore"])

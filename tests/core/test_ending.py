@@ -10,6 +10,7 @@ import pytest
 import flowno
 from flowno import EventLoop, TaskCancelled, TaskHandle, exit, sleep, spawn
 from tests.conftest import RunPython
+from tests.support.garbage import no_collections
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, fail, value
 
@@ -351,12 +352,9 @@ def test_a_task_that_ends_well_is_freed_without_the_garbage_collector() -> None:
         freed.append("root")
 
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         flowno.run(root())
         assert freed == ["result", "result", "root"]
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("join", [True, False])

@@ -37,6 +37,7 @@ from flowno import (
 )
 from flowno.core.event_loop.scopes import TaskStatus
 from flowno.core.event_loop.tasks import OPERATIONS_PER_STEP
+from tests.support.garbage import no_collections
 from tests.support.tasks import FOREVER
 
 pytestmark = [
@@ -48,9 +49,8 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def no_garbage_collection() -> Iterator[None]:
     gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+    with no_collections():
+        yield
 
 
 class Watch:

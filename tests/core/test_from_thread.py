@@ -27,6 +27,7 @@ from flowno import (
     spawn,
 )
 from tests.conftest import RunPython
+from tests.support.garbage import no_collections
 from tests.support.tasks import FOREVER, fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -537,11 +538,8 @@ def test_nothing_of_a_call_is_kept(end: str) -> None:
         assert seen() is None
 
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         flowno.run(main())
-    finally:
-        gc.enable()
 
 
 def test_nothing_is_kept_of_an_abandoned_thread_that_has_made_a_call() -> None:
@@ -574,8 +572,5 @@ def test_nothing_is_kept_of_an_abandoned_thread_that_has_made_a_call() -> None:
         assert seen() is None
 
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         flowno.run(main())
-    finally:
-        gc.enable()

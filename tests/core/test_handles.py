@@ -18,6 +18,7 @@ import flowno
 from flowno import BusyResourceError, ClosedResourceError, EventLoop, EventLoopError, SocketHandle, sleep, spawn
 from flowno.core.event_loop.backend import SystemWorld
 from tests.support.counting_selector import CountingSelector
+from tests.support.fairness import another_task
 from tests.support.loopback import fill, listening, pair, receive, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -382,22 +383,13 @@ def test_a_file_is_sent(
 
 
 def test_a_large_file_goes_through_a_small_buffer_while_the_other_tasks_run(path: Path) -> None:
-    turns = 0
-
-    async def other_task() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await sleep(0)
-
     async def root() -> None:
         with pair(65536) as (one, other), path.open("rb") as file:
-            task = await spawn(other_task())
-            sender = await spawn(one.sendfile(file))
-            assert await receive(other, len(CONTENT)) == CONTENT
-            assert await sender.join() == len(CONTENT)
-            assert turns > 4
-            await task.cancel()
+            async with another_task() as turns:
+                sender = await spawn(one.sendfile(file))
+                assert await receive(other, len(CONTENT)) == CONTENT
+                assert await sender.join() == len(CONTENT)
+                assert turns.taken > 4
 
     flowno.run(root())
 

@@ -11,6 +11,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, EventLoopError, TaskCancelled, TaskHandle, current_event_loop, current_task, sleep, spawn
+from tests.support.garbage import no_collections
 from tests.support.loopback import pair
 from tests.support.tasks import FOREVER, fail, value
 
@@ -198,12 +199,9 @@ def test_a_loop_that_was_never_run_goes_with_its_last_reference() -> None:
     loop = EventLoop()
     loop.run_until_complete(sleep(0))
     alive = weakref.ref(loop)
-    gc.disable()
-    try:
+    with no_collections():
         del loop
         assert alive() is None
-    finally:
-        gc.enable()
 
 
 def test_a_closed_loop_refuses_to_run_and_to_start_tasks() -> None:

@@ -28,6 +28,7 @@ from flowno import (
 )
 from flowno.core.event_loop import threads
 from tests.conftest import RunPython
+from tests.support.garbage import no_collections
 from tests.support.tasks import FOREVER
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -610,11 +611,8 @@ def test_nothing_of_a_call_is_kept(outcome: str) -> None:
         assert seen() is None
 
     gc.collect()
-    gc.disable()
-    try:
+    with no_collections():
         flowno.run(main())
-    finally:
-        gc.enable()
 
 
 # --- deadlocks and forks ----------------------------------------------------------------------------------------------

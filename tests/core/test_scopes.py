@@ -48,6 +48,16 @@ def clock() -> float:
     return loop.clock()
 
 
+async def cleans_up(log: list[str]) -> None:
+    """Wait to be cancelled, and then take a while for the clean-up."""
+    try:
+        await sleep(FOREVER)
+    finally:
+        with CancelScope(shield=True):
+            await sleep(0.001)
+        log.append("cleaned up")
+
+
 # --- scopes ----------------------------------------------------------------------------------------------------------
 
 
@@ -375,11 +385,8 @@ def test_a_group_in_an_asynchronous_generator_waits_for_its_tasks_when_that_is_c
 
     async def child() -> None:
         try:
-            await sleep(FOREVER)
+            await cleans_up(log)
         finally:
-            with CancelScope(shield=True):
-                await sleep(0.001)
-            log.append("child")
             if how == "error of a task":
                 raise ValueError("of a child")
 
@@ -408,7 +415,7 @@ def test_a_group_in_an_asynchronous_generator_waits_for_its_tasks_when_that_is_c
             assert [str(error) for error in caught.value.exceptions] == ["of a child"]
 
     flowno.run(main())
-    assert log == ["child", "left"]
+    assert log == ["cleaned up", "left"]
     gc.collect()
     assert ("left by another task" in caplog.text) == (how == "dropped")
 
@@ -1022,6 +1029,13 @@ async def ends_with(value: Any) -> Any:
     return value
 
 
+async def fails_when_cancelled() -> None:
+    try:
+        await sleep(FOREVER)
+    finally:
+        raise KeyError("clean-up")
+
+
 def test_a_group_waits_for_its_tasks_and_their_values_are_at_the_handles() -> None:
     async def main() -> list[int]:
         async with TaskGroup() as group:
@@ -1036,12 +1050,6 @@ def test_a_group_waits_for_its_tasks_and_their_values_are_at_the_handles() -> No
 def test_the_first_error_cancels_the_others_and_all_errors_are_raised_together(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def fails_when_cancelled() -> None:
-        try:
-            await sleep(FOREVER)
-        finally:
-            raise KeyError("clean-up")
-
     async def main() -> None:
         tasks = []
         with pytest.raises(ExceptionGroup) as caught:
@@ -1107,27 +1115,19 @@ def test_the_scope_of_a_group_says_that_its_tasks_were_cut() -> None:
 def test_a_group_of_exceptions_from_the_block_waits_for_the_tasks(error: Any) -> None:
     log: list[str] = []
 
-    async def child() -> None:
-        try:
-            await sleep(FOREVER)
-        finally:
-            with CancelScope(shield=True):
-                await sleep(0)
-            log.append("child")
-
     async def main() -> None:
         loop = current_event_loop()
         assert loop is not None
         try:
             async with TaskGroup() as group:
-                await group.spawn(child())
+                await group.spawn(cleans_up(log))
                 raise BaseExceptionGroup("of the block", [error(loop.running_task), ValueError("too")])
         finally:
             log.append("left")
 
     with pytest.raises(BaseExceptionGroup, match="of the block"):
         flowno.run(main())
-    assert log == ["child", "left"]
+    assert log == ["cleaned up", "left"]
 
 
 def test_what_ends_the_run_is_not_hidden_by_errors_in_a_group(caplog: pytest.LogCaptureFixture) -> None:
@@ -1224,18 +1224,9 @@ def test_a_join_of_a_task_that_was_cancelled_along_with_this_one_does_not_leave_
 
 def test_the_clean_up_of_a_cancelled_task_can_be_shielded_and_the_group_waits_for_it() -> None:
     async def main() -> list[str]:
-        log = []
-
-        async def careful() -> None:
-            try:
-                await sleep(FOREVER)
-            finally:
-                with CancelScope(shield=True):
-                    await sleep(0.001)
-                    log.append("cleaned up")
-
+        log: list[str] = []
         async with TaskGroup() as group:
-            await group.spawn(careful())
+            await group.spawn(cleans_up(log))
             group.cancel_scope.cancel()
         return log
 
@@ -1430,12 +1421,6 @@ def test_an_interrupt_in_a_group_ends_the_run() -> None:
 
 
 def test_a_cancellation_is_not_lost_behind_the_errors_of_a_group() -> None:
-    async def fails_when_cancelled() -> None:
-        try:
-            await sleep(FOREVER)
-        finally:
-            raise KeyError("clean-up")
-
     async def parent(log: list[str]) -> None:
         try:
             async with TaskGroup() as group:

@@ -1,6 +1,5 @@
 """A snapshot says what a loop does, whoever asks and whatever the loop is at; and it changes nothing."""
 
-import gc
 import signal
 import socket as system_socket
 import sys
@@ -39,6 +38,7 @@ from flowno import (
 from flowno.core.event_loop.commands import Command
 from flowno.core.event_loop.snapshots import LoopSnapshot, TaskSnapshot
 from flowno.core.event_loop.words import address_in_words, peer_in_words
+from tests.support.garbage import no_collections
 from tests.support.loopback import fill
 from tests.support.tasks import FOREVER
 
@@ -542,11 +542,8 @@ def test_what_was_looked_at_is_freed_by_its_last_reference(ask: Callable[[], Any
         ask()
         return weakref.ref(thing)
 
-    gc.disable()
-    try:
+    with no_collections():
         assert flowno.run(main())() is None
-    finally:
-        gc.enable()
 
 
 def current_task_handle() -> TaskHandle[Any]:

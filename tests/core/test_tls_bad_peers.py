@@ -11,24 +11,11 @@ import pytest
 import trustme
 
 import flowno
-from flowno import (
-    SocketHandle,
-    TaskHandle,
-    TruncatedStreamError,
-    spawn,
-    start_tls,
-)
+from flowno import SocketHandle, TaskHandle, TruncatedStreamError, spawn, start_tls
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support import wine
 from tests.support.loopback import receive, reset, resets_at_close, tcp_pair
-from tests.support.tls import (
-    VERSIONS,
-    client,
-    client_context_of,
-    peer,
-    server_context_of,
-    tls_pair,
-)
+from tests.support.tls import VERSIONS, client, client_context_of, establish, peer, server_context_of, tls_pair
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -297,9 +284,7 @@ def test_a_record_that_was_tampered_with_is_refused_and_the_peer_is_told(
             TLSSocketHandle(sock, client_context, "localhost") as handle,
             TLSSocketHandle(other, server_context, None, server_side=True) as server_end,
         ):
-            server = await spawn(server_end.do_handshake())
-            await handle.do_handshake()
-            await server.join()
+            await establish(handle, server_end)
             sock.tampers = True
             await handle.sendAll(b"pay 1 euro")
             for _ in range(2):
@@ -324,9 +309,7 @@ def test_a_peer_that_fails_in_the_middle_of_its_answer_has_not_ended_it(
 
     async def main() -> None:
         with tls_pair(server_context, client_context) as (handle, server_end):
-            server = await spawn(server_end.do_handshake())
-            await handle.do_handshake()
-            await server.join()
+            await establish(handle, server_end)
             tls = server_end.ssl_object
             assert tls is not None
             tls.write(b"half of the ans")

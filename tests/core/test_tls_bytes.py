@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +17,24 @@ import pytest
 import trustme
 
 import flowno
-from flowno import (
-    BusyResourceError,
-    TaskCancelled,
-    TaskHandle,
-    sleep,
-    spawn,
-)
+from flowno import BusyResourceError, TaskCancelled, TaskHandle, spawn
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.conftest import ROOT
+from tests.support.fairness import another_task
 from tests.support.limits import connections_that_fit, open_files
 from tests.support.loopback import LARGE, receive
 from tests.support.tls import (
     VERSIONS,
+    TLSEnds,
     client,
     client_context_of,
     echo,
+    establish,
     server_context_of,
     tls_pair,
     tls_peer,
 )
+from tests.support.transfers import little_memory, receive_all, send_blocks
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -100,26 +97,18 @@ def test_a_server_and_its_client_in_one_loop(server_context: ssl.SSLContext, cli
 def test_what_is_decrypted_already_comes_without_waiting(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
-    turns: list[None] = []
-
-    async def count_turns() -> None:
-        while True:
-            await sleep(0)
-            turns.append(None)
-
     async def main(address: tuple[str, int]) -> None:
         with client(client_context) as handle:
             await flowno.connect(handle, address)
             assert await handle.recv(1) == b"x"
-            counter = await spawn(count_turns())
-            before = len(turns)
-            for _ in range(50):
-                assert await handle.recv(1) == b"x"
-            assert len(turns) == before
-            for _ in range(200):
-                assert await handle.recv(1) == b"x"
-            assert len(turns) > before  # and yet the others have their turn
-            await counter.cancel()
+            async with another_task() as turns:
+                before = turns.taken
+                for _ in range(50):
+                    assert await handle.recv(1) == b"x"
+                assert turns.taken == before
+                for _ in range(200):
+                    assert await handle.recv(1) == b"x"
+                assert turns.taken > before  # and yet the others have their turn
 
     with tls_peer(server_context, lambda tls: tls.sendall(b"x" * 1000)) as address:
         flowno.run(main(address))
@@ -171,23 +160,14 @@ class Sink(system_socket.socket):
 def test_a_large_send_that_never_has_to_wait_gives_way_to_the_others(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await sleep(0)
-
     async def main(address: tuple[str, int]) -> None:
         with Sink() as sink, TLSSocketHandle(sink, client_context, "localhost") as handle:
             await flowno.connect(handle, address)
-            other = await spawn(take_turns())
-            sink.swallows = True
-            before = turns
-            await handle.sendAll(bytes(3 * 64 * 65536))
-            assert 2 <= turns - before <= 6
-            await other.cancel()
+            async with another_task() as turns:
+                sink.swallows = True
+                before = turns.taken
+                await handle.sendAll(bytes(3 * 64 * 65536))
+                assert 2 <= turns.taken - before <= 6
 
     with tls_peer(server_context, echo) as address:
         flowno.run(main(address))
@@ -257,9 +237,7 @@ def test_records_leave_in_one_send_and_come_in_one_receive(
 
     async def main() -> None:
         with counted_pair(server_context, client_context) as (one, other, sending, receiving):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+            await establish(one, other)
             sends, receives = sending.sends, receiving.receives
             await one.sendAll(data)
             assert sending.sends - sends == 1
@@ -308,9 +286,7 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
 
     async def main() -> None:
         with tls_pair(server_context, context) as (one, other):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+            await establish(one, other)
             await other.sendAll(b"first")
             assert await one.recv(9) == b"first"
             assert await other.recv(1) == b"!"  # sent at once
@@ -325,14 +301,10 @@ def test_a_reader_never_waits_for_writability(authority: trustme.CA, server_cont
     flowno.run(main())
 
 
-def test_a_send_returns_when_the_system_has_all_of_it(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_send_returns_when_the_system_has_all_of_it(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+        with tls_ends() as (one, other):
+            await establish(one, other)
             complete = 0
             while (sender := await spawn(one.sendAll(bytes(50_000)))).is_finished:
                 complete += 50_000
@@ -401,9 +373,9 @@ def test_a_peer_may_renegotiate_while_data_is_sent(
     assert lines == [b"line %d\n" % number for number in range(5)] + [b"end\n"]
 
 
-def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_several_buffers_are_sent_as_one(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             sender = await spawn(one.sendmsg([b"several ", bytearray(b"buffers "), memoryview(b"here")]))
             assert await other.recv(100) == b"several buffers here"
             assert await sender.join() == 20
@@ -414,13 +386,11 @@ def test_several_buffers_are_sent_as_one(server_context: ssl.SSLContext, client_
     flowno.run(main())
 
 
-def test_a_file_goes_through_tls(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
-) -> None:
+def test_a_file_goes_through_tls(tls_ends: TLSEnds, tmp_path: Path) -> None:
     (tmp_path / "page").write_bytes(b"not this, " + b"but all of this" * 10_000)
 
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other), open(tmp_path / "page", "rb") as file:
+        with tls_ends() as (one, other), open(tmp_path / "page", "rb") as file:
             sender = await spawn(one.sendfile(file, 10))
             assert await receive(other, 150_000) == b"but all of this" * 10_000
             assert await sender.join() == 150_000
@@ -428,9 +398,9 @@ def test_a_file_goes_through_tls(
     flowno.run(main())
 
 
-def test_what_would_go_past_tls_is_refused(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_what_would_go_past_tls_is_refused(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             operations: list[Callable[[], Any]] = [
                 lambda: one.recvfrom(9),
                 lambda: one.recvfrom_into(bytearray(9)),
@@ -455,9 +425,9 @@ def test_what_would_go_past_tls_is_refused(server_context: ssl.SSLContext, clien
     flowno.run(main())
 
 
-def test_what_is_asked_for_is_checked(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_what_is_asked_for_is_checked(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             sender = await spawn(other.sendAll(b"data"))
             assert await one.recv(0) == b""
             await sender.join()
@@ -480,33 +450,21 @@ def test_a_long_transfer_takes_no_more_memory_than_a_short_one(
 ) -> None:
     context = server_context_of(authority)
     context.maximum_version = version
-    block = bytes(range(256)) * 4096
 
     async def main() -> int:
         with tls_pair(context, client_context) as (one, other):
 
             async def send() -> None:
-                for _ in range(transfer_size // len(block)):
-                    await one.sendAll(block)
+                await send_blocks(one, transfer_size)
                 await one.send_eof()
 
             sender = await spawn(send())
-            buffer = bytearray(65536)
-            expected = memoryview(block * 2)
-            received = 0
-            while size := await other.recv_into(buffer):
-                start = received % len(block)
-                assert buffer[:size] == expected[start : start + size]
-                received += size
+            received = await receive_all(other)
             await sender.join()
             return received
 
-    tracemalloc.start()
-    try:
+    with little_memory():
         assert flowno.run(main()) == transfer_size
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()
 
 
 @contextmanager
@@ -535,13 +493,12 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
 @pytest.mark.not_under_faults(reason="a thousand connections take long where each call fails now and then")
 @pytest.mark.not_in_debug_mode(reason="steps that are slow on a busy machine are reported")
 def test_a_thousand_connections_are_served_at_once(
-    backend: str, server_context: ssl.SSLContext, authority: trustme.CA, tmp_path: Path
+    backend: str, server_context: ssl.SSLContext, authority_file: Path
 ) -> None:
     """Every one is open before the first is served. With select a few less where many files are open."""
     others = 10  # the listener, the waker, the pipe to the clients, and what else may be opened meanwhile
     number = connections_that_fit(backend, 1000, others)
     assert number > (400 if sys.platform == "win32" else 900)
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     arrived = flowno.CountdownLatch(number)
 
     async def serve(handle: TLSSocketHandle) -> None:
@@ -556,7 +513,7 @@ def test_a_thousand_connections_are_served_at_once(
         with TLSSocketHandle(system_socket.socket(), server_context, None) as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(number)
-            with clients_elsewhere(listener.getsockname()[1], number, tmp_path / "authority.pem"):
+            with clients_elsewhere(listener.getsockname()[1], number, authority_file):
                 async with flowno.timeout(30):
                     servers = [await spawn(serve((await listener.accept())[0])) for _ in range(number)]
                     for server in servers:

@@ -9,22 +9,10 @@ import pytest
 import trustme
 
 import flowno
-from flowno import (
-    BusyResourceError,
-    ClosedResourceError,
-    FlownoError,
-    TaskHandle,
-    TruncatedStreamError,
-    spawn,
-)
+from flowno import BusyResourceError, ClosedResourceError, FlownoError, TaskHandle, TruncatedStreamError, spawn
 from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support.loopback import LARGE, receive
-from tests.support.tls import (
-    client,
-    echo,
-    tls_pair,
-    tls_peer,
-)
+from tests.support.tls import TLSEnds, client, echo, establish, tls_peer
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -109,17 +97,16 @@ def raw_end(handle: TLSSocketHandle) -> None:
     handle.socket.shutdown(system_socket.SHUT_WR)
 
 
-async def establish(*ends: TLSSocketHandle) -> None:
-    tasks = [await spawn(end.do_handshake()) for end in ends]
-    for task in tasks:
-        await task.join()
+async def begin_to_send(handle: TLSSocketHandle) -> int:
+    """Cancel a send that is larger than any buffer; how many bytes are on their way, in records to be finished."""
+    sender = await spawn(handle.sendAll(bytes(LARGE)))
+    await sender.cancel()
+    return handle.bytes_sent
 
 
-def test_a_truncated_stream_is_an_error_each_time(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_truncated_stream_is_an_error_each_time(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             await other.sendAll(b"half a mess")
             raw_end(other)
@@ -135,11 +122,9 @@ def test_a_truncated_stream_is_an_error_each_time(
     flowno.run(main())
 
 
-def test_a_peer_that_never_sends_a_close_notify_can_be_put_up_with(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_peer_that_never_sends_a_close_notify_can_be_put_up_with(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context, require_close_notify=False) as (one, other):
+        with tls_ends(require_close_notify=False) as (one, other):
             await establish(one, other)
             await other.sendAll(b"all")
             raw_end(other)
@@ -175,11 +160,9 @@ def test_accepted_connections_are_as_patient_as_their_listener(
 
 @pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 @pytest.mark.parametrize("how", ["send_eof", "shutdown"])
-def test_a_direction_ends_while_the_other_goes_on(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, how: str
-) -> None:
+def test_a_direction_ends_while_the_other_goes_on(tls_ends: TLSEnds, how: str) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             for part in (b"sent", b"before", b"the end"):
                 await other.sendAll(part)  # is there, in records of their own, when the other direction ends
@@ -207,15 +190,11 @@ def test_a_direction_ends_while_the_other_goes_on(
     not hasattr(system_socket, "AF_UNIX"),
     reason="by TCP, as socketpairs are here, there is room again at any moment",
 )
-def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
-            sent = one.bytes_sent
+            sent = await begin_to_send(one)
             with pytest.raises(BlockingIOError, match="await send_eof"):
                 one.shutdown(system_socket.SHUT_WR)
             ending = await spawn(one.send_eof())
@@ -228,14 +207,10 @@ def test_an_end_that_does_not_fit_is_waited_for_and_never_cut_off(
 
 
 @pytest.mark.not_under_faults(reason="it counts on what the socket takes and gives at once")
-def test_closing_takes_what_is_unread_however_much_so_that_the_peer_is_not_reset(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_closing_takes_what_is_unread_however_much_so_that_the_peer_is_not_reset(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
-            handshake = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await handshake.join()
+        with tls_ends() as (one, other):
+            await establish(one, other)
             await other.sendAll(bytes(100_000))
             one.close()
             assert await other.recv(1) == b""
@@ -265,11 +240,9 @@ def test_closing_says_so_and_drops_nothing_of_what_was_sent(
     assert received == [b"the last word", b"the end"]
 
 
-def test_aclose_waits_for_the_peer_and_drops_what_it_sends(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_aclose_waits_for_the_peer_and_drops_what_it_sends(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             await other.sendAll(b"not read")
             closing = await spawn(one.aclose())
@@ -286,31 +259,24 @@ def test_aclose_waits_for_the_peer_and_drops_what_it_sends(
     flowno.run(main())
 
 
-def test_aclose_finishes_what_a_cancelled_send_has_begun(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_aclose_finishes_what_a_cancelled_send_has_begun(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
+            sent = await begin_to_send(one)
             closing = await spawn(one.aclose())
-            assert await receive(other, LARGE) == bytes(one.bytes_sent)
+            assert await receive(other, LARGE) == bytes(sent)
             await other.aclose()
             await closing.join()
 
     flowno.run(main())
 
 
-def test_after_a_cancelled_send_an_empty_one_sends_its_records(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_after_a_cancelled_send_an_empty_one_sends_its_records(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
-            sender = await spawn(one.sendAll(bytes(LARGE)))
-            await sender.cancel()
-            sent = one.bytes_sent
+            sent = await begin_to_send(one)
             reader = await spawn(receive(other, sent))
             await one.sendAll(b"")
             one.socket.shutdown(system_socket.SHUT_WR)  # what is not with the socket by now never comes
@@ -319,9 +285,9 @@ def test_after_a_cancelled_send_an_empty_one_sends_its_records(
     flowno.run(main())
 
 
-def test_aclose_has_a_time_limit(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_aclose_has_a_time_limit(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             assert one.shutdown_timeout == 30
             one.shutdown_timeout = 0.02
@@ -333,9 +299,9 @@ def test_aclose_has_a_time_limit(server_context: ssl.SSLContext, client_context:
 
 
 @pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
-def test_a_cancelled_aclose_closes_at_once(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_a_cancelled_aclose_closes_at_once(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             closing = await spawn(one.aclose())
             await closing.cancel()
@@ -347,11 +313,9 @@ def test_a_cancelled_aclose_closes_at_once(server_context: ssl.SSLContext, clien
 
 
 @pytest.mark.parametrize("state", ["new", "in the handshake", "in use", "cut off", "reset"])
-def test_aclose_closes_whatever_the_state(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, state: str
-) -> None:
+def test_aclose_closes_whatever_the_state(tls_ends: TLSEnds, state: str) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             user: TaskHandle[Any] | None = None
             if state == "in the handshake":
                 user = await spawn(one.do_handshake())
@@ -373,9 +337,9 @@ def test_aclose_closes_whatever_the_state(
     flowno.run(main())
 
 
-def test_an_aborted_handle_says_no_goodbye(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_an_aborted_handle_says_no_goodbye(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             await establish(one, other)
             await one.sendAll(b"half of")
             one.abort()

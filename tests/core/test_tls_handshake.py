@@ -26,9 +26,11 @@ from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support.loopback import receive
 from tests.support.tls import (
     VERSIONS,
+    TLSEnds,
     client,
     client_context_of,
     echo,
+    establish,
     peer,
     server_context_of,
     tls_pair,
@@ -287,9 +289,7 @@ def test_what_was_agreed_upon_can_be_asked_at_both_ends(
                 assert not handle.session_reused
                 with pytest.raises(ValueError, match="handshake is not done"):
                     handle.getpeercert()
-            server = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await server.join()
+            await establish(one, other)
             assert one.version() == other.version() == version.name.replace("_", ".")
             assert one.cipher() == other.cipher()
             assert one.compression() is None
@@ -311,9 +311,7 @@ def test_the_protocol_that_both_know_is_chosen(authority: trustme.CA) -> None:
 
     async def main() -> None:
         with tls_pair(server_context, client_context) as (one, other):
-            server = await spawn(other.do_handshake())
-            await one.do_handshake()
-            await server.join()
+            await establish(one, other)
             assert one.selected_alpn_protocol() == other.selected_alpn_protocol() == "http/1.1"
 
     flowno.run(main())
@@ -336,9 +334,7 @@ def test_a_server_chooses_its_certificate_by_the_name_that_is_asked_for(authorit
             TLSSocketHandle(one, client_context_of(authority), name) as handle,
             TLSSocketHandle(other, front, None, server_side=True) as server_end,
         ):
-            server = await spawn(server_end.do_handshake())
-            await handle.do_handshake()
-            await server.join()
+            await establish(handle, server_end)
 
     for name in contexts:
         flowno.run(main(name))
@@ -389,11 +385,9 @@ def test_a_client_shows_its_certificate(authority: trustme.CA, version: ssl.TLSV
     flowno.run(main())
 
 
-def test_a_handle_of_which_both_directions_are_used_at_once_makes_one_handshake(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_handle_of_which_both_directions_are_used_at_once_makes_one_handshake(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             readers = [await spawn(one.recv(9)), await spawn(other.recv(9))]
             writers = [await spawn(one.sendAll(b"to other")), await spawn(other.sendAll(b"to one"))]
             handshakes = [await spawn(end.do_handshake()) for end in (one, other, one)]
@@ -405,11 +399,9 @@ def test_a_handle_of_which_both_directions_are_used_at_once_makes_one_handshake(
     flowno.run(main())
 
 
-def test_during_the_handshake_each_direction_has_one_owner_already(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_during_the_handshake_each_direction_has_one_owner_already(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
 
             async def overtake() -> None:
                 """Comes between the end of the handshake and the turn of those that wait for it."""
@@ -434,11 +426,9 @@ def test_during_the_handshake_each_direction_has_one_owner_already(
 
 
 @pytest.mark.not_under_faults(reason="it counts turns of the loop, or what is done in one of them")
-def test_who_is_cancelled_while_another_task_makes_the_handshake_leaves_nothing_behind(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_who_is_cancelled_while_another_task_makes_the_handshake_leaves_nothing_behind(tls_ends: TLSEnds) -> None:
     async def main() -> None:
-        with tls_pair(server_context, client_context) as (one, other):
+        with tls_ends() as (one, other):
             late: TaskHandle[object]
 
             async def make_handshake() -> None:

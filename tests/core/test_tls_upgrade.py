@@ -2,38 +2,29 @@
 
 import socket as system_socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 import flowno
-from flowno import (
-    BusyResourceError,
-    ClosedResourceError,
-    SocketHandle,
-    TruncatedStreamError,
-    spawn,
-    start_tls,
-)
+from flowno import BusyResourceError, ClosedResourceError, SocketHandle, TruncatedStreamError, spawn, start_tls
 from flowno.core.event_loop.selectors import TLSSocketHandle
-from tests.support.loopback import LARGE, receive
+from tests.support.loopback import LARGE, pair, receive
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 
-@contextmanager
-def plain_pair() -> Iterator[tuple[SocketHandle, SocketHandle]]:
-    one, other = system_socket.socketpair()
-    with SocketHandle(one) as first, SocketHandle(other) as second:
-        yield first, second
+#: Has TLS begin on both ends of a connection, of which the first is the client.
+Upgrade = Callable[[SocketHandle, SocketHandle], Awaitable[tuple[TLSSocketHandle, TLSSocketHandle]]]
 
 
-async def upgrade(
-    one: SocketHandle, other: SocketHandle, server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> tuple[TLSSocketHandle, TLSSocketHandle]:
-    server = await spawn(start_tls(other, server_context, server_side=True))
-    return await start_tls(one, client_context, server_hostname="localhost"), await server.join()
+@pytest.fixture
+def upgrade(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Upgrade:
+    async def upgraded(one: SocketHandle, other: SocketHandle) -> tuple[TLSSocketHandle, TLSSocketHandle]:
+        server = await spawn(start_tls(other, server_context, server_side=True))
+        return await start_tls(one, client_context, server_hostname="localhost"), await server.join()
+
+    return upgraded
 
 
 async def say(sender: SocketHandle, receiver: SocketHandle, data: bytes) -> None:
@@ -42,14 +33,12 @@ async def say(sender: SocketHandle, receiver: SocketHandle, data: bytes) -> None
     await task.join()
 
 
-def test_a_plain_connection_goes_on_through_tls_and_back(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_plain_connection_goes_on_through_tls_and_back(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
+        with pair() as (one, other):
             await say(one, other, b"EHLO\r\n")
             await say(other, one, b"STARTTLS\r\n")
-            tls_one, tls_other = await upgrade(one, other, server_context, client_context)
+            tls_one, tls_other = await upgrade(one, other)
             with tls_one, tls_other:
                 assert tls_one.version() == "TLSv1.3"
                 await say(tls_one, tls_other, b"secret")
@@ -62,19 +51,17 @@ def test_a_plain_connection_goes_on_through_tls_and_back(
                     assert type(back_one) is SocketHandle
                     await say(back_one, back_other, b"plain")
                     await say(back_other, back_one, b"again")
-                    again_one, again_other = await upgrade(back_one, back_other, server_context, client_context)
+                    again_one, again_other = await upgrade(back_one, back_other)
                     with again_one, again_other:
                         await say(again_one, again_other, b"secret again")
 
     flowno.run(main())
 
 
-def test_a_handle_that_was_given_to_tls_counts_as_closed(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_handle_that_was_given_to_tls_counts_as_closed(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            tls_one, tls_other = await upgrade(one, other, server_context, client_context)
+        with pair() as (one, other):
+            tls_one, tls_other = await upgrade(one, other)
             with tls_one, tls_other:
                 for operation in (one.recv(1), one.sendAll(b"past TLS")):
                     with pytest.raises(ClosedResourceError):
@@ -97,7 +84,7 @@ def test_bytes_that_were_received_with_the_answer_are_the_beginning_of_tls(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
+        with pair() as (one, other):
             await one.sendAll(b"STARTTLS\r\n")
             started = await spawn(start_tls(one, client_context, server_hostname="localhost"))
             received = b""
@@ -113,12 +100,10 @@ def test_bytes_that_were_received_with_the_answer_are_the_beginning_of_tls(
 
 
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
-def test_bytes_behind_the_end_of_tls_are_not_lost(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_bytes_behind_the_end_of_tls_are_not_lost(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            tls_one, tls_other = await upgrade(one, other, server_context, client_context)
+        with pair() as (one, other):
+            tls_one, tls_other = await upgrade(one, other)
             with tls_one, tls_other:
                 await tls_one.send_eof()
                 assert await tls_other.recv(9) == b""
@@ -133,12 +118,10 @@ def test_bytes_behind_the_end_of_tls_are_not_lost(
     flowno.run(main())
 
 
-def test_data_that_was_not_received_stands_in_the_way_of_unwrap(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_data_that_was_not_received_stands_in_the_way_of_unwrap(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            tls_one, tls_other = await upgrade(one, other, server_context, client_context)
+        with pair() as (one, other):
+            tls_one, tls_other = await upgrade(one, other)
             with tls_one, tls_other:
                 await tls_other.sendAll(b"read me")
                 with pytest.raises(ssl.SSLError, match=r"sent data that was not received yet.*unwrap then"):
@@ -153,11 +136,11 @@ def test_data_that_was_not_received_stands_in_the_way_of_unwrap(
     flowno.run(main())
 
 
-def test_unwrap_needs_a_peer_that_ends_tls_too(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_unwrap_needs_a_peer_that_ends_tls_too(upgrade: Upgrade) -> None:
     async def main() -> None:
         for what in ("time", "cancelled", "closed"):
-            with plain_pair() as (one, other):
-                tls_one, tls_other = await upgrade(one, other, server_context, client_context)
+            with pair() as (one, other):
+                tls_one, tls_other = await upgrade(one, other)
                 with tls_one, tls_other:
                     tls_one.shutdown_timeout = 0.02 if what == "time" else 20
                     ending = await spawn(tls_one.unwrap())
@@ -177,13 +160,13 @@ def test_unwrap_needs_a_peer_that_ends_tls_too(server_context: ssl.SSLContext, c
     flowno.run(main())
 
 
-def test_tls_runs_inside_of_tls(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_tls_runs_inside_of_tls(upgrade: Upgrade) -> None:
     data = bytes(range(256)) * 8000
 
     async def main() -> None:
-        with plain_pair() as (one, other):
-            outer_one, outer_other = await upgrade(one, other, server_context, client_context)
-            inner_one, inner_other = await upgrade(outer_one, outer_other, server_context, client_context)
+        with pair() as (one, other):
+            outer_one, outer_other = await upgrade(one, other)
+            inner_one, inner_other = await upgrade(outer_one, outer_other)
             with inner_one, inner_other:
                 assert inner_one.getsockname() == outer_one.socket.getsockname()
                 assert inner_one.type == system_socket.SOCK_STREAM
@@ -211,11 +194,11 @@ def test_tls_runs_inside_of_tls(server_context: ssl.SSLContext, client_context: 
 
 
 @pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
-def test_tls_inside_of_tls_closes_both(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_tls_inside_of_tls_closes_both(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            outer_one, outer_other = await upgrade(one, other, server_context, client_context)
-            inner_one, inner_other = await upgrade(outer_one, outer_other, server_context, client_context)
+        with pair() as (one, other):
+            outer_one, outer_other = await upgrade(one, other)
+            inner_one, inner_other = await upgrade(outer_one, outer_other)
             await inner_one.sendAll(b"the last word")
             inner_one.close()
             assert outer_one.fileno() == -1
@@ -226,11 +209,11 @@ def test_tls_inside_of_tls_closes_both(server_context: ssl.SSLContext, client_co
     flowno.run(main())
 
 
-def test_a_cut_off_outside_is_one_inside(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
+def test_a_cut_off_outside_is_one_inside(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            outer_one, outer_other = await upgrade(one, other, server_context, client_context)
-            inner_one, inner_other = await upgrade(outer_one, outer_other, server_context, client_context)
+        with pair() as (one, other):
+            outer_one, outer_other = await upgrade(one, other)
+            inner_one, inner_other = await upgrade(outer_one, outer_other)
             with inner_one, inner_other:
                 await inner_one.sendAll(b"half")
                 one.socket.shutdown(system_socket.SHUT_WR)
@@ -242,13 +225,11 @@ def test_a_cut_off_outside_is_one_inside(server_context: ssl.SSLContext, client_
     flowno.run(main())
 
 
-def test_a_cancelled_send_inside_of_tls_is_continued(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext
-) -> None:
+def test_a_cancelled_send_inside_of_tls_is_continued(upgrade: Upgrade) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
-            outer = await upgrade(one, other, server_context, client_context)
-            inner_one, inner_other = await upgrade(*outer, server_context, client_context)
+        with pair() as (one, other):
+            outer = await upgrade(one, other)
+            inner_one, inner_other = await upgrade(*outer)
             with inner_one, inner_other:
                 sender = await spawn(inner_one.sendAll(b"a" * LARGE))
                 await sender.cancel()
@@ -264,7 +245,7 @@ def test_a_cancelled_send_inside_of_tls_is_continued(
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_what_start_tls_cannot_do_it_does_not_begin(client_context: ssl.SSLContext) -> None:
     async def main() -> None:
-        with plain_pair() as (one, other):
+        with pair() as (one, other):
             with pytest.raises(TypeError, match="start_tls.. takes a SocketHandle, not 'a name'"):
                 await start_tls("a name", client_context)  # type: ignore[arg-type]
             with pytest.raises(TypeError, match="SSLContext"):
@@ -288,7 +269,7 @@ def test_what_start_tls_cannot_do_it_does_not_begin(client_context: ssl.SSLConte
 def test_start_tls_that_fails_or_is_cancelled_closes_the_connection(client_context: ssl.SSLContext) -> None:
     async def main() -> None:
         for what in ("time", "cancelled", "refused"):
-            with plain_pair() as (one, other):
+            with pair() as (one, other):
                 seconds = 0.02 if what == "time" else 20
                 starting = await spawn(
                     start_tls(one, client_context, server_hostname="localhost", handshake_timeout=seconds)

@@ -1,18 +1,15 @@
 """Much data over a plain connection."""
 
-import tracemalloc
-
 import pytest
 
 import flowno
 from flowno import spawn
+from tests.support.transfers import little_memory, receive_all, send_blocks
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 
 def test_a_long_transfer_arrives_intact_and_takes_no_more_memory_than_a_short_one(transfer_size: int) -> None:
-    block = bytes(range(256)) * 4096
-
     async def main() -> int:
         with flowno.socket() as listener:
             listener.bind(("localhost", 0))
@@ -23,24 +20,13 @@ def test_a_long_transfer_arrives_intact_and_takes_no_more_memory_than_a_short_on
 
         async def send() -> None:
             with one:
-                for _ in range(transfer_size // len(block)):
-                    await one.sendAll(block)
+                await send_blocks(one, transfer_size)
 
         with other:
             sender = await spawn(send())
-            buffer = bytearray(65536)
-            expected = memoryview(block * 2)
-            received = 0
-            while size := await other.recv_into(buffer):
-                start = received % len(block)
-                assert buffer[:size] == expected[start : start + size]
-                received += size
+            received = await receive_all(other)
             await sender.join()
             return received
 
-    tracemalloc.start()
-    try:
+    with little_memory():
         assert flowno.run(main()) == transfer_size
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()

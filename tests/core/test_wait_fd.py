@@ -27,6 +27,7 @@ from flowno import (
 )
 from flowno.core.event_loop.commands import FdReadableCommand, FdWritableCommand
 from tests.support.counting_selector import CountingSelector
+from tests.support.fairness import another_task
 from tests.support.loopback import fill, listening, pair
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -161,21 +162,13 @@ def test_a_regular_file_is_always_ready_and_the_others_run(wait: Wait, tmp_path:
     path = tmp_path / "file"
     path.write_bytes(b"")
     selector = CountingSelector()
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await sleep(0)
 
     async def root() -> None:
-        task = await spawn(other())
         with path.open("r+b", buffering=0) as file:
-            for expected in range(2, 5):
-                await wait(file)
-                assert turns == expected
-        await task.cancel()
+            async with another_task() as turns:
+                for expected in range(2, 5):
+                    await wait(file)
+                    assert turns.taken == expected
 
     with EventLoop(selector) as loop:
         loop.run_until_complete(root(), join=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectSelector
 from typing import Any
 
 import pytest
-import trustme
 
 import flowno
 from flowno import EventLoop, SocketHandle, TaskGroup, current_event_loop, sleep, spawn, wait_readable, wait_writable
@@ -25,7 +25,7 @@ from tests.conftest import ROOT, RunPython
 from tests.support import wine
 from tests.support.counting_selector import CountingSelector
 from tests.support.loopback import READS, WRITES, Operation, fill, listening, pair, receive, tcp_pair
-from tests.support.tls import client_context_of, server_context_of, tls_pair
+from tests.support.tls import tls_pair
 
 HARMLESS = {name: kind.rate for name, kind in KINDS.items() if kind.is_harmless}
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such call")
@@ -326,11 +326,9 @@ def test_a_socket_whose_handle_is_older_than_the_loop_has_faults(backend: str) -
         assert run_under(faults(7, byte=1), over(one, other)) == b"f"
 
 
-def test_tls_goes_through_them(backend: str) -> None:
-    authority = trustme.CA()
-
+def test_tls_goes_through_them(backend: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     async def root() -> None:
-        with tls_pair(server_context_of(authority), client_context_of(authority)) as (one, other):
+        with tls_pair(server_context, client_context) as (one, other):
             async with TaskGroup() as group:
                 await group.spawn(one.sendAll(bytes(5000)))
                 assert await receive(other, 5000) == bytes(5000)

@@ -1,6 +1,5 @@
 """Tasks that return something that nobody asks for."""
 
-import gc
 import logging
 import re
 import weakref
@@ -11,6 +10,7 @@ import pytest
 
 from flowno import EventLoop, TaskGroup, TaskHandle, gather, sleep, spawn
 from tests.debug.conftest import messages
+from tests.support.garbage import no_collections
 from tests.support.tasks import fail, value
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -183,8 +183,5 @@ def test_nothing_of_a_task_that_is_watched_is_held_in_a_cycle(loop: EventLoop) -
         await sleep(0)
         assert [task() for task in tasks] == [None, None]
 
-    gc.disable()
-    try:
+    with no_collections():
         loop.run_until_complete(main(), join=True)
-    finally:
-        gc.enable()

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 import flowno
 from flowno import AsyncQueue, Event, EventLoop, Lock, SocketHandle, TaskGroup, run_in_thread, sleep, spawn
@@ -28,7 +28,7 @@ from tests.conftest import ROOT, RunPython
 from tests.support import wine
 from tests.support.loopback import listening, pair, receive
 from tests.support.tasks import FOREVER, fail, value
-from tests.support.tls import client_context_of, server_context_of, tls_pair
+from tests.support.tls import tls_pair
 from tests.support.trace_format import Trace, read_trace
 from tests.support.virtual_time import VirtualTimeSelector
 
@@ -282,11 +282,11 @@ def test_bytes_are_counted_however_they_come_and_go(tmp_path: Path) -> None:
         assert curve[-1] == 10 + 20 + 3 + 1000 + 100
 
 
-def test_of_tls_the_bytes_of_the_network_are_counted(tmp_path: Path) -> None:
-    authority = trustme.CA()
-
+def test_of_tls_the_bytes_of_the_network_are_counted(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
     async def main() -> None:
-        with tls_pair(server_context_of(authority), client_context_of(authority)) as (client, server):
+        with tls_pair(server_context, client_context) as (client, server):
             reader = await spawn(receive(server, 1000))
             await client.sendAll(b"x" * 1000)
             await reader.join()

@@ -10,8 +10,8 @@ import trustme
 class Certificates:
     """Certificates in files: those of an authority, and what it has issued."""
 
-    def __init__(self, folder: Path) -> None:
-        self._authority = trustme.CA()
+    def __init__(self, folder: Path, authority: trustme.CA) -> None:
+        self._authority = authority
         self._folder = folder
         self.authority = str(folder / "authority.pem")
         self._authority.cert_pem.write_to_path(self.authority)
@@ -32,5 +32,5 @@ class Certificates:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
+def certificates(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"), authority)

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,7 +37,6 @@ from tests.load.seeds import seed_of_this_run, told_by_a_failure
 from tests.support import wine
 from tests.support.remains import remains
 from tests.support.servers import all_ended
-from tests.support.tls import client_context_of
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -88,8 +86,8 @@ async def killed(process: Process) -> None:
 @pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("kind", ["tcp", "tls", "unix"])
 def test_clients_that_are_killed_leave_nothing_at_the_server(
-    backend: str, kind: str, kills: int, tmp_path: Path, server_context: ssl.SSLContext, authority_file: Path,
-    authority: Any,
+    backend: str, kind: str, kills: int, tmp_path: Path, server_context: ssl.SSLContext, client_context: ssl.SSLContext,
+    authority_file: Path,
 ) -> None:  # fmt: skip
     if kind == "unix" and not hasattr(socket, "AF_UNIX"):
         pytest.skip("this Python has no Unix sockets")
@@ -110,8 +108,7 @@ def test_clients_that_are_killed_leave_nothing_at_the_server(
         if kind == "unix":
             opening: Awaitable[Stream] = open_unix_connection(tmp_path / "socket")
         elif kind == "tls":
-            context = client_context_of(authority)
-            opening = open_connection(*server.addresses[0], tls=context, server_hostname="localhost")
+            opening = open_connection(*server.addresses[0], tls=client_context, server_hostname="localhost")
         else:
             opening = open_connection(*server.addresses[0])
         async with await opening as stream:

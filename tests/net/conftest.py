@@ -1,23 +1,17 @@
-"""Certificates, one set for all tests of this folder."""
+"""Certificates of servers that are reached by their address, too."""
 
 import ssl
+from typing import TYPE_CHECKING
 
 import pytest
-import trustme
 
-from tests.support.tls import client_context_of, server_context_of
+from tests.support.tls import server_context_of
 
-
-@pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    return trustme.CA()
+if TYPE_CHECKING:
+    import trustme
 
 
 @pytest.fixture(scope="session")
-def server_context(authority: trustme.CA) -> ssl.SSLContext:
+def server_context(authority: "trustme.CA") -> ssl.SSLContext:
+    """Of a server that is ``localhost`` and ``127.0.0.1``, not to be changed."""
     return server_context_of(authority, "localhost", "127.0.0.1")
-
-
-@pytest.fixture(scope="session")
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    return client_context_of(authority)

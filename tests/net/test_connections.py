@@ -21,24 +21,12 @@ from flowno.net import connections
 from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import serve_tcp, serve_unix
 from flowno.net.streams import Stream
-from tests.support.loopback import listening
+from tests.support.loopback import full_backlog, listening
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 unix_sockets = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this Python has no Unix sockets")
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
 
 
 @contextmanager
@@ -47,24 +35,6 @@ def refusing() -> Iterator[tuple[str, int]]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()
-
-
-@contextmanager
-def silent() -> Iterator[tuple[str, int]]:
-    """An address that answers nobody: the backlog of its listener is full."""
-    with socket.socket() as listener, ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(8):
-            waiting = stack.enter_context(socket.socket())
-            waiting.settimeout(0.05)
-            try:
-                waiting.connect(listener.getsockname())
-            except TimeoutError:
-                break
-        else:
-            pytest.skip("this system takes connections beyond the backlog")
-        yield listener.getsockname()
 
 
 @contextmanager
@@ -78,10 +48,6 @@ def named(*addresses: tuple[str, int]) -> Iterator[tuple[EventLoop, ScriptedWorl
 
 def run_in(loop: EventLoop, coroutine: Any) -> Any:
     return loop.run_until_complete(coroutine, join=True)
-
-
-def open_sockets(world: ScriptedWorld) -> list[socket.socket]:
-    return [sock for sock in world.sockets if sock.fileno() >= 0]
 
 
 async def exchange(stream: Stream, listener: SocketHandle) -> None:
@@ -149,7 +115,7 @@ def test_a_name_without_any_address_is_a_clear_error() -> None:
 @pytest.mark.parametrize("turns", range(4))
 def test_a_cancelled_connection_leaves_nothing_open(turns: int) -> None:
     async def root() -> None:
-        with silent() as address:
+        with full_backlog() as address:
             connecting = await spawn(open_connection(*address))
             for _ in range(turns):
                 await sleep(0)
@@ -158,7 +124,7 @@ def test_a_cancelled_connection_leaves_nothing_open(turns: int) -> None:
     with named() as (loop, world):
         run_in(loop, root())
         assert world.sockets
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
 
 # -------------------------------------------------------------------------------------------------- happy eyeballs
@@ -186,11 +152,11 @@ def test_an_attempt_that_takes_long_is_overtaken_after_the_delay_and_closed() ->
         async with await open_connection("host", 80, happy_eyeballs_delay=0.05) as stream:
             assert stream.get_extra_info("peername") == listener.getsockname()
             assert len(world.sockets) == 2
-            assert open_sockets(world) == [stream.get_extra_info("socket")]
+            assert world.open_sockets == [stream.get_extra_info("socket")]
             assert len(loop.tasks) == 1
             await exchange(stream, listener)
 
-    with silent() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
+    with full_backlog() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
         began = loop.world.clock()
         run_in(loop, root())
         assert loop.world.clock() - began >= 0.05
@@ -206,7 +172,7 @@ def test_an_attempt_is_not_overtaken_before_the_delay() -> None:
         assert len(world.sockets) == 1
         await connecting.cancel()
 
-    with silent() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
+    with full_backlog() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
         run_in(loop, root())
 
 
@@ -225,7 +191,7 @@ def test_without_a_delay_an_address_is_tried_only_after_a_failure(delay: float |
         await connecting.cancel()
 
     with ExitStack() as stack:
-        bad, slow, listener = map(stack.enter_context, (refusing(), silent(), listening()))
+        bad, slow, listener = map(stack.enter_context, (refusing(), full_backlog(), listening()))
         loop, world = stack.enter_context(named(bad, listener.getsockname()))
         world.names["slow"] = answer(slow, listener.getsockname())
         run_in(loop, root())
@@ -237,7 +203,7 @@ def test_the_attempts_of_a_zero_delay_keep_the_distance_of_the_rfc() -> None:
             pass
 
     with ExitStack() as stack:
-        slow, slower, listener = map(stack.enter_context, (silent(), silent(), listening()))
+        slow, slower, listener = map(stack.enter_context, (full_backlog(), full_backlog(), listening()))
         loop, _ = stack.enter_context(named(slow, slower, listener.getsockname()))
         began = loop.world.clock()
         run_in(loop, root())
@@ -282,7 +248,7 @@ def test_where_all_fail_each_address_is_named_with_its_error() -> None:
     with refusing() as bad, named(bad, ("::1", 80)) as (loop, world):
         world.make = world.without_ipv6
         run_in(loop, root())
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
 
 def test_where_all_fail_in_the_same_way_it_is_that_error() -> None:
@@ -332,7 +298,7 @@ def test_two_that_connect_in_the_same_turn_leave_one() -> None:
     async def root() -> None:
         async with await open_connection("host", 80) as stream:
             assert len(held) == 2
-            assert open_sockets(world) == [stream.get_extra_info("socket")]
+            assert world.open_sockets == [stream.get_extra_info("socket")]
             assert len(loop.tasks) == 1
 
     with listening() as one, listening() as other, named(one.getsockname(), other.getsockname()) as (loop, world):
@@ -360,9 +326,9 @@ def test_a_race_that_is_cancelled_anywhere_leaves_nothing_open(turns: int) -> No
             stream.close()
         await sleep(0)
         assert set(loop.tasks) == before
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
-    with silent() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
+    with full_backlog() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
         run_in(loop, root())
 
 
@@ -376,12 +342,12 @@ def test_a_race_that_is_cancelled_while_it_gives_up_the_losers_closes_the_winner
             stopped += 1
             connecting.cancel()
             await sleep(0)
-            if not open_sockets(world):
+            if not world.open_sockets:
                 break
             assert stopped < 10
         assert await connecting.cancel() is None
 
-    with silent() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
+    with full_backlog() as slow, listening() as listener, named(slow, listener.getsockname()) as (loop, world):
         run_in(loop, root())
 
 
@@ -432,7 +398,7 @@ def test_a_local_address_that_is_not_this_machine_s_is_named() -> None:
 
     with named() as (loop, world):
         run_in(loop, root())
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
 
 # --------------------------------------------------------------------------------------------------------- arguments
@@ -542,7 +508,7 @@ def test_the_default_tls_settings_do_not_trust_anybody(server_context: ssl.SSLCo
 
     with tls_peer(server_context) as address, named() as (loop, world):
         run_in(loop, root(address))
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
 
 def test_the_default_tls_settings_are_made_within_the_limit_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,7 +539,7 @@ def test_a_cancelled_handshake_leaves_nothing_open(client_context: ssl.SSLContex
             with connection:
                 assert (await connection.recv(1))[:1] == b"\x16"  # the ClientHello has come, and gets no answer
                 assert await connecting.cancel() is None
-                assert len(open_sockets(world)) == 1  # the listener
+                assert len(world.open_sockets) == 1  # the listener
 
     with named() as (loop, world):
         run_in(loop, root())
@@ -645,7 +611,7 @@ def test_a_server_that_does_not_answer_the_handshake_has_a_time_limit(client_con
         with listening() as listener:
             with pytest.raises(TimeoutError, match=r"0\.01 s"):
                 await open_connection(*listener.getsockname(), tls=client_context, handshake_timeout=0.01)
-            assert len(open_sockets(world)) == 1  # the listener
+            assert len(world.open_sockets) == 1  # the listener
 
     with named() as (loop, world):
         run_in(loop, root())
@@ -705,7 +671,7 @@ def test_a_path_that_is_too_long_says_so(tmp_path: Path) -> None:
 
     with named() as (loop, world):
         run_in(loop, root())
-        assert open_sockets(world) == []
+        assert world.open_sockets == []
 
 
 @unix_sockets

@@ -41,7 +41,7 @@ from flowno.core.event_loop.selectors import TLSSocketHandle
 from tests.support.loopback import pair, reset, tcp_pair
 from tests.support.raw_tls import APPLICATION_DATA, RawTLSClient
 from tests.support.servers import all_ended
-from tests.support.tls import server_context_of, tls_pair
+from tests.support.tls import establish, server_context_of, tls_pair
 from tests.support.virtual_time import VirtualTimeSelector
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -84,6 +84,14 @@ async def connected(server: Server, client_context: ssl.SSLContext | None = None
     if isinstance(address, str):
         return await open_unix_connection(address, tls=client_context or False, server_hostname=name)
     return await open_connection(*address, tls=client_context or False, server_hostname=name)
+
+
+def client_hello(context: ssl.SSLContext) -> bytes:
+    """What a client of these settings sends first."""
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
 
 
 @asynccontextmanager
@@ -214,9 +222,7 @@ def test_sends_that_are_given_up_do_not_pile_up_for_a_peer_that_does_not_read(
 
     async def main() -> None:
         with tls_pair(server_context, client_context) as (peer, handle):
-            shaking = await spawn(peer.do_handshake())
-            await handle.do_handshake()
-            await shaking.join()
+            await establish(peer, handle)
             sent = 0
             for _ in range(1000):
                 with move_on_after(0.001):
@@ -251,12 +257,7 @@ def test_peers_that_break_off_at_each_point_end_their_own_connection_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The points are the bytes of what a client sends first, a ClientHello or a line."""
-    outgoing = ssl.MemoryBIO()
-    try:
-        client_context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    first = outgoing.read() if through_tls else b"a line, and the beginning\nof the next one"
+    first = client_hello(client_context) if through_tls else b"a line, and the beginning\nof the next one"
 
     async def main() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0, tls=server_context if through_tls else None) as server:
@@ -278,12 +279,7 @@ def test_garbage_in_the_place_of_a_handshake_ends_its_own_connection_only(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bytes at random, a record that is longer than any may be, one of nothing, and a ClientHello with flipped bits."""
-    outgoing = ssl.MemoryBIO()
-    try:
-        client_context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    hello = outgoing.read()
+    hello = client_hello(client_context)
     rng = random.Random(7)
 
     def flipped() -> bytes:

@@ -4,13 +4,11 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 import pytest
-import trustme
 
 import flowno
 from flowno import Stream, open_connection, serve_tcp, spawn
 from tests.support.instruments import Recorder
 from tests.support.loopback import pair
-from tests.support.tls import client_context_of, server_context_of
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -22,10 +20,11 @@ async def echo(stream: Stream) -> None:
 
 @pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("through_tls", [False, True], ids=["plain", "tls"])
-def test_of_a_server_accepts_handshakes_data_and_closes_are_told(through_tls: bool) -> None:
-    authority = trustme.CA()
-    server_tls = server_context_of(authority) if through_tls else None
-    client_tls: ssl.SSLContext | None = client_context_of(authority) if through_tls else None
+def test_of_a_server_accepts_handshakes_data_and_closes_are_told(
+    through_tls: bool, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    server_tls = server_context if through_tls else None
+    client_tls = client_context if through_tls else None
 
     async def main() -> None:
         with Recorder() as recorder:

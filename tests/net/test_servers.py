@@ -12,7 +12,7 @@ import ssl
 import stat
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from tests.support import wine
 from tests.support.backends import system_call_of
 from tests.support.counting_selector import CountingSelector
 from tests.support.limits import open_files
-from tests.support.loopback import pair, resets_at_close
+from tests.support.loopback import needs_ipv6, pair, resets_at_close
 from tests.support.tasks import FOREVER
 from tests.support.worlds import ScriptedWorld, answer, in_world
 
@@ -39,18 +39,6 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 unix_sockets = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this Python has no Unix sockets")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract names")
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
 
 
 async def echo(stream: Stream) -> None:
@@ -75,11 +63,23 @@ async def greeted(server: Server) -> Stream:
     return stream
 
 
-async def ask(server: Server, data: bytes = b"ping") -> bytes:
-    """What an echo server says on a new connection."""
-    async with await open_connection(*server.addresses[0][:2]) as stream:
+async def ask(server: Server, data: bytes = b"ping", **options: Any) -> bytes:
+    """What an echo server says on a new connection; ``options`` are those of ``open_connection``."""
+    async with await open_connection(*server.addresses[0][:2], **options) as stream:
         await stream.write(data)
         return await stream.readexactly(len(data))
+
+
+async def say_in_the_clear(server: Server, data: bytes) -> Any:
+    """Say this to a server that expects TLS, and wait until it has had enough; the address of who said it."""
+    async with await open_connection(*server.addresses[0]) as stream:
+        address = stream.get_extra_info("sockname")
+        await stream.write(data)
+        try:
+            await stream.read()
+        except ConnectionError:
+            pass
+        return address
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -96,8 +96,11 @@ def world(**names: list[Any]) -> Iterator[tuple[EventLoop, ScriptedWorld]]:
         yield loop, scripted
 
 
-def open_sockets(scripted: ScriptedWorld) -> list[socket.socket]:
-    return [sock for sock in scripted.sockets if sock.fileno() >= 0]
+def run_with_sockets(kind: type[socket.socket], root: Coroutine[Any, Any, object]) -> None:
+    """Run it where every socket that is made is of this kind."""
+    with world() as (loop, scripted):
+        scripted.make = kind
+        loop.run_until_complete(root, join=True)
 
 
 # -------------------------------------------------------------------------------------------------- what is listened on
@@ -180,7 +183,7 @@ def test_a_port_that_one_of_the_addresses_cannot_have_is_given_up_for_another() 
 
     async def root() -> None:
         async with await serve_tcp(echo, ["127.0.0.1", "::1"], 0) as server:
-            assert len(open_sockets(scripted)) == 2
+            assert len(scripted.open_sockets) == 2
             ports = {address[1] for address in server.addresses}
             assert len(ports) == 1
             assert not ports & {sock.getsockname()[1] for sock in taken}
@@ -205,7 +208,7 @@ def test_the_search_for_a_port_has_an_end() -> None:
         with pytest.raises(OSError, match=r"'::1'") as caught:
             loop.run_until_complete(serve_tcp(echo, ["127.0.0.1", "::1"], 0), join=True)
         assert caught.value.errno == errno.EADDRINUSE
-        assert open_sockets(scripted) == []
+        assert scripted.open_sockets == []
         assert len(scripted.sockets) <= 50
 
 
@@ -230,7 +233,7 @@ def test_an_address_that_was_asked_for_and_cannot_be_had_is_an_error_that_names_
         scripted.make = scripted.without_ipv6
         with pytest.raises(OSError, match=r"'(::1|192\.0\.2\.1)'"):
             loop.run_until_complete(serve_tcp(echo, host, 0), join=True)
-        assert open_sockets(scripted) == []
+        assert scripted.open_sockets == []
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
@@ -290,9 +293,7 @@ def test_the_backlog_is_what_was_asked_for_or_what_the_system_allows() -> None:
         async with await serve_tcp(echo, "127.0.0.1", 0, backlog=7), await serve_tcp(echo, "127.0.0.1", 0):
             pass
 
-    with world() as (loop, scripted):
-        scripted.make = Noting
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Noting, root())
     assert asked[0] == 7
     assert asked[1] >= 4096
 
@@ -748,9 +749,7 @@ def test_a_system_without_room_is_waited_for(
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
             assert await ask(server) == b"ping"
 
-    with world() as (loop, scripted):
-        scripted.make = Troubled
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Troubled, root())
     assert Troubled.script == []
     assert len(caplog.records) == 1
 
@@ -793,9 +792,7 @@ def test_a_new_shortage_after_a_recovery_is_logged_again(
                 Troubled.script = [errno.EMFILE] * 2
                 assert await ask(server) == b"ping"
 
-    with world() as (loop, scripted):
-        scripted.make = Troubled
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Troubled, root())
     assert len(caplog.records) == 2
 
 
@@ -807,9 +804,7 @@ def test_connections_that_fail_before_they_are_accepted_are_passed_over(caplog: 
         async with await serve_tcp(echo, "127.0.0.1", 0) as server:
             assert await ask(server) == b"ping"
 
-    with world() as (loop, scripted):
-        scripted.make = Troubled
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Troubled, root())
     assert Troubled.script == []
     assert caplog.records == []
 
@@ -832,9 +827,7 @@ def test_an_error_of_the_listener_itself_ends_the_server_and_lets_its_connection
             await server.serve_forever()
         assert caught.value.errno == errno.EINVAL
 
-    with world() as (loop, scripted):
-        scripted.make = Troubled
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Troubled, root())
     (record,) = caplog.records
     assert os.strerror(errno.EINVAL) in record.getMessage()
 
@@ -1407,9 +1400,7 @@ def test_a_stop_while_the_server_pauses_ends_it_at_once(monkeypatch: pytest.Monk
                 server.close()
                 await server.wait_closed()
 
-    with world() as (loop, scripted):
-        scripted.make = Troubled
-        loop.run_until_complete(root(), join=True)
+    run_with_sockets(Troubled, root())
 
 
 def test_serving_for_ever_ends_when_the_server_is_stopped() -> None:
@@ -1543,9 +1534,7 @@ def test_a_stalled_handshake_holds_up_nobody_and_has_a_time_limit(
         async with await serve_tcp(echo, "127.0.0.1", 0, tls=server_context, handshake_timeout=0.3) as server:
             async with await open_connection(*server.addresses[0]) as silent:
                 await until(lambda: server.connections == 1)
-                async with await open_connection(*server.addresses[0], tls=client_context) as stream:
-                    await stream.write(b"ping")
-                    assert await stream.readexactly(4) == b"ping"
+                assert await ask(server, tls=client_context) == b"ping"
                 assert await silent.read() == b""
                 peers.append(silent.get_extra_info("sockname"))
 
@@ -1569,9 +1558,7 @@ def test_a_peer_that_does_not_speak_tls_ends_its_own_connection_only(
                     await plain.read()
                 except ConnectionError:
                     pass
-            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
-                await stream.write(b"ping")
-                assert await stream.readexactly(4) == b"ping"
+            assert await ask(server, tls=client_context) == b"ping"
 
     flowno.run(root())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -1592,16 +1579,8 @@ def test_handshakes_that_fail_are_told_to_a_hook_instead_of_the_log(
             on_handshake_error=lambda address, error: failures.append((address, error)),
         ) as server:
             for said in (b"", b"GET / HTTP/1.1\r\n\r\n"):
-                async with await open_connection(*server.addresses[0]) as stream:
-                    peers.append(stream.get_extra_info("sockname"))
-                    await stream.write(said)
-                    try:
-                        await stream.read()
-                    except ConnectionError:
-                        pass
-            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
-                await stream.write(b"ping")
-                assert await stream.readexactly(4) == b"ping"
+                peers.append(await say_in_the_clear(server, said))
+            assert await ask(server, tls=client_context) == b"ping"
 
     failures: list[tuple[Any, OSError]] = []
     peers: list[Any] = []
@@ -1621,16 +1600,8 @@ def test_a_hook_that_fails_is_logged_and_the_server_goes_on(
         async with await serve_tcp(
             echo, "127.0.0.1", 0, tls=server_context, on_handshake_error=hook, max_connections=1
         ) as server:
-            async with await open_connection(*server.addresses[0]) as stream:
-                await stream.write(b"GET / HTTP/1.1\r\n\r\n")
-                peers.append(stream.get_extra_info("sockname"))
-                try:
-                    await stream.read()
-                except ConnectionError:
-                    pass
-            async with await open_connection(*server.addresses[0], tls=client_context) as stream:
-                await stream.write(b"ping")
-                assert await stream.readexactly(4) == b"ping"
+            peers.append(await say_in_the_clear(server, b"GET / HTTP/1.1\r\n\r\n"))
+            assert await ask(server, tls=client_context) == b"ping"
 
     peers: list[Any] = []
     flowno.run(root())
@@ -1842,7 +1813,7 @@ def test_a_path_that_is_too_long_says_so_and_leaves_nothing(tmp_path: Path) -> N
         with pytest.raises(OSError, match=f"too long.*{path}") as caught:
             loop.run_until_complete(serve_unix(echo, path), join=True)
         assert caught.value.errno == errno.ENAMETOOLONG
-        assert open_sockets(scripted) == []
+        assert scripted.open_sockets == []
 
 
 @unix_sockets

@@ -65,13 +65,8 @@ OF_TLS = ("sslcontext", "ssl_object", "version", "alpn_protocol", "cipher", "pee
 
 
 @pytest.fixture(scope="module")
-def contexts() -> Contexts:
-    trustme = pytest.importorskip("trustme", exc_type=ImportError)  # it has a compiled part
-    authority = trustme.CA()
-    client, server = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.configure_trust(client)
-    authority.issue_cert("localhost").configure_cert(server)
-    return client, server
+def contexts(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> Contexts:
+    return client_context, server_context
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -1,11 +1,12 @@
-"""Whether a task that never has to wait lets the others have their turn."""
+"""Whether a task that never has to wait lets the others have their turn, and a task to see it by."""
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from flowno import sleep, spawn
 
-__all__ = ["check_it_gives_way"]
+__all__ = ["Turns", "another_task", "check_it_gives_way"]
 
 
 async def check_it_gives_way(operation: Callable[[], Awaitable[object]]) -> None:
@@ -29,3 +30,27 @@ async def check_it_gives_way(operation: Callable[[], Awaitable[object]]) -> None
     assert max(b - a for a, b in itertools.pairwise(seen)) <= 2 * 65
     stop = True
     await task.join()
+
+
+class Turns:
+    """How many turns of the loop a task has ``taken``."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+
+@asynccontextmanager
+async def another_task() -> AsyncIterator[Turns]:
+    """Has a task that is always ready run beside the block; gives how many turns it has had, the first at once."""
+    turns = Turns()
+
+    async def take_turns() -> None:
+        while True:
+            turns.taken += 1
+            await sleep(0)
+
+    task = await spawn(take_turns())
+    try:
+        yield turns
+    finally:
+        await task.cancel()

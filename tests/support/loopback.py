@@ -40,6 +40,18 @@ def listening(backlog: int | None = None) -> Iterator[SocketHandle]:
         yield listener
 
 
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
+
+
 @contextmanager
 def full_backlog() -> Iterator[Any]:
     """The address of a listener that answers nobody: its backlog is full."""

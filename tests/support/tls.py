@@ -4,25 +4,27 @@ import socket as system_socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import trustme
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import flowno
+from flowno import spawn
 from flowno.core.event_loop.tls import TLSSocketHandle
+
+if TYPE_CHECKING:
+    import trustme
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-def server_context_of(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+def server_context_of(authority: "trustme.CA", *names: str, **options: Any) -> ssl.SSLContext:
     """What a server needs that is known by these names; ``options`` as of ``trustme.CA.issue_cert``."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*(names or ("localhost",)), **options).configure_cert(context)
     return context
 
 
-def client_context_of(*authorities: trustme.CA) -> ssl.SSLContext:
+def client_context_of(*authorities: "trustme.CA") -> ssl.SSLContext:
     """What a client needs that trusts these authorities."""
     context = ssl.create_default_context()
     for authority in authorities:
@@ -45,6 +47,17 @@ def tls_pair(
         TLSSocketHandle(other, server_context, None, server_side=True) as server_end,
     ):
         yield client_end, server_end
+
+
+#: As ``tls_pair`` for settings that are known already: it is given the options.
+TLSEnds = Callable[..., AbstractContextManager[tuple[TLSSocketHandle, TLSSocketHandle]]]
+
+
+async def establish(*ends: TLSSocketHandle) -> None:
+    """Make the handshake, to which each end does its part."""
+    tasks = [await spawn(end.do_handshake()) for end in ends]
+    for task in tasks:
+        await task.join()
 
 
 def echo(connection: ssl.SSLSocket) -> None:

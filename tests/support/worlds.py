@@ -59,6 +59,11 @@ class ScriptedWorld(SystemWorld):
         self.sockets.append(made)
         return made
 
+    @property
+    def open_sockets(self) -> list[system_socket.socket]:
+        """Those that were made and are not closed."""
+        return [sock for sock in self.sockets if sock.fileno() >= 0]
+
     def without_ipv6(self, family: int = -1, *args: Any, **kwargs: Any) -> system_socket.socket:
         """For ``make``: a machine whose kernel has no IPv6."""
         if family == system_socket.AF_INET6:
