@@ -950,7 +950,7 @@ def test_a_child_that_was_started_is_not_lost_to_a_cancellation() -> None:
     async def opening() -> None:
         async with await open_process(STUBBORN, stdout=PIPE) as process:
             got.append(process)
-            await output(process).readline()
+            await process.wait()
 
     async def root() -> None:
         task = await spawn(opening())

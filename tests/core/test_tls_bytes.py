@@ -482,7 +482,7 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
     with clients:
         try:
             yield
-            printed, _ = clients.communicate(timeout=20)
+            printed, _ = clients.communicate(timeout=60)
             assert (clients.returncode, printed) == (0, "")
         except BaseException:
             clients.kill()
@@ -490,6 +490,7 @@ def clients_elsewhere(port: int, number: int, authority: Path) -> Iterator[None]
             raise
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.not_under_faults(reason="a thousand connections take long where each call fails now and then")
 @pytest.mark.not_in_debug_mode(reason="steps that are slow on a busy machine are reported")
 def test_a_thousand_connections_are_served_at_once(
@@ -514,7 +515,7 @@ def test_a_thousand_connections_are_served_at_once(
             listener.bind(("127.0.0.1", 0))
             listener.listen(number)
             with clients_elsewhere(listener.getsockname()[1], number, authority_file):
-                async with flowno.timeout(30):
+                async with flowno.timeout(120):
                     servers = [await spawn(serve((await listener.accept())[0])) for _ in range(number)]
                     for server in servers:
                         await server.join()
