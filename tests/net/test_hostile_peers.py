@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -620,6 +620,7 @@ def test_what_a_peer_calls_itself_begins_no_line_of_the_log(tmp_path: Path, capl
         assert record.getMessage().isascii()
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_what_a_peer_sends_instead_of_tls_begins_no_line_of_the_log(
     server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -627,9 +628,8 @@ def test_what_a_peer_sends_instead_of_tls_begins_no_line_of_the_log(
         async with await serve_tcp(echo, "127.0.0.1", 0, tls=server_context) as server:
             async with connection(server) as peer:
                 await peer.sendAll(b"\r\nERROR \x1b[31mowned")
-                with suppress(ConnectionError):
-                    while await peer.recv(65536):
-                        pass
+                while await peer.recv(65536):
+                    pass
             await all_ended(server)
 
     with caplog.at_level(logging.INFO):
