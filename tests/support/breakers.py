@@ -1,8 +1,8 @@
 """For every assertion of the conformance kit, a selector that makes it fail.
 
-An assertion is a call of ``broken``, or of a function whose name begins with ``require_``. Each function of the kit
-that makes any is a key here, and has one entry for each of them, in the order of its source: the selector that a case
-fails with. For an assertion in a function that cases share, the entry names a case as well.
+An assertion is a call of ``broken``, or of a function whose name begins with ``require_`` or ``_require_``. Each
+function of the kit that makes any is a key here, and has one entry for each of them, in the order of its source: the
+selector that a case fails with. For an assertion in a function that cases share, the entry names a case as well.
 """
 
 from collections.abc import Callable

@@ -196,8 +196,8 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------- what is asked
 
-    # What fails a case is a call of `broken`, or of a function whose name begins with `require_`, here and in the files
-    # of the cases. The kit's own tests find them by that, and show each of them to fail.
+    # What fails a case is a call of `broken`, or of a function whose name begins with `require_` or `_require_`, here
+    # and in the files of the cases. The kit's own tests find them by that, and show each of them to fail.
 
     def broken(self, seen: str, *, rule: str = "", note: str = "") -> NoReturn:
         """End the case: the selector breaks a rule, by what was seen.
