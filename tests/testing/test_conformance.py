@@ -352,14 +352,14 @@ def test_a_selector_that_always_hangs_is_given_up(run_with_selectors: Callable[.
     assert (result.returncode, result.stderr) == (0, "")
     rows = [line.split("|") for line in result.stdout.splitlines()]
     assert [row[:3] for row in rows[:3]] == [[name, "failed", "end"] for name in names[:3]]
-    reason = "not tried: 3 in a row did not come to their end"
+    reason = "not tried: 3 in a row have hung"
     assert rows[3:] == [[name, "skipped", BY_NAME[name].rule, reason] for name in names[3:]]
 
 
 @pytest.mark.parametrize(
     ("name", "last"),
     [
-        ("Hangs", ["skipped", "nan", "not tried: 3 in all did not come to their end"]),
+        ("Hangs", ["skipped", "nan", "not tried: 3 in all have hung"]),
         ("Crashes", ["failed", "end", "the interpreter ended with exit code 3"]),
     ],
 )
