@@ -172,8 +172,8 @@ BREAKERS: Final[dict[str, tuple[Any, ...]]] = {
     "number_and_object_are_one_registration": (ModifiesByObject, UnregistersByObject, UnregistersNothing),
     "a_number_of_another_type_is_that_number": (TakesPlainNumbers, reports(nothing), UnregistersByObject),
     "a_closed_descriptor_cannot_be_registered_and_leaves_no_trace": (
-        refusing(OSError(9, "Bad file descriptor"), is_closed, base=AsksNobody),
         AsksNobody,
+        refusing(OSError(9, "Bad file descriptor"), is_closed, base=AsksNobody),
         reports(nothing),
     ),
     "a_modify_that_fails_unregisters": (KeepsWhatFailed,),

@@ -214,17 +214,20 @@ class Bench:
         if seen != wanted:
             self.broken(f"{what} is {seen!r}, and not {wanted!r}")
 
-    def require_refused(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
-        """Require that a call raises an error of this kind."""
+    def require_refused(
+        self, errors: type[Exception] | tuple[type[Exception], ...], call: Callable[..., object], *args: object
+    ) -> None:
+        """Require that a call raises an error of this kind, or of one of these."""
+        wanted = " or ".join(error.__name__ for error in (errors if isinstance(errors, tuple) else (errors,)))
         try:
             returned = call(*args)
         except ProtocolViolation:  # of a decorator that checks; it knows better
             raise
-        except error:
+        except errors:
             return
         except Exception as other:
-            self.broken(f"{_call_in_words(call, args)} raised {other!r}, and not a {error.__name__}")
-        self.broken(f"{_call_in_words(call, args)} returned {returned!r}, and did not raise a {error.__name__}")
+            self.broken(f"{_call_in_words(call, args)} raised {other!r}, and not {wanted}")
+        self.broken(f"{_call_in_words(call, args)} returned {returned!r}, and did not raise {wanted}")
 
     def require_accepted(self, call: Callable[..., T], *args: object) -> T:
         """Require that a call raises no error, and return what it returns."""
