@@ -107,9 +107,14 @@ from tests.support.broken_selectors import (
     without_data,
 )
 
-__all__ = ["BREAKERS"]
+__all__ = ["BREAKERS", "Breaker"]
 
+#: Makes a selector that is broken.
 Breaker = Callable[[], Any]
+
+#: The breaker of an assertion, with the name of a case where it is not that of the function. None stands for the standard
+#: library's epoll selector where there is none.
+Entry = Breaker | tuple[str, Breaker] | None
 
 fails_in_a_child: Final = answering("after_fork", out_of_order)
 
@@ -128,8 +133,7 @@ def for_all_events(ready: Ready) -> Ready:
     return [(key, BOTH) for key, _ in ready]
 
 
-#: None stands for the standard library's epoll selector where there is none.
-BREAKERS: Final[dict[str, tuple[Any, ...]]] = {
+BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
     # bench
     "require_equal": (("modify_returns_the_new_key", ReturnsTheOldKey),),
     "require_refused": (
