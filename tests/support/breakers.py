@@ -6,12 +6,10 @@ selector that a case fails with. For an assertion in a function that cases share
 """
 
 from collections.abc import Callable
-from selectors import SelectSelector as StandardSelect
 from typing import Any, Final
 
 from flowno_backends import PollSelector
 from tests.support.broken_selectors import (
-    BOTH,
     AsksNobody,
     BelongsToItsThread,
     ChangesItsMindOnce,
@@ -24,7 +22,6 @@ from tests.support.broken_selectors import (
     CountsMilliseconds,
     CriesWolf,
     EntersNothing,
-    Epoll,
     FindsWhatIsEqual,
     ForgetsInAChild,
     ForgetsWithNewData,
@@ -62,15 +59,11 @@ from tests.support.broken_selectors import (
     RegistersWhatItRefuses,
     RemembersForAll,
     RemembersTheFirstKey,
-    ReportsAFew,
-    ReportsAFewOfMany,
     ReportsAll,
     ReportsGhosts,
     ReportsGhostsOfMany,
     ReportsOneDirection,
     ReportsTheFirstKey,
-    ReportsTwice,
-    ReportsWhatNobodyAskedFor,
     ReturnsTheFirstKey,
     ReturnsTheOldKey,
     ReturnsTheOldResult,
@@ -78,6 +71,8 @@ from tests.support.broken_selectors import (
     SharesItsEnd,
     SharesWithItsChildren,
     SpinsOnTheClosed,
+    StandardEpoll,
+    StandardSelect,
     SwallowsErrors,
     TakesAnyMask,
     TakesEqualForIdentical,
@@ -96,14 +91,18 @@ from tests.support.broken_selectors import (
     WaitsForNews,
     WaitsNoLongerThanThis,
     WorksInItsChildren,
+    a_few,
     answering,
     descriptors,
+    for_all_events,
     is_closed,
     is_large,
     is_regular,
+    keys_without_data,
     nothing,
     out_of_order,
     refusing,
+    twice,
     without_data,
 )
 
@@ -112,25 +111,17 @@ __all__ = ["BREAKERS", "Breaker"]
 #: Makes a selector that is broken.
 Breaker = Callable[[], Any]
 
-#: The breaker of an assertion, with the name of a case where it is not that of the function. None stands for the standard
-#: library's epoll selector where there is none.
+#: The breaker of an assertion, with the name of the case where its function is none; None stands for an epoll that is
+#: not there.
 Entry = Breaker | tuple[str, Breaker] | None
 
 fails_in_a_child: Final = answering("after_fork", out_of_order)
 
 
-def reports(wrong: Callable[[Ready], Any], **calls: int) -> Breaker:
-    """Of a selector whose select returns what is wrong, in those of its calls."""
-    breaker: Breaker = answering("select", wrong, **calls)
+def reports(wrong: Callable[[Ready], Any], **how: Any) -> Breaker:
+    """Of a selector whose select returns what is wrong; ``how`` is as for :func:`answering`."""
+    breaker: Breaker = answering("select", wrong, **how)
     return breaker
-
-
-def keys_without_data(ready: Ready) -> Ready:
-    return [(without_data(key), events) for key, events in ready]
-
-
-def for_all_events(ready: Ready) -> Ready:
-    return [(key, BOTH) for key, _ in ready]
 
 
 BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
@@ -145,8 +136,8 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
     "ready": (
         ("a_result_is_a_list_of_pairs", reports(iter)),
         ("a_result_is_a_list_of_pairs", reports(descriptors)),
-        ("only_the_direction_that_was_asked_for_is_reported", ReportsWhatNobodyAskedFor),
-        ("no_event_is_reported_twice_in_one_result", ReportsTwice),
+        ("only_the_direction_that_was_asked_for_is_reported", reports(for_all_events)),
+        ("no_event_is_reported_twice_in_one_result", reports(twice)),
     ),
     "require_reported": (("data_from_before_the_registration_is_reported", WaitsForNews),),
     "require_reported_data": (("new_data_comes_with_the_next_report", ReportsTheFirstKey),),
@@ -212,8 +203,8 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
         reports(for_all_events, until=1),
         reports(for_all_events, since=2),
     ),
-    "no_event_is_reported_twice_in_one_result": (ReportsTwice,),
-    "all_that_is_ready_comes_in_one_result": (ReportsAFew,),
+    "no_event_is_reported_twice_in_one_result": (reports(twice),),
+    "all_that_is_ready_comes_in_one_result": (reports(a_few),),
     "a_changed_interest_holds_at_once": (KeepsTheFirstInterest,),
     "an_interest_can_be_changed_and_changed_back_without_a_wait": (ChangesItsMindOnce,),
     "new_data_alone_changes_no_interest": (ForgetsWithNewData,),
@@ -300,19 +291,24 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
     "a_closed_descriptor_is_reported_as_the_registered_events": (SpinsOnTheClosed, SeesOnlyTheClosed, ReportsGhosts),
     "a_number_that_is_another_file_by_now_is_unregistered": (UnregistersTheSameFile, ReportsGhosts),
     "a_number_that_was_unregistered_late_is_the_new_files": (ReportsAll, KnowsTheFirstFile),
-    "a_changed_interest_in_a_reused_number_is_one_in_the_new_file": (Epoll, KnowsTheFirstFile, ReportsAll, NeverReads),
+    "a_changed_interest_in_a_reused_number_is_one_in_the_new_file": (
+        StandardEpoll,
+        KnowsTheFirstFile,
+        ReportsAll,
+        NeverReads,
+    ),
     "a_number_can_be_used_again_and_again": (KnowsTheFirstFile,),
-    "a_duplicate_that_lives_on_does_not_make_select_spin": (ReportsGhosts, Epoll),
-    "a_duplicate_that_lives_on_does_not_hide_the_others": (Epoll, IsImpatient),
-    "a_new_file_is_not_taken_for_the_duplicate_of_an_old_one": (Epoll, IsImpatient, NeverReads),
-    "a_new_file_and_the_duplicate_of_an_old_one_are_one_report": (ReportsTwice, NeverForgets, IsImpatient),
+    "a_duplicate_that_lives_on_does_not_make_select_spin": (ReportsGhosts, StandardEpoll),
+    "a_duplicate_that_lives_on_does_not_hide_the_others": (StandardEpoll, IsImpatient),
+    "a_new_file_is_not_taken_for_the_duplicate_of_an_old_one": (StandardEpoll, IsImpatient, NeverReads),
+    "a_new_file_and_the_duplicate_of_an_old_one_are_one_report": (reports(twice), NeverForgets, IsImpatient),
     "a_modified_registration_is_not_taken_for_the_duplicate_of_an_old_file": (
-        Epoll,
+        StandardEpoll,
         ReportsAll,
         IsImpatient,
         NeverReads,
     ),
-    "the_same_file_under_the_same_number_can_be_registered_again": (Epoll, NeverReads),
+    "the_same_file_under_the_same_number_can_be_registered_again": (StandardEpoll, NeverReads),
     "a_regular_file_is_always_ready_or_refused_at_once": (
         refusing(PermissionError(1, "Operation not permitted"), is_regular),
         TakesFilesAndForgetsThem,
@@ -325,7 +321,11 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
         StandardSelect,
     ),
     "a_selector_that_claims_any_number_holds_a_large_one": (ClaimsTooMuch, TakesLargeOnesAndForgetsThem),
-    "a_selector_that_claims_any_number_holds_two_thousand": (ClaimsTooMuch, ReportsAFewOfMany, ReportsGhostsOfMany),
+    "a_selector_that_claims_any_number_holds_two_thousand": (
+        ClaimsTooMuch,
+        reports(a_few, base=PollSelector),
+        ReportsGhostsOfMany,
+    ),
     "_require_unregistered": (
         ("a_closed_descriptor_is_unregistered_by_number", UnregistersTheOpen),
         ("a_closed_descriptor_is_unregistered_by_number", UnregistersNothing),
