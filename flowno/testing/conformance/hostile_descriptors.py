@@ -131,7 +131,7 @@ def a_number_that_is_another_file_by_now_is_unregistered(bench: Bench) -> None:
 
 
 @case("reuse", "posix")
-def a_number_that_was_unregistered_late_is_the_new_files(bench: Bench) -> None:
+def a_number_that_was_unregistered_late_belongs_to_the_new_file(bench: Bench) -> None:
     old, (new, peer) = bench.pair()[0], bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)
