@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import struct
 import threading
@@ -167,28 +166,11 @@ class Bench:
         """Leave a context at the end, and return what it gives."""
         return self._opened.enter_context(context)
 
-    def has(self, need: str) -> bool:
-        """Whether there is what a case takes: a key of :data:`NEEDS`."""
-        capabilities = getattr(self.selector, "capabilities", ())
-        match need:
-            case "posix":
-                return os.name == "posix"
-            case "signals":
-                return hasattr(signal, "pthread_kill") and threading.current_thread() is threading.main_thread()
-            case "fork":
-                return hasattr(os, "fork") and (hasattr(self.selector, "after_fork") or "fork_safe" in capabilities)
-            case "after_fork" | "fileno" | "get_key" | "get_map":
-                return hasattr(self.selector, need)
-            case "with":
-                return hasattr(type(self.selector), "__exit__")
-            case _:
-                return need in capabilities
-
     def skip_without(self, needs: tuple[str, ...]) -> None:
         """End the case where something is missing that it takes."""
         for need in needs:
-            if not self.has(need):
-                self.skip(NEEDS[need])
+            if not NEEDS[need].is_met(self.selector):
+                self.skip(NEEDS[need].reason)
 
     def skip(self, reason: str) -> NoReturn:
         """End the case, of which nothing can be said here."""
@@ -354,6 +336,7 @@ class Bench:
     def until_ready(self, fileobj: FileObject, events: int = EVENT_READ) -> None:
         """Wait until the system, when it is asked directly, says that a file is ready: a peer may take a moment."""
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
+        # The writers in the exceptional set, too: there Winsock's select() reports a connect that was refused.
         if not any(select.select(readers, writers, writers, PATIENCE)):
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
 

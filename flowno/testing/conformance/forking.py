@@ -19,7 +19,11 @@ FORKING = Group("forking")
 case = FORKING.case
 
 
-def _require_in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
+def _nothing() -> None:
+    """What the parent does where it has nothing to do."""
+
+
+def _require_in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = _nothing) -> None:
     """Run something in a forked child, where the selector is told of it first, and require that it goes well.
 
     ``meanwhile`` is run here after the fork.
