@@ -132,9 +132,13 @@ class Runner:
             coroutine: The step.
             name: What it is called in messages.
 
+        Returns:
+            What the coroutine returns.
+
         Raises:
-            TimeoutError: It took too long. It was cancelled, and has cleaned up; what every task waited for is said.
-            DeadlockError: Nothing could ever have woken it. The same.
+            TimeoutError: It took too long: it was cancelled and has cleaned up, or it blocked the loop and has ended by
+                itself.
+            DeadlockError: Nothing could ever have woken it: it was cancelled and has cleaned up.
             EventLoopError: ``exit()`` has ended the run, and the step with it.
             BaseException: What it raises itself.
         """
@@ -221,8 +225,8 @@ class Runner:
         __tracebackhide__ = True
         loop = self.loop
         _mark.set(step.mark)
-        loop.interrupt = interrupt = _Interruption(self, step)
-        interrupt.start(self._timeout)
+        loop.interruption = interruption = _Interruption(self, step)
+        interruption.start(self._timeout)
         error: BaseException | None = None
         try:
             step.value = await step.coroutine
@@ -236,9 +240,9 @@ class Runner:
                     failure.add_note(f"by {failure.scope!r}, which a fixture has entered")
             error = failure
         finally:
-            loop.interrupt = None
-            interrupt.stop()
-        if error is None and step.verdict is None and interrupt.is_over:
+            loop.interruption = None
+            interruption.stop()
+        if error is None and step.verdict is None and interruption.is_over:
             step.verdict = TimeoutError(
                 f"{step.name} took longer than {self._timeout:g} s, and did not let the loop say so: it blocks"
             )
@@ -365,7 +369,7 @@ class Runner:
 class _Interruption:
     """Cancels a step that takes too long, or that nothing will ever wake, and says why.
 
-    It is cancelled again where its clean-up does the same. The third time ends the run.
+    Where its clean-up does the same it is cancelled again, INTERRUPTIONS times in all; then the run is ended.
     """
 
     def __init__(self, runner: Runner, step: _Step) -> None:
@@ -392,11 +396,11 @@ class _Interruption:
         """Whether the time has run out."""
         return self._runner.loop.clock() > self._deadline
 
-    def is_all_there_is(self) -> bool:
+    def has_the_only_timer(self) -> bool:
         """Whether no timer will fire but the one of this limit."""
         return len(self._runner.loop.timers) == (0 if self._timer is None else 1)
 
-    def because_of(self, reason: Exception) -> None:
+    def interrupt(self, reason: Exception) -> None:
         step = self._step
         step.verdict = step.verdict or reason
         step.interruptions += 1
@@ -412,7 +416,7 @@ class _Interruption:
         self._timer = None
         waits = "".join(f"\n  {line}" for line in self._runner.lines_of(self.tasks()))
         self.start(self._seconds)  # for the clean-up
-        self.because_of(
+        self.interrupt(
             TimeoutError(f"{self._step.name} took longer than {self._seconds:g} s; when the time was over:{waits}")
         )
 
@@ -421,12 +425,12 @@ class _Loop(EventLoop):
     """The event loop of a test.
 
     Attributes:
-        interrupt: Ends the step that is being carried out; None while there is none.
+        interruption: Ends the step that is being carried out; None while there is none.
         errors: Of tasks that nobody has joined, a line for each.
     """
 
     def __init__(self, selector: SelectorChoice) -> None:
-        self.interrupt: _Interruption | None = None
+        self.interruption: _Interruption | None = None
         self.errors: list[str] = []
         super().__init__(selector)
         self.make_error_report = partial(_Report, self.errors)
@@ -438,15 +442,15 @@ class _Loop(EventLoop):
 
     def _nothing_can_happen(self, deadline: float | None) -> bool:
         """The time limit of the test is nothing that could wake a task of it."""
-        interrupt = self.interrupt
-        if interrupt is None or self.is_ending or not interrupt.is_all_there_is():
+        interruption = self.interruption
+        if interruption is None or self.is_ending or not interruption.has_the_only_timer():
             return super()._nothing_can_happen(deadline)
         if not super()._nothing_can_happen(None):
             return False
         try:
-            self._deadlock.patience(interrupt.tasks())
+            self._deadlock.patience(interruption.tasks())
         except DeadlockError as deadlock:
-            interrupt.because_of(deadlock)
+            interruption.interrupt(deadlock)
             return False
         return deadline is None
 

@@ -316,7 +316,7 @@ class Agreement(RuleBasedStateMachine):
     def _before_close(self, descriptor: Descriptor) -> None:
         if self.is_careful:
             for side in self.sides:
-                if descriptor.number in side.registrations:  # which another one may have by now
+                if descriptor.number in side.registrations:  # the number may be another descriptor's by now
                     side.unregister(descriptor.number)
 
     def _forget_closed(self) -> None:

@@ -29,14 +29,14 @@ from tests.support.broken_selectors import (
     OverflowsAtNaN,
     RegistersTwice,
     ReportsGhosts,
-    ReportsTwice,
-    ReportsWhatNobodyAskedFor,
     ReturnsNoKey,
     TakesAnyMask,
     TakesNaN,
     TakesNonsense,
     answering,
     descriptors,
+    for_all_events,
+    twice,
     without_data,
 )
 from tests.support.virtual_time import VirtualTimeSelector
@@ -257,9 +257,9 @@ BROKEN = [
     Broken("result", answering("select", descriptors), select),
     Broken("reported-key", ReportsGhosts, unregister),
     Broken("reported-key", ReportsTheOldData, lambda selector, *ends: (modify(selector, *ends), selector.select(1))),
-    Broken("reported-events", ReportsWhatNobodyAskedFor, select),
+    Broken("reported-events", answering("select", for_all_events), select),
     Broken("reported-events", ReportsNothingOfIt, select),
-    Broken("reported-twice", ReportsTwice, select),
+    Broken("reported-twice", answering("select", twice), select),
     Broken("early", IsImpatient, lambda selector, *_: selector.select(60)),
     Broken("early", IsImpatient, lambda selector, *_: selector.select(None)),
     Broken("early", RoundsDown, lambda selector, *_: selector.select(0.0205)),
@@ -468,7 +468,7 @@ def test_a_loop_finds_no_fault_with_ours(backend: str) -> None:
 
 
 def test_a_violation_ends_the_run_that_meets_it() -> None:
-    selector = CheckSelector(ReportsTwice())
+    selector = CheckSelector(answering("select", twice)())
     with selector, EventLoop(selector) as loop, pytest.raises(ProtocolViolation, match="reported-twice"):
         loop.run_until_complete(exercise(), join=True)
 

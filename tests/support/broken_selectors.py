@@ -100,8 +100,24 @@ def descriptors(ready: Ready) -> list[tuple[int, int]]:
     return [(key.fd, events) for key, events in ready]
 
 
+def for_all_events(ready: Ready) -> Ready:
+    return [(key, BOTH) for key, _ in ready]
+
+
+def twice(ready: Ready) -> Ready:
+    return ready * 2
+
+
+def a_few(ready: Ready) -> Ready:
+    return ready[:64]
+
+
 def without_data(key: SelectorKey) -> SelectorKey:
     return key._replace(data=None)
+
+
+def keys_without_data(ready: Ready) -> Ready:
+    return [(without_data(key), events) for key, events in ready]
 
 
 def out_of_order(_: object) -> NoReturn:
@@ -302,12 +318,12 @@ class BelongsToItsThread(SelectSelector):
 
 
 class ClosesOnce(SelectSelector):
-    is_closed = False
+    has_been_closed = False
 
     def close(self) -> None:
-        if self.is_closed:
+        if self.has_been_closed:
             raise RuntimeError("closed already")
-        self.is_closed = True
+        self.has_been_closed = True
         super().close()
 
 
@@ -383,26 +399,26 @@ class View(Mapping[Any, SelectorKey]):
     """A live view of a map, to be wrong in one way."""
 
     def __init__(self, keys: Mapping[Any, SelectorKey]) -> None:
-        self.keys_ = keys
+        self.inner = keys
 
     def __getitem__(self, fileobj: Any) -> SelectorKey:
-        return self.keys_[fileobj]
+        return self.inner[fileobj]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.keys_)
+        return iter(self.inner)
 
     def __len__(self) -> int:
-        return len(self.keys_)
+        return len(self.inner)
 
 
 class OfObjects(View):
     def __iter__(self) -> Iterator[Any]:
-        return (key.fileobj for key in self.keys_.values())
+        return (key.fileobj for key in self.inner.values())
 
 
 class OfNumbers(View):
     def __contains__(self, fileobj: object) -> bool:
-        return isinstance(fileobj, int) and fileobj in self.keys_
+        return isinstance(fileobj, int) and fileobj in self.inner
 
 
 class OfOtherEvents(View):
@@ -418,7 +434,7 @@ class OfAllThereWas(View):
         self.seen = set(keys)
 
     def __iter__(self) -> Iterator[Any]:
-        self.seen |= set(self.keys_)
+        self.seen |= set(self.inner)
         return iter(self.seen)
 
     def __len__(self) -> int:
@@ -499,21 +515,6 @@ class GivesUp(SelectSelector):
 class ReportsOneDirection(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return list({key.fd: (key, events) for key, events in super().select(timeout)}.values())
-
-
-class ReportsWhatNobodyAskedFor(SelectSelector):
-    def select(self, timeout: float | None = None) -> Ready:
-        return [(key, BOTH) for key, _ in super().select(timeout)]
-
-
-class ReportsTwice(SelectSelector):
-    def select(self, timeout: float | None = None) -> Ready:
-        return super().select(timeout) * 2
-
-
-class ReportsAFew(SelectSelector):
-    def select(self, timeout: float | None = None) -> Ready:
-        return super().select(timeout)[:64]
 
 
 class KeepsTheFirstInterest(SelectSelector):
@@ -813,11 +814,6 @@ class TakesLargeOnesAndForgetsThem(PollSelector):
         return [report for report in super().select(timeout) if not is_large(report[0].fd)]
 
 
-class ReportsAFewOfMany(PollSelector):
-    def select(self, timeout: float | None = None) -> Ready:
-        return super().select(timeout)[:64]
-
-
 class ClaimsTooMuch(SelectSelector):
     capabilities: ClassVar[frozenset[Any]] = frozenset(CAPABILITIES)
 
@@ -829,5 +825,6 @@ class ClaimsFiles(SelectSelector):
         return super().register(fileobj, events, data)
 
 
-#: The standard library's, which spins on an entry of epoll that it cannot remove; None where there is no epoll.
-Epoll: Final[Any] = getattr(selectors, "EpollSelector", None)
+#: The standard library's, of which epoll spins on an entry that it cannot remove; None where there is no epoll.
+StandardEpoll: Final[Callable[[], Any] | None] = getattr(selectors, "EpollSelector", None)
+StandardSelect: Final = selectors.SelectSelector

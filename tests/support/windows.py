@@ -1,6 +1,6 @@
 """Runs the tests on the Windows build of CPython, on a Linux that has Wine: ``python -m tests.support.windows``.
 
-What follows that is for pytest.
+Its arguments go to pytest.
 
 Winsock has rules that no other system has: only sockets are waited for, a refused connect is in select's exceptional
 set, there are no Unix sockets, signals or forks. Wine keeps nearly all of them, and needs neither a display nor a
@@ -125,12 +125,14 @@ def _pip(command: str, *arguments: str) -> None:
 
 def _run(command: list[str]) -> int:
     environment = {**os.environ, **_SETTINGS}
+    # Through a pipe: under Wine, python.exe gets no status of a file that others have opened for it, so pytest could
+    # not write its output to one.
     with subprocess.Popen(
         ["wine", *command],
         env=environment,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,  # python.exe gets no status from Wine of a file that others have opened for it
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
         assert process.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import struct
 import threading
@@ -167,28 +166,11 @@ class Bench:
         """Leave a context at the end, and return what it gives."""
         return self._opened.enter_context(context)
 
-    def has(self, need: str) -> bool:
-        """Whether there is what a case takes: a key of :data:`NEEDS`."""
-        capabilities = getattr(self.selector, "capabilities", ())
-        match need:
-            case "posix":
-                return os.name == "posix"
-            case "signals":
-                return hasattr(signal, "pthread_kill") and threading.current_thread() is threading.main_thread()
-            case "fork":
-                return hasattr(os, "fork") and (hasattr(self.selector, "after_fork") or "fork_safe" in capabilities)
-            case "after_fork" | "fileno" | "get_key" | "get_map":
-                return hasattr(self.selector, need)
-            case "with":
-                return hasattr(type(self.selector), "__exit__")
-            case _:
-                return need in capabilities
-
     def skip_without(self, needs: tuple[str, ...]) -> None:
         """End the case where something is missing that it takes."""
         for need in needs:
-            if not self.has(need):
-                self.skip(NEEDS[need])
+            if not NEEDS[need].is_met(self.selector):
+                self.skip(NEEDS[need].reason)
 
     def skip(self, reason: str) -> NoReturn:
         """End the case, of which nothing can be said here."""
@@ -196,8 +178,8 @@ class Bench:
 
     # ------------------------------------------------------------------------------------------------- what is asked
 
-    # What fails a case is a call of `broken`, or of a function whose name begins with `require_`, here and in the files
-    # of the cases. The kit's own tests find them by that, and show each of them to fail.
+    # What fails a case is a call of `broken`, or of a function whose name begins with `require_` or `_require_`, here
+    # and in the files of the cases. The kit's own tests find them by that, and show each of them to fail.
 
     def broken(self, seen: str, *, rule: str = "", note: str = "") -> NoReturn:
         """End the case: the selector breaks a rule, by what was seen.
@@ -214,17 +196,20 @@ class Bench:
         if seen != wanted:
             self.broken(f"{what} is {seen!r}, and not {wanted!r}")
 
-    def require_refused(self, error: type[Exception], call: Callable[..., object], *args: object) -> None:
-        """Require that a call raises an error of this kind."""
+    def require_refused(
+        self, errors: type[Exception] | tuple[type[Exception], ...], call: Callable[..., object], *args: object
+    ) -> None:
+        """Require that a call raises an error of this kind, or of one of these."""
+        wanted = " or ".join(error.__name__ for error in (errors if isinstance(errors, tuple) else (errors,)))
         try:
             returned = call(*args)
         except ProtocolViolation:  # of a decorator that checks; it knows better
             raise
-        except error:
+        except errors:
             return
         except Exception as other:
-            self.broken(f"{_call_in_words(call, args)} raised {other!r}, and not a {error.__name__}")
-        self.broken(f"{_call_in_words(call, args)} returned {returned!r}, and did not raise a {error.__name__}")
+            self.broken(f"{_call_in_words(call, args)} raised {other!r}, and not {wanted}")
+        self.broken(f"{_call_in_words(call, args)} returned {returned!r}, and did not raise {wanted}")
 
     def require_accepted(self, call: Callable[..., T], *args: object) -> T:
         """Require that a call raises no error, and return what it returns."""
@@ -351,6 +336,7 @@ class Bench:
     def until_ready(self, fileobj: FileObject, events: int = EVENT_READ) -> None:
         """Wait until the system, when it is asked directly, says that a file is ready: a peer may take a moment."""
         readers, writers = ([fileobj] if events & event else [] for event in (EVENT_READ, EVENT_WRITE))
+        # The writers in the exceptional set, too: there Winsock's select() reports a connect that was refused.
         if not any(select.select(readers, writers, writers, PATIENCE)):
             raise TimeoutError(f"the system did not make {fileobj!r} ready within {PATIENCE:.0f} s")
 

@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ...core.event_loop.selector_rules import RULES
 
 if TYPE_CHECKING:
     from .bench import Bench
 
-__all__ = ["NEEDS", "Case", "Group"]
+__all__ = ["NEEDS", "Case", "Group", "Need"]
 
-#: What a case may take that not every selector or every machine has, and what is said where it is missing.
-NEEDS: Final[dict[str, str]] = {
-    "posix": "here only sockets can be waited for",
-    "signals": "it takes the main thread of a system that can send a signal to a thread",
-    "fork": "it takes os.fork, and after_fork() or the capability fork_safe",
-    "after_fork": "the selector has no after_fork()",
-    "fileno": "the selector has no fileno()",
-    "get_key": "the selector has no get_key()",
-    "get_map": "the selector has no get_map()",
-    "with": "the selector is no context manager",
-    "any_fd": "the selector does not claim the capability any_fd",
-    "files": "the selector does not claim the capability files",
-    "sees_closed": "the selector does not claim the capability sees_closed",
-    "submillisecond": "the selector does not claim the capability submillisecond",
+
+class Need(NamedTuple):
+    """What a case may take that not every selector or every machine has.
+
+    Attributes:
+        reason: What is said where it is missing.
+        is_met: Whether it is there, given the selector.
+    """
+
+    reason: str
+    is_met: Callable[[Any], bool]
+
+
+def _method(name: str) -> Need:
+    return Need(f"the selector has no {name}()", lambda selector: hasattr(selector, name))
+
+
+def _capability(name: str) -> Need:
+    return Need(f"the selector does not claim the capability {name}", lambda selector: _claims(selector, name))
+
+
+def _claims(selector: Any, capability: str) -> bool:
+    return capability in getattr(selector, "capabilities", ())
+
+
+def _can_fork(selector: Any) -> bool:
+    return hasattr(os, "fork") and (hasattr(selector, "after_fork") or _claims(selector, "fork_safe"))
+
+
+def _can_signal(_: Any) -> bool:
+    return hasattr(signal, "pthread_kill") and threading.current_thread() is threading.main_thread()
+
+
+#: What cases may take, by the name that they ask for it by.
+NEEDS: Final[dict[str, Need]] = {
+    "posix": Need("here only sockets can be waited for", lambda _: os.name == "posix"),
+    "signals": Need("it takes the main thread of a system that can send a signal to a thread", _can_signal),
+    "fork": Need("it takes os.fork, and after_fork() or the capability fork_safe", _can_fork),
+    "after_fork": _method("after_fork"),
+    "fileno": _method("fileno"),
+    "get_key": _method("get_key"),
+    "get_map": _method("get_map"),
+    "with": Need("the selector is no context manager", lambda selector: hasattr(type(selector), "__exit__")),
+    "any_fd": _capability("any_fd"),
+    "files": _capability("files"),
+    "sees_closed": _capability("sees_closed"),
+    "submillisecond": _capability("submillisecond"),
 }
 
 

@@ -19,7 +19,11 @@ FORKING = Group("forking")
 case = FORKING.case
 
 
-def _require_in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
+def _nothing() -> None:
+    """What the parent does where it has nothing to do."""
+
+
+def _require_in_child(bench: Bench, body: Callable[[], object], meanwhile: Callable[[], object] = _nothing) -> None:
     """Run something in a forked child, where the selector is told of it first, and require that it goes well.
 
     ``meanwhile`` is run here after the fork.
@@ -76,7 +80,7 @@ def a_child_has_the_same_registrations(bench: Bench) -> None:
 
 
 @case("fork", "fork")
-def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
+def unregister_in_a_child_leaves_the_registration_of_the_parent(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     _require_in_child(bench, lambda: bench.selector.unregister(ours))
@@ -85,7 +89,7 @@ def unregister_in_a_child_leaves_the_parents_registration(bench: Bench) -> None:
 
 
 @case("fork", "fork")
-def modify_in_a_child_leaves_the_parents_interest(bench: Bench) -> None:
+def modify_in_a_child_leaves_the_interest_of_the_parent(bench: Bench) -> None:
     ours, peer = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     _require_in_child(bench, lambda: bench.selector.modify(ours, EVENT_WRITE))
@@ -105,7 +109,7 @@ def register_in_a_child_registers_nothing_in_the_parent(bench: Bench) -> None:
 
 
 @case("fork", "fork")
-def close_in_a_child_leaves_the_parents_selector(bench: Bench) -> None:
+def close_in_a_child_leaves_the_selector_of_the_parent(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE)
     _require_in_child(bench, bench.selector.close)

@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE
 
 from .bench import BOTH, Bench, FakeFile, Pair, drain
@@ -57,10 +57,8 @@ def an_equal_object_is_not_taken_for_the_registered_one(bench: Bench) -> None:
                 for file in files:
                     file.fd = -1
             for call, *events in ((bench.selector.modify, EVENT_READ), (bench.selector.unregister,)):
-                with suppress(KeyError, ValueError):  # a ValueError by those who ask for the number first
-                    bench.broken(
-                        f"{call.__name__} of an object that nobody has registered returned {call(stranger, *events)!r}"
-                    )
+                # A ValueError by those who ask for the number first.
+                bench.require_refused((KeyError, ValueError), call, stranger, *events)
             for file in files[::turn]:
                 found = bench.selector.unregister(file).fileobj
                 bench.require_equal(found is file, True, "whether unregister has found the object it was given")
@@ -133,7 +131,7 @@ def a_number_that_is_another_file_by_now_is_unregistered(bench: Bench) -> None:
 
 
 @case("reuse", "posix")
-def a_number_that_was_unregistered_late_is_the_new_files(bench: Bench) -> None:
+def a_number_that_was_unregistered_late_belongs_to_the_new_file(bench: Bench) -> None:
     old, (new, peer) = bench.pair()[0], bench.pair()
     fd = bench.dup(old)
     bench.selector.register(fd, EVENT_READ)
@@ -303,7 +301,7 @@ def a_large_number_is_held_or_refused_at_once(bench: Bench) -> None:
     except ValueError:
         bench.require_unknown(fd)
     except Exception as error:
-        bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and not a ValueError")
+        bench.broken(f"register({fd}, EVENT_WRITE) raised {error!r}, and not ValueError")
     else:
         expected[fd] = EVENT_WRITE
     try:

@@ -24,7 +24,7 @@ __all__ = ["check_selector"]
 _GRACE: Final = 5.0
 _START: Final = 60.0
 
-#: How many cases may not come to their end, in a row and in all, before the others are given up.
+#: How many cases may hang, in a row and in all, before the others are given up.
 _IN_A_ROW: Final = 3
 _IN_ALL: Final = 5
 
@@ -40,8 +40,8 @@ def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float =
         limit: Seconds that a case may take.
 
     Yields:
-        What came of each, as soon as it is known. Where three in a row or five in all have not come to their end, the
-        others are skipped.
+        What came of each, as soon as it is known. Where three in a row or five in all have hung, the others are
+        skipped.
 
     Raises:
         RuntimeError: Such a process could not be started. It is started by ``multiprocessing``, which imports the main
@@ -56,13 +56,13 @@ def check_selector(choice: str, cases: Iterable[Case] = CASES, *, limit: float =
                 try:
                     outcome: Outcome = answer(limit + _GRACE)
                 except _NoAnswerError as error:
-                    hung.append(not isinstance(error, _EndedError))
+                    hung.append(isinstance(error, _SilentError))
                     yield Outcome(case.name, case.group, "failed", "end", str(error))
                     break
                 hung.append(outcome.rule == "end")
                 yield outcome
     for case in left:
-        reason = f"not tried: {_too_many(hung)} did not come to their end"
+        reason = f"not tried: {_too_many(hung)} have hung"
         yield Outcome(case.name, case.group, "skipped", case.rule, reason)
 
 
@@ -74,11 +74,15 @@ def _too_many(hung: list[bool]) -> str:
 
 
 class _NoAnswerError(Exception):
-    """The process said nothing in time."""
+    """The process does not say what it was asked."""
+
+
+class _SilentError(_NoAnswerError):
+    """It said nothing in time."""
 
 
 class _EndedError(_NoAnswerError):
-    """The process has ended."""
+    """It has ended."""
 
 
 @contextmanager
@@ -100,8 +104,8 @@ def _worker(choice: str, names: list[str], limit: float) -> Iterator[Callable[[f
         try:
             try:
                 _next(ours, process, _START)
-            except _NoAnswerError as ended:
-                raise RuntimeError(f"{_NOT_STARTED}: {ended}") from None
+            except _NoAnswerError as error:
+                raise RuntimeError(f"{_NOT_STARTED}: {error}") from None
             yield partial(_next, ours, process)
         finally:
             process.kill()
@@ -133,12 +137,12 @@ def _next(connection: Connection, process: BaseProcess, limit: float) -> Any:
 
     Raises:
         _EndedError: It has ended.
-        _NoAnswerError: It says nothing within its time.
+        _SilentError: It says nothing within its time.
     """
-    # Its end is not told by the connection, nor on POSIX by the sentinel, while a child that it has left has them; and
-    # under Wine not always by the connection alone.
+    # A child that the process has left may hold the connection and the sentinel open, and Wine may not report the end
+    # by the connection: so ask the process itself, too.
     if not wait([connection, process.sentinel], limit) and process.is_alive():
-        raise _NoAnswerError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
+        raise _SilentError(f"it did not come to its end within {limit:g} s, and could not be interrupted")
     try:
         if connection.poll():
             return connection.recv()

@@ -239,7 +239,7 @@ def a_reset_is_reported_as_the_registered_events(bench: Bench) -> None:
 
 
 @case("hang-up", "posix")
-def a_hang_up_is_reported_as_the_registered_events(bench: Bench) -> None:
+def a_hangup_is_reported_as_the_registered_events(bench: Bench) -> None:
     for events in (EVENT_READ, EVENT_WRITE, BOTH):
         ours, peer = bench.pair()
         fill(ours)

@@ -28,7 +28,7 @@ LIMIT: Final = 10.0
 #: Characters that the message of a failure may have, give or take a few: a result may be of any size.
 _LONGEST: Final = 1000
 
-#: Where their functions stand.
+#: The files that the cases are written in.
 _FILES: Final = frozenset(case.prove.__code__.co_filename for case in CASES)
 
 

@@ -65,7 +65,7 @@ def another_thread_ends_a_long_wait(bench: Bench) -> None:
 
 
 @case("wake")
-def none_of_a_thousand_wake_ups_is_lost(bench: Bench) -> None:
+def none_of_a_thousand_wakeups_is_lost(bench: Bench) -> None:
     ours, peer = bench.pair()
     peer.setblocking(True)
     bench.selector.register(ours, EVENT_READ)
