@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .fd_table import FdRecord
     from .sockets import SocketHandle
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "accept_now", "attempt", "connect_blocking"]
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "accept_now", "attempt", "connect_blocking", "ran_out_of_time"]
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
@@ -105,13 +105,18 @@ def connect_blocking(handle: SocketHandle, address: Address, seconds: float) -> 
             handle.socket.connect(address)
         finally:
             handle.socket.setblocking(False)
-    except TimeoutError:
-        raise TimeoutError(
-            f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
-            "if the server runs in this loop, use await flowno.connect"
-        ) from None
     except OSError as error:
+        if ran_out_of_time(error):
+            raise TimeoutError(
+                f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
+                "if the server runs in this loop, use await flowno.connect"
+            ) from None
         raise handle._failure(error, "connect", address) from None
+
+
+def ran_out_of_time(error: BaseException) -> bool:
+    """Whether that is the end of ``settimeout()``, which Python raises without an errno. ETIMEDOUT is the system's."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def accept_now(handle: SocketHandle) -> tuple[SocketHandle, Address] | None:

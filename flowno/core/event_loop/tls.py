@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .addresses import Address
 from .commands import Command, SocketCheckCommand
+from .connecting import ran_out_of_time
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
@@ -889,14 +890,13 @@ class TLSSocketHandle(SocketHandle):
         self._take_hostname(address)
         try:
             self._handshake_blocking(deadline)
-        except TimeoutError:
+        except BaseException as error:
             self.close()
-            raise TimeoutError(
-                f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
-                "if the server runs in this loop, use await flowno.connect"
-            ) from None
-        except BaseException:
-            self.close()
+            if ran_out_of_time(error):
+                raise TimeoutError(
+                    f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
+                    "if the server runs in this loop, use await flowno.connect"
+                ) from None
             raise
         self._established = True
 
