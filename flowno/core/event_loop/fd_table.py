@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .sockets import SocketHandle
     from .tasks import TaskHandle
 
-__all__ = ["FdRecord", "FdTable", "Identity", "identity_of", "is_same"]
+__all__ = ["CLOSED", "UNBOUND", "FdRecord", "FdTable", "Identity", "identity_of", "is_same"]
 
 Identity: TypeAlias = "tuple[Any, ...] | None"
 """What an fd stands for; None where it stands for nothing. A None inside is what could not be told."""
@@ -80,6 +80,16 @@ class FdRecord:
 
     def __repr__(self) -> str:
         return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
+
+
+def _no_socket() -> None:
+    """The socket of an fd that is known by its number only, or of none."""
+
+
+#: Two records that are always dead, and so owned in both directions: the one test at the head of each operation of a
+#: handle leads to its ``_claim``. The one is that of a handle that no loop knows yet, the other of one that is closed.
+UNBOUND = FdRecord(-1, _no_socket, None)
+CLOSED = FdRecord(-1, _no_socket, None)
 
 
 class FdTable:
@@ -484,7 +494,7 @@ class FdTable:
 
     def add_waker(self, fd: int, drain: Callable[[], object]) -> None:
         """Register the fd that ends a wait; ``drain`` is called when it is readable."""
-        self._waker = FdRecord(fd, bool, self)
+        self._waker = FdRecord(fd, _no_socket, self)
         self._drain_waker = drain
         self.selector.register(fd, EVENT_READ, self._waker)
         self._waker.armed = EVENT_READ
@@ -510,10 +520,6 @@ def _reference_to(socket: Any) -> Callable[[], Any]:
         return weakref.ref(socket)
     except TypeError:
         return lambda: socket
-
-
-def _no_socket() -> None:
-    """The socket of an fd that is known by its number only."""
 
 
 def _number_of(fileobj: FileObject) -> int:

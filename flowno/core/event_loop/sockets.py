@@ -24,7 +24,7 @@ from .commands import (
 )
 from .connecting import FIRST_PAUSE, LONGEST_PAUSE, accept_now, attempt, connect_blocking
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError, system_error
-from .fd_table import FdRecord
+from .fd_table import CLOSED, UNBOUND, FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
 from .sendfile import send_file, source_of
@@ -42,10 +42,6 @@ __all__ = ["SocketHandle"]
 T = TypeVar("T")
 
 _ErrorType: TypeAlias = "type[BaseException]"  # a handle has a ``type`` of its own
-
-# Two records that are always dead: the one of a handle that no loop knows yet, and the one of a handle that is closed.
-_UNBOUND = FdRecord(-1, bool, None)
-_CLOSED = FdRecord(-1, bool, None)
 
 #: Lets a server restart while old connections linger, socket(7). Windows allows that anyway; its SO_REUSEADDR would let
 #: two programs have one address.
@@ -93,7 +89,7 @@ class SocketHandle:
     )
 
     def __init__(self, socket: _socket.socket) -> None:
-        self._record = _UNBOUND
+        self._record = UNBOUND
         if not hasattr(socket, "setblocking"):
             raise TypeError(f"{type(self).__name__} takes a socket, not {socket!r}")
         socket.setblocking(False)
@@ -193,14 +189,14 @@ class SocketHandle:
         Tasks that wait for it get ClosedResourceError. From another thread than the loop's, the loop closes it with its
         next batch.
         """
-        if self._record is _CLOSED:
+        if self._record is CLOSED:
             return
         record = self._shared_record()
         if record.table is None:
             self._close_now(record)
         else:
             record.table.inbox.act(self._close_now, record)
-        self._record = _CLOSED
+        self._record = CLOSED
 
     def detach(self) -> int:
         """Give the fd away. The handle is closed then, the socket is not: whoever has the fd closes it.
@@ -214,14 +210,14 @@ class SocketHandle:
             ClosedResourceError: The handle is closed.
             EventLoopError: The loop that waits for the handle runs in another thread.
         """
-        if self._record is _CLOSED or self._fileno() < 0:
+        if self._record is CLOSED or self._fileno() < 0:
             raise ClosedResourceError(f"detach on {self!r}: there is no fd any more")
         record = self._shared_record()
         if record.table is not None:
             if not record.table.inbox.is_at_hand:
                 raise EventLoopError(f"{self!r} is in use by an event loop of another thread, where it can be detached")
             record.table.retire(record, f"{self!r} was detached")
-        self._record = _CLOSED
+        self._record = CLOSED
         return self.socket.detach()
 
     def dup(self) -> SocketHandle:
@@ -261,7 +257,7 @@ class SocketHandle:
         self.close()
 
     def __del__(self) -> None:
-        record = getattr(self, "_record", _UNBOUND)  # there is none where a subclass failed before __init__
+        record = getattr(self, "_record", UNBOUND)  # there is none where a subclass failed before __init__
         if record.table is not None:
             record.table.inbox.post(record.table.detach, record)
 
@@ -803,7 +799,7 @@ class SocketHandle:
 
     def __repr__(self) -> str:
         fd = self._fileno()
-        if fd < 0 or self._record is _CLOSED:
+        if fd < 0 or self._record is CLOSED:
             return f"<{type(self).__name__} closed>"
         name = address_of(self.socket, "getsockname")
         peer = address_of(self.socket, "getpeername")
@@ -926,14 +922,14 @@ class SocketHandle:
         """
         loop = here.loop or required_event_loop(repr(self))
         record = self._record
-        if record.table is None and record is not _CLOSED and self._fileno() >= 0:
+        if record.table is None and record is not CLOSED and self._fileno() >= 0:
             self._record = record = loop.fds.attach(self.socket)
             self._recv_command = SocketRecvCommand(self, record)
             self._send_command = SocketSendCommand(self, record)
         if not ((reading and record.reading) or (writing and record.writing)):
             return record
         yield from completed(loop.budget)  # a failure, too, must not keep the other tasks from running
-        if record is _CLOSED or self._fileno() < 0:
+        if record is CLOSED or self._fileno() < 0:
             raise ClosedResourceError(f"{operation} on {self!r}: it came after close() or detach()")
         direction = "receiving from" if reading and record.reading else "sending to"
         raise BusyResourceError(
@@ -982,7 +978,7 @@ class SocketHandle:
     def _failure(self, error: OSError, operation: str, address: Address = None) -> OSError:
         """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
         if self._fileno() < 0:
-            what = "the handle was" if self._record is _CLOSED else "its socket was, but not by its handle,"
+            what = "the handle was" if self._record is CLOSED else "its socket was, but not by its handle,"
             return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
         if isinstance(error, (ConnectionError, TimeoutError)):
             self._lost = error.args

@@ -29,9 +29,10 @@ from .addresses import Address
 from .commands import Command, SocketCheckCommand
 from .connecting import ran_out_of_time
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
+from .fd_table import CLOSED
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
-from .sockets import _CLOSED, SocketHandle, _bytes_of, _room_in
+from .sockets import SocketHandle, _bytes_of, _room_in
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over
@@ -352,7 +353,7 @@ class TLSSocketHandle(SocketHandle):
         carrier: Any = self.socket
         below = carrier.below if isinstance(carrier, Carrier) else SocketHandle(carrier)
         below._bind(record)
-        self._record = _CLOSED
+        self._record = CLOSED
         return below, self._incoming.read()
 
     @coroutine
@@ -365,7 +366,7 @@ class TLSSocketHandle(SocketHandle):
         Cancellation: the handle is closed at once.
         """
         try:
-            if self._established and self._record is not _CLOSED:
+            if self._established and self._record is not CLOSED:
                 record = yield from self._claim("aclose", reading=True, writing=True)
                 record.reading = record.writing = True
                 try:
@@ -1037,6 +1038,6 @@ def start_tls(
     tls._begin()
     tls._incoming.write(received)
     tls._bind(record)
-    handle._record = _CLOSED
+    handle._record = CLOSED
     yield from tls._enter("start_tls", 0)
     return tls
