@@ -74,15 +74,15 @@ class SocketHandle:
     __slots__ = (
         "__weakref__",
         "_drained",  # the last receive took all that was there, or so it seems: wait before the next try
-        "_fileno",  # these three are bound methods of the socket
-        "_full_before_try",  # how many have to, before the next such try
-        "_full_receives",  # how many have filled their buffer since the last try without a wait
+        "_fileno",  # bound method of the socket
+        "_full_before_try",  # so many full receives in a row are followed by a try without a wait
+        "_full_receives",  # how many receives have filled their buffer since that try
         "_lost",  # the arguments of the error by which the connection was lost, else None
         "_record",
         "_recv_command",
         "_send_command",
-        "_sock_recv",
-        "_sock_send",
+        "_sock_recv",  # bound method of the socket
+        "_sock_send",  # bound method of the socket
         "bytes_sent",
         "connect_timeout",
         "socket",
