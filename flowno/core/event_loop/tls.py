@@ -829,7 +829,7 @@ class TLSSocketHandle(SocketHandle):
                 self._explain(error, greeting)
             raise
         finally:
-            loop.forget(timer)
+            loop.cancel_timer(timer)
             del expired
 
     def _step_handshake(self) -> bool:
