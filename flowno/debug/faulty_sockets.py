@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flowno.core.event_loop.exchange import Exchange, Layer, Replacement
 from flowno.core.event_loop.running import here
-from flowno.core.event_loop.selectors import SocketHandle
+from flowno.core.event_loop.sockets import SocketHandle
 
 from .dice import Dice
 from .faults import LoopFaults

@@ -30,11 +30,12 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ..core.event_loop.addresses import Address
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
 from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
-from ..core.event_loop.selectors import Address, SocketHandle
+from ..core.event_loop.sockets import SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
 from .extra_info import EXTRA_INFO, layers
