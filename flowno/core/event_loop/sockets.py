@@ -14,6 +14,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, overload
 
 from .addresses import AF_UNIX, Address, check_address, resolve
+from .buffers import octets_of, room_in
 from .commands import (
     Command,
     SleepCommand,
@@ -381,7 +382,7 @@ class SocketHandle:
         record = self._record
         if record.reading:
             record = yield from self._claim("recv_into", reading=True)
-        size = _room_in(buffer, nbytes)
+        size = room_in(buffer, nbytes)
         budget = record.budget
         command: Command = self._recv_command
         if self._drained and size > 0 and self._fileno() >= 0:
@@ -483,7 +484,7 @@ class SocketHandle:
         record = self._record
         if record.writing:
             record = yield from self._claim("sendAll", writing=True)
-        octets = data if type(data) is bytes else _bytes_of(data)
+        octets = data if type(data) is bytes else octets_of(data)
         size = len(octets)
         budget = record.budget
         command: Command = self._send_command
@@ -1026,24 +1027,3 @@ class SocketHandle:
     def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
         """Connect, owning both directions; up to the end of the handshake likewise."""
         return attempt(self, record, address)
-
-
-def _bytes_of(data: Buffer) -> memoryview:
-    """Any contiguous buffer as bytes, without copying it."""
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
-def _room_in(buffer: Buffer, nbytes: int) -> int:
-    """How many bytes are to go into a buffer that something is received into.
-
-    Raises:
-        TypeError: It is not writable.
-        ValueError: ``nbytes`` is negative, or more than there is room for.
-    """
-    view = memoryview(buffer)
-    if view.readonly:
-        raise TypeError(f"recv_into() needs a writable buffer, not {buffer!r}")
-    if not 0 <= nbytes <= view.nbytes:
-        raise ValueError(f"recv_into() cannot take {nbytes} bytes into a buffer of {view.nbytes}")
-    return nbytes or view.nbytes

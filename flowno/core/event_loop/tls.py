@@ -26,13 +26,14 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .addresses import Address
+from .buffers import octets_of, room_in
 from .commands import Command, SocketCheckCommand
 from .connecting import ran_out_of_time
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
 from .fd_table import CLOSED
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
-from .sockets import SocketHandle, _bytes_of, _room_in
+from .sockets import SocketHandle
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over
@@ -205,7 +206,7 @@ class TLSSocketHandle(SocketHandle):
 
         Cancellation: as of :meth:`recv`.
         """
-        size = _room_in(buffer, nbytes)
+        size = room_in(buffer, nbytes)
         return self._read(size, memoryview(buffer).cast("B"))  # pyright: ignore[reportReturnType]
 
     def send(self, data: Buffer) -> Operation[int]:
@@ -222,7 +223,7 @@ class TLSSocketHandle(SocketHandle):
 
         Cancellation: the bytes count as sent; what the socket has not taken of them goes out before the next ones.
         """
-        return self._write(_bytes_of(data)[:_CHUNK], "send")  # pyright: ignore[reportReturnType]
+        return self._write(memoryview(octets_of(data))[:_CHUNK], "send")  # pyright: ignore[reportReturnType]
 
     def sendAll(self, data: Buffer) -> Operation[Any]:
         """Send all of the data.
@@ -238,7 +239,7 @@ class TLSSocketHandle(SocketHandle):
         Cancellation: ``bytes_sent`` says how much was handed to TLS; what the socket has not taken of that goes out
         before what is sent next, also where that is ``b""``. A handle whose handshake this task was making is closed.
         """
-        return self._write(data if type(data) is bytes else _bytes_of(data), "sendAll")  # pyright: ignore[reportReturnType]
+        return self._write(data if type(data) is bytes else octets_of(data), "sendAll")  # pyright: ignore[reportReturnType]
 
     sendall = sendAll
 
