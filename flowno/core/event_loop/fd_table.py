@@ -51,7 +51,7 @@ class FdRecord:
     """One open file descriptor in one event loop; every handle on the same socket shares it.
 
     It is dead, and in no table, before a handle is first used and after the fd was closed or the loop ended. A dead one
-    looks owned in both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
+    looks owned in both directions, so that an operation finds "closed", "in no loop yet" and "busy" with one test.
     """
 
     __slots__ = ("always_ready", "armed", "budget", "fd", "handles", "identity", "reader", "reading", "socket",
@@ -188,7 +188,7 @@ class FdTable:
             self._most = max(self._most, self.registered)
         else:
             self._promised.append(record)
-        handle._bind(record)
+        handle._take_record(record)
 
     def _keep_promises(self) -> None:
         """Take in those that count on a place before one is given to a new fd.
@@ -324,7 +324,7 @@ class FdTable:
         else:
             reading, writing = bool(directions & EVENT_READ), bool(directions & EVENT_WRITE)
         command.record = record = self.attach(handle.socket)
-        handle._bind(record)
+        handle._take_record(record)
         if old is not None:  # an operation of the handle, which goes on to own its directions
             record.reading, record.writing = reading, writing
         return record

@@ -914,9 +914,9 @@ class SocketHandle:
         return function
 
     def _claim(
-        self, operation: str = "the operation", *, reading: bool = False, writing: bool = False
+        self, operation: str, *, reading: bool = False, writing: bool = False
     ) -> Generator[Command, Any, FdRecord]:
-        """The way into an operation on a record that looks owned: bind the handle to the loop, or say what is wrong.
+        """The way into an operation on a record that looks owned: take the record of the loop, or say what is wrong.
 
         Returns:
             The record, free in the directions that are asked for.
@@ -924,9 +924,8 @@ class SocketHandle:
         loop = here.loop or required_event_loop(repr(self))
         record = self._record
         if record.table is None and record is not CLOSED and self._fileno() >= 0:
-            self._record = record = loop.fds.attach(self.socket)
-            self._recv_command = SocketRecvCommand(self, record)
-            self._send_command = SocketSendCommand(self, record)
+            record = loop.fds.attach(self.socket)
+            self._take_record(record)
         if not ((reading and record.reading) or (writing and record.writing)):
             return record
         yield from completed(loop.budget)  # a failure, too, must not keep the other tasks from running
@@ -963,7 +962,7 @@ class SocketHandle:
         if directions & EVENT_WRITE:
             record.writing = record.table is None
 
-    def _bind(self, record: FdRecord) -> None:
+    def _take_record(self, record: FdRecord) -> None:
         """Take the record of an event loop, which this handle belongs to from now on."""
         self._record = record
         self._recv_command = SocketRecvCommand(self, record)

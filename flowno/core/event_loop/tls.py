@@ -353,7 +353,7 @@ class TLSSocketHandle(SocketHandle):
             self._release(_BOTH)
         carrier: Any = self.socket
         below = carrier.below if isinstance(carrier, Carrier) else SocketHandle(carrier)
-        below._bind(record)
+        below._take_record(record)
         self._record = CLOSED
         return below, self._incoming.read()
 
@@ -733,7 +733,7 @@ class TLSSocketHandle(SocketHandle):
 
     @part
     def _enter(self, operation: str, direction: int) -> Generator[Command, Any, FdRecord]:
-        """The way into an operation that does not find everything at hand: bind the handle, make the handshake or wait
+        """The way into an operation that does not find everything at hand: take the record, make the handshake or wait
         for the task that makes it, or say what is wrong.
 
         Returns:
@@ -1038,7 +1038,7 @@ def start_tls(
     tls.handshake_timeout = handshake_timeout
     tls._begin()
     tls._incoming.write(received)
-    tls._bind(record)
+    tls._take_record(record)
     handle._record = CLOSED
     yield from tls._enter("start_tls", 0)
     return tls
