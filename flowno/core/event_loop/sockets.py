@@ -167,7 +167,10 @@ class SocketHandle:
             OSError: The system refuses.
             ClosedResourceError: The handle is closed.
         """
-        self._call("listen", *(() if backlog is None else (backlog,)))
+        if backlog is None:
+            self._call(self.socket.listen)
+        else:
+            self._call(self.socket.listen, backlog)
 
     def connect(self, address: Address, /) -> None:
         """Connect to a peer. This blocks, and the whole event loop with it; ``await flowno.connect(...)`` does not.
@@ -228,7 +231,7 @@ class SocketHandle:
             OSError: There is no fd left.
             ClosedResourceError: The handle is closed.
         """
-        return SocketHandle(self._call("dup"))
+        return SocketHandle(self._call(self.socket.dup))
 
     def _shared_record(self) -> FdRecord:
         """The record of the socket, whoever uses it: maybe not this handle yet, but another one, or a bare wait."""
@@ -582,7 +585,7 @@ class SocketHandle:
 
         Cancellation: nothing is lost: what has come, fds included, is taken and returned in one step.
         """
-        return self._read_by(self._system_call("recvmsg"), bufsize, ancbufsize, flags)
+        return self._read_by(self._optional_method("recvmsg"), bufsize, ancbufsize, flags)
 
     def recvmsg_into(
         self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0
@@ -602,7 +605,7 @@ class SocketHandle:
 
         Cancellation: as of :meth:`recvmsg`.
         """
-        return self._read_by(self._system_call("recvmsg_into"), list(buffers), ancbufsize, flags)
+        return self._read_by(self._optional_method("recvmsg_into"), list(buffers), ancbufsize, flags)
 
     @overload
     def sendto(self, data: Buffer, address: Address, /) -> Awaitable[int]: ...
@@ -662,7 +665,7 @@ class SocketHandle:
         """
         whole, along = list(buffers), list(ancdata)
         if along or hasattr(self.socket, "sendmsg"):
-            return self._write_by(self._system_call("sendmsg"), whole, along, flags, to=address)
+            return self._write_by(self._optional_method("sendmsg"), whole, along, flags, to=address)
         if address is None:
             return self._write_by(self.socket.send, b"".join(whole), flags)
         return self._write_by(self.socket.sendto, b"".join(whole), flags, to=address)
@@ -771,20 +774,21 @@ class SocketHandle:
 
     def getsockname(self) -> Address:
         """The socket's own address. OSError, as of the system; ClosedResourceError where the handle is closed."""
-        return self._call("getsockname")
+        return self._call(self.socket.getsockname)
 
     def getpeername(self) -> Address:
         """The address of the peer. OSError where there is none; ClosedResourceError where the handle is closed."""
-        return self._call("getpeername")
+        return self._call(self.socket.getpeername)
 
     def setsockopt(self, level: int, option: int, value: int | Buffer) -> None:
         """Set an option of the socket, as ``socket.setsockopt`` does."""
-        self._call("setsockopt", level, option, value)
+        self._call(self.socket.setsockopt, level, option, value)
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> int | bytes:
         """An option of the socket, as ``socket.getsockopt`` gives it: a number, or ``buflen`` bytes at most."""
-        value: int | bytes = self._call("getsockopt", level, option, *((buflen,) if buflen else ()))
-        return value
+        if buflen:
+            return self._call(self.socket.getsockopt, level, option, buflen)
+        return self._call(self.socket.getsockopt, level, option)
 
     def shutdown(self, how: int, /) -> None:
         """End one direction of the connection, or both; the peer sees the end of the stream.
@@ -796,7 +800,7 @@ class SocketHandle:
             OSError: The socket is not connected.
             ClosedResourceError: The handle is closed.
         """
-        self._call("shutdown", how)
+        self._call(self.socket.shutdown, how)
 
     def __repr__(self) -> str:
         fd = self._fileno()
@@ -906,11 +910,11 @@ class SocketHandle:
         if reading:
             self._drained = False
 
-    def _system_call(self, method: str) -> Callable[..., Any]:
+    def _optional_method(self, name: str) -> Callable[..., Any]:
         """A method of the socket that not every system has."""
-        function: Callable[..., Any] | None = getattr(self.socket, method, None)
+        function: Callable[..., Any] | None = getattr(self.socket, name, None)
         if function is None:
-            raise OSError(errno.EOPNOTSUPP, f"this system has no {method}; asked of {self!r}")
+            raise OSError(errno.EOPNOTSUPP, f"this system has no {name}; asked of {self!r}")
         return function
 
     def _claim(
@@ -968,12 +972,12 @@ class SocketHandle:
         self._recv_command = SocketRecvCommand(self, record)
         self._send_command = SocketSendCommand(self, record)
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, method: Callable[..., T], *args: Any) -> T:
         """Call a method of the socket that does not wait."""
         try:
-            return getattr(self.socket, method)(*args)
+            return method(*args)
         except OSError as error:
-            raise self._failure(error, method) from None
+            raise self._failure(error, method.__name__) from None
 
     def _failure(self, error: OSError, operation: str, address: Address = None) -> OSError:
         """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
