@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as _socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .addresses import AF_UNIX, resolve
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .fd_table import FdRecord
     from .sockets import SocketHandle
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "accept_now", "attempt", "connect_blocking", "ran_out_of_time"]
+__all__ = ["accept_now", "attempt", "connect_blocking", "pauses", "ran_out_of_time"]
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
@@ -34,10 +34,17 @@ _CONNECTION_FAILED = frozenset(
     if hasattr(errno, name)
 )  # fmt: skip
 
-#: Seconds between two tries where the system reports no readiness that could be waited for: a Unix socket of Linux does
-#: not say when the queue of a receiver that it is not connected to, or the backlog of a server, has room again. Each
-#: pause is twice as long as the one before.
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.064
+
+def pauses() -> Iterator[SleepCommand]:
+    """The waits between tries where the system reports no readiness that could be waited for.
+
+    A Unix socket of Linux does not say when the queue of a receiver that it is not connected to, or the backlog of a
+    server, has room again. Each pause is twice as long as the one before, up to a limit.
+    """
+    seconds = 0.001
+    while True:
+        yield SleepCommand(seconds)
+        seconds = min(2 * seconds, 0.064)
 
 
 def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
@@ -49,10 +56,9 @@ def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generat
         code = handle.socket.connect_ex(resolved)
         if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
             code = handle.socket.connect_ex(resolved)
-        pause = FIRST_PAUSE
+        pause = pauses()
         while code == errno.EAGAIN and handle.socket.family == AF_UNIX:  # the backlog is full, and nothing tells
-            yield SleepCommand(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            yield next(pause)
             code = handle.socket.connect_ex(resolved)
         if code in _IN_PROGRESS:
             command = SocketConnectCommand(handle, record)

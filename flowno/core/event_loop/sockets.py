@@ -17,13 +17,12 @@ from .addresses import AF_UNIX, Address, check_address, resolve
 from .buffers import octets_of, room_in
 from .commands import (
     Command,
-    SleepCommand,
     SocketAcceptCommand,
     SocketCheckCommand,
     SocketRecvCommand,
     SocketSendCommand,
 )
-from .connecting import FIRST_PAUSE, LONGEST_PAUSE, accept_now, attempt, connect_blocking
+from .connecting import accept_now, attempt, connect_blocking, pauses
 from .errors import BusyResourceError, ClosedResourceError, EventLoopError, system_error
 from .fd_table import CLOSED, UNBOUND, FdRecord
 from .operations import coroutine
@@ -873,16 +872,15 @@ class SocketHandle:
         else:
             command = SocketCheckCommand(self, record, EVENT_WRITE)
         record.writing = True
-        pause = FIRST_PAUSE
+        pause = pauses()
         try:
             while True:
                 yield command
                 try:
                     return function(*args)
                 except BlockingIOError:
-                    if command.__class__ is not SocketCheckCommand:  # ready, and yet there is no room: see FIRST_PAUSE
-                        yield SleepCommand(pause)
-                        pause = min(2 * pause, LONGEST_PAUSE)
+                    if command.__class__ is not SocketCheckCommand:  # ready, and yet there is no room
+                        yield next(pause)
                     command = self._send_command
                 except OSError as error:
                     raise self._failure(error, function.__name__, to) from None
