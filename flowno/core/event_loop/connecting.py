@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket as _socket
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .addresses import AF_UNIX, resolve
 from .commands import Command, SleepCommand, SocketConnectCommand
-from .errors import system_error
 
 if TYPE_CHECKING:
     from .addresses import Address
     from .fd_table import FdRecord
     from .sockets import SocketHandle
 
-__all__ = ["accept_now", "attempt", "connect_blocking", "pauses", "ran_out_of_time"]
+__all__ = ["accept_now", "attempt", "connect_blocking", "pauses", "ran_out_of_time", "system_error"]
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
@@ -101,6 +102,18 @@ def _is_connected(sock: _socket.socket) -> bool:
             raise
         return False
     return True
+
+
+def system_error(code: int) -> OSError:
+    """What a call of the system raises that fails with this errno, for a call that returns it instead.
+
+    On Windows the errors of sockets have numbers of their own, and their words are not those that C has.
+    """
+    if sys.platform == "win32":
+        from ctypes import WinError
+
+        return WinError(code)
+    return OSError(code, os.strerror(code))
 
 
 def connect_blocking(handle: SocketHandle, address: Address, seconds: float) -> None:

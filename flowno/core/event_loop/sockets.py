@@ -23,7 +23,7 @@ from .commands import (
     SocketSendCommand,
 )
 from .connecting import accept_now, attempt, connect_blocking, pauses
-from .errors import BusyResourceError, ClosedResourceError, EventLoopError, system_error
+from .errors import BusyResourceError, ClosedResourceError, EventLoopError
 from .fd_table import CLOSED, UNBOUND, FdRecord
 from .operations import coroutine
 from .running import current_event_loop, current_world, here, required_event_loop
@@ -896,7 +896,7 @@ class SocketHandle:
         if record.reading if reading else record.writing:
             record = yield from self._claim(operation, reading=reading, writing=not reading)
         if self._fileno() < 0:
-            raise self._failure(system_error(errno.EBADF), operation)
+            raise self._closed(operation)
         if reading:
             record.reading = True
         else:
@@ -980,8 +980,7 @@ class SocketHandle:
     def _failure(self, error: OSError, operation: str, address: Address = None) -> OSError:
         """What to raise for an error of the system: the same, with the address, unless it means that we are closed."""
         if self._fileno() < 0:
-            what = "the handle was" if self._record is CLOSED else "its socket was, but not by its handle,"
-            return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
+            return self._closed(operation)
         if isinstance(error, (ConnectionError, TimeoutError)):
             self._lost = error.args
         if address is not None:
@@ -989,6 +988,11 @@ class SocketHandle:
                 error = OSError(errno.ENAMETOOLONG if self.socket.family == AF_UNIX else errno.EINVAL, str(error))
             error.filename = address  # str() shows it behind the reason
         return error
+
+    def _closed(self, operation: str) -> ClosedResourceError:
+        """What to raise where the socket was closed."""
+        what = "the handle was" if self._record is CLOSED else "its socket was, but not by its handle,"
+        return ClosedResourceError(f"{operation} on {self!r}: {what} closed")
 
     def _accept_nowait(self) -> tuple[SocketHandle, Address] | None:
         """The next connection, as :func:`accept_now` has it, for a server, which waits once for many of them.
