@@ -265,6 +265,10 @@ class SocketHandle:
             record.table.inbox.post(record.table.detach, record)
 
     # --- coroutines --------------------------------------------------------------------------------------------------
+    #
+    # What receives and what sends, _read_by() and _write_by() included, are copies of one pattern: own the direction,
+    # try, and where that is in vain wait and try again. They are flat so that one frame is between the program and the
+    # loop, because that was measured: each further layer costs 60 to 110 ns.
 
     @coroutine
     def accept(self) -> Generator[Command, Any, tuple[SocketHandle, Address]]:
@@ -848,8 +852,8 @@ class SocketHandle:
 
         Args:
             function: What to call.
-            args: Its arguments but the last.
-            to: Its last argument, an address, whose name is resolved; None where there is none.
+            args: Its arguments, but for the address.
+            to: The address, which comes last, and whose name is resolved; None where there is none.
         """
         if to is not None:
             try:
