@@ -55,8 +55,8 @@ from .core.event_loop.primitives import (
 )
 from .core.event_loop.queues import AsyncLifoQueue, AsyncMapQueue, AsyncPriorityQueue, AsyncQueue, AsyncSetQueue
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after, move_on_at, timeout, timeout_at
-from .core.event_loop.selectors import SocketHandle
 from .core.event_loop.signals import open_signal_receiver
+from .core.event_loop.sockets import SocketHandle
 from .core.event_loop.synchronization import (
     Condition,
     ConditionStatistics,

@@ -46,7 +46,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from .core.event_loop.primitives import sleep, wait_readable
 from .core.event_loop.running import current_world, required_event_loop
 from .core.event_loop.scopes import CancelScope, TaskGroup, move_on_after
-from .core.event_loop.selectors import SocketHandle
+from .core.event_loop.sockets import SocketHandle
 from .core.event_loop.synchronization import Lock
 from .core.event_loop.tasks import TaskCancelled, TaskHandle
 from .core.event_loop.threads import OwnThread

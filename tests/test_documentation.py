@@ -347,7 +347,7 @@ def test_the_table_of_metadata_has_every_field_of_every_class() -> None:
     }
 
 
-@pytest.mark.parametrize("floor", ["core/event_loop", "debug", "testing"])
+@pytest.mark.parametrize("floor", ["core/event_loop", "debug", "net", "testing"])
 def test_the_house_has_every_room(floor: str) -> None:
     rows = re.search(rf"^     {floor}/ *(?:\S.*)?\n((?:       .+\n)+)", text_of(DOCS / "design.rst"), re.MULTILINE)
     assert rows is not None

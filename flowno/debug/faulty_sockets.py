@@ -17,14 +17,14 @@ import select
 import socket as system_socket
 import struct
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import wraps
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flowno.core.event_loop.exchange import Exchange, Layer, Replacement
 from flowno.core.event_loop.running import here
-from flowno.core.event_loop.selectors import SocketHandle
+from flowno.core.event_loop.sockets import SocketHandle
 
 from .dice import Dice
 from .faults import LoopFaults
@@ -272,23 +272,13 @@ def _faulty_class(own: type) -> type:
 # ---------------------------------------------------------------------------------------------- the ways in of a handle
 
 
-def _bind(own: Callable[..., None]) -> Callable[..., None]:
+def _take_record(own: Callable[..., None]) -> Callable[..., None]:
     @wraps(own)
-    def bind(self: SocketHandle, *args: Any) -> None:
+    def take_record(self: SocketHandle, *args: Any) -> None:
         own(self, *args)
         _take_in(self, self._record.table)
 
-    return bind
-
-
-def _claim(own: Callable[..., Generator[Any, Any, T]]) -> Callable[..., Generator[Any, Any, T]]:
-    @wraps(own)
-    def claim(self: SocketHandle, *args: Any, **directions: bool) -> Generator[Any, Any, T]:
-        record = yield from own(self, *args, **directions)
-        _take_in(self, self._record.table)
-        return record
-
-    return claim
+    return take_record
 
 
 def _by(own: Callable[..., T]) -> Callable[..., T]:
@@ -336,10 +326,9 @@ def _take_in(handle: SocketHandle, table: FdTable | None) -> None:
 
 _exchange = Exchange(
     lambda: (
-        Replacement(SocketHandle, "_bind", _bind),
-        Replacement(SocketHandle, "_claim", _claim),
         Replacement(SocketHandle, "_read_by", _by),
         Replacement(SocketHandle, "_sendfile", _sendfile),
+        Replacement(SocketHandle, "_take_record", _take_record),
         Replacement(SocketHandle, "_write_by", _by),
     )
 )

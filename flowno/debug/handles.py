@@ -17,12 +17,12 @@ from weakref import ref
 
 from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.running import calls_the_program, here
-from flowno.core.event_loop.selectors import SocketHandle
+from flowno.core.event_loop.sockets import SocketHandle
 
 from .places import Place, here_and_outwards, place_in_words, with_stack
 
 if TYPE_CHECKING:
-    from flowno.core.event_loop.selectors import Address
+    from flowno.core.event_loop.addresses import Address
 
 __all__ = ["unwatch_handles", "watch_handles"]
 

@@ -42,8 +42,8 @@ from flowno.core.event_loop.environment import TRACE_VARIABLE
 from flowno.core.event_loop.exchange import Exchange, Replacement
 from flowno.core.event_loop.observers import entering, leaving
 from flowno.core.event_loop.running import calls_the_program, current_event_loop, here
-from flowno.core.event_loop.selectors import SocketHandle
 from flowno.core.event_loop.snapshots import is_own
+from flowno.core.event_loop.sockets import SocketHandle
 from flowno.core.event_loop.tasks import _frames_of, function_name
 from flowno.core.event_loop.words import kind_of_wait
 

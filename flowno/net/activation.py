@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..core.event_loop.primitives import socket
 
 if TYPE_CHECKING:
-    from ..core.event_loop.selectors import SocketHandle
+    from ..core.event_loop.sockets import SocketHandle
 
 __all__ = ["activated_sockets"]
 

@@ -28,7 +28,7 @@ from .unix_sockets import UnixPath, unix_path
 if TYPE_CHECKING:
     import ssl
 
-    from ..core.event_loop.selectors import SocketHandle
+    from ..core.event_loop.sockets import SocketHandle
     from ..core.event_loop.tasks import TaskHandle
     from .resolver import AddressInfo
 

@@ -23,10 +23,11 @@ from inspect import (
 )
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from ..core.event_loop.addresses import Address
 from ..core.event_loop.primitives import sleep, socket, wait_readable
 from ..core.event_loop.running import current_task, required_event_loop
 from ..core.event_loop.scopes import move_on_after
-from ..core.event_loop.selectors import Address, SocketHandle
+from ..core.event_loop.sockets import SocketHandle
 from ..core.event_loop.synchronization import Event
 from ..core.event_loop.tasks import TaskCancelled
 from ..core.event_loop.timers import checked_seconds

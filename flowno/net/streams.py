@@ -30,11 +30,13 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ..core.event_loop.addresses import Address
+from ..core.event_loop.buffers import octets_of
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
 from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
-from ..core.event_loop.selectors import Address, SocketHandle
+from ..core.event_loop.sockets import SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
 from .extra_info import EXTRA_INFO, layers
@@ -426,7 +428,7 @@ class Stream:
         if self._write_ended:
             raise self._no_more()
         handle: Any = self._handle
-        parts = list(map(_octets, buffers))
+        parts = list(map(octets_of, buffers))
         if len(parts) < 2 or not self._gathers:
             yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
             return
@@ -833,14 +835,6 @@ def _room(buffer: Buffer) -> memoryview:
 
 def _never(buffer: bytes | bytearray, start: int) -> int:
     return -1
-
-
-def _octets(data: Buffer) -> bytes | memoryview:
-    """Any contiguous buffer as one whose length is its number of bytes, without copying it."""
-    if type(data) is bytes:
-        return data
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else b""
 
 
 def _address(socket: Any, method: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..core.event_loop.primitives import socket
 
 if TYPE_CHECKING:
-    from ..core.event_loop.selectors import SocketHandle
+    from ..core.event_loop.sockets import SocketHandle
 
 __all__ = ["SocketFile", "UnixPath", "listen_on_path", "set_mode", "unix_path"]
 

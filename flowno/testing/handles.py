@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ..core.event_loop.exchange import Exchange, Replacement
 from ..core.event_loop.running import here
-from ..core.event_loop.selectors import SocketHandle
+from ..core.event_loop.sockets import SocketHandle
 from ..debug.places import here_and_outwards
 
 __all__ = ["Handles"]

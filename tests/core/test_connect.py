@@ -74,6 +74,22 @@ def test_a_refused_blocking_connect_names_the_address() -> None:
         assert not client.socket.getblocking()
 
 
+def test_a_blocking_connect_that_the_system_gives_up_is_no_matter_of_our_limit() -> None:
+    """tcp(7): after some SYNs without an answer the system says ETIMEDOUT, which may be long before connect_timeout."""
+
+    class GivenUp(socket.socket):
+        def connect(self, address: Any) -> None:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    address = ("127.0.0.1", 9)
+    with SocketHandle(GivenUp()) as client:
+        with pytest.raises(TimeoutError, match=re.escape(str(address))) as caught:
+            client.connect(address)
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert "connect_timeout" not in str(caught.value)
+        assert not client.socket.getblocking()
+
+
 # --------------------------------------------------------------------------------------------------- beside other tasks
 
 

@@ -1,5 +1,7 @@
 """TLS: how a connection begins, and what is agreed upon."""
 
+import errno
+import os
 import shutil
 import socket as system_socket
 import ssl
@@ -164,6 +166,24 @@ def test_a_handshake_has_a_time_limit(client_context: ssl.SSLContext) -> None:
 
     with system_socket.create_server(("localhost", 0)) as listener:  # whose backlog connects, and which never answers
         flowno.run(main(("localhost", listener.getsockname()[1])))
+
+
+def test_a_blocking_handshake_whose_connection_the_system_gives_up_is_no_matter_of_our_limit(
+    client_context: ssl.SSLContext,
+) -> None:
+    class GivenUp(system_socket.socket):
+        def recv(self, *args: int) -> bytes:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with (
+        system_socket.create_server(("localhost", 0)) as listener,
+        TLSSocketHandle(GivenUp(), client_context, "localhost") as handle,
+    ):
+        with pytest.raises(TimeoutError) as caught:
+            handle.connect(listener.getsockname())
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert "connect_timeout" not in str(caught.value)
+        assert handle.fileno() == -1
 
 
 def test_a_cancelled_handshake_closes_the_connection(client_context: ssl.SSLContext) -> None:

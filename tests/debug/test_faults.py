@@ -210,10 +210,10 @@ def test_it_is_honoured_where_the_environment_is_not_trusted_as_it_loads_no_code
 
 
 def test_nothing_is_left_when_the_last_loop_with_faults_is_closed() -> None:
-    before = {name: vars(SocketHandle)[name] for name in ("_bind", "_claim", "_sendfile")}
+    before = {name: vars(SocketHandle)[name] for name in ("_read_by", "_sendfile", "_take_record")}
 
     async def root() -> None:
-        assert vars(SocketHandle)["_claim"] is not before["_claim"]
+        assert vars(SocketHandle)["_take_record"] is not before["_take_record"]
 
     with pair() as (one, other):
         with faults(7, byte=1), EventLoop() as loop, EventLoop():

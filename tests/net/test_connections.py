@@ -16,7 +16,7 @@ import pytest
 
 import flowno
 from flowno import EventLoop, SocketHandle, TruncatedStreamError, sleep, spawn
-from flowno.core.event_loop.errors import system_error
+from flowno.core.event_loop.connecting import system_error
 from flowno.net import connections
 from flowno.net.connections import open_connection, open_unix_connection
 from flowno.net.servers import serve_tcp, serve_unix

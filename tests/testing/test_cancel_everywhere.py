@@ -225,7 +225,7 @@ async def that_leaves_a_timer() -> None:
     assert loop is not None
     timer = loop.interrupt_after(60, ValueError("late"))
     await sleep(0)
-    loop.forget(timer)
+    loop.cancel_timer(timer)
 
 
 async def that_does_not_give_back_a_token() -> None:

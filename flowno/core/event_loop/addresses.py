@@ -21,27 +21,17 @@ AF_UNIX: int | None = getattr(_socket, "AF_UNIX", None)
 
 def resolve(sock: _socket.socket, address: Address) -> Generator[Command, Any, Address]:
     """The address with its name replaced by the number that stands for it, found out in a worker thread."""
-    if not _has_host(sock, address):
+    name = _name_in(sock, address)
+    if name is None:
         return address
-    host, port = address[:2]
-    if isinstance(port, int):
-        check_port(port)
-    if _is_number(host):
-        return address
-    query = (sock.family, sock.type, sock.proto)
-    found: Any = yield from addresses_of(host, port, *query).__await__()
+    found: Any = yield from addresses_of(name, address[1], sock.family, sock.type, sock.proto).__await__()
     number = found[0][4]
     return (*number[:2], *(address[2:] or number[2:]))  # the scope of an IPv6 address is one of the rest
 
 
 def check_address(sock: _socket.socket, address: Address) -> None:
     """Refuse an address that no system takes, in the way in which :func:`resolve` does."""
-    if _has_host(sock, address):
-        host, port = address[:2]
-        if isinstance(port, int):
-            check_port(port)
-        if not _is_number(host):
-            check_name(host)
+    check_name(_name_in(sock, address))
 
 
 async def addresses_of(
@@ -94,22 +84,32 @@ def check_port(port: int, given: object = None) -> None:
         raise ValueError(f"port must be 0 to 65535, not {port if given is None else given!r}")
 
 
-def _has_host(sock: _socket.socket, address: Address) -> bool:
-    """Whether an address has a host and a port."""
+def _name_in(sock: _socket.socket, address: Address) -> str | bytes | None:
+    """The host of an address, where that is a name to be resolved; else None.
+
+    Raises:
+        ValueError: The port is none.
+    """
     is_internet = sock.family in (_socket.AF_INET, _socket.AF_INET6)
-    return is_internet and isinstance(address, tuple) and len(address) >= 2
+    if not (is_internet and isinstance(address, tuple) and len(address) >= 2):
+        return None
+    host, port = address[:2]
+    if isinstance(port, int):
+        check_port(port)
+    return host if _needs_resolver(host) else None
 
 
-def _is_number(host: object) -> bool:
-    """Whether a host needs no resolver: an IP address, or the empty name, which is any of this machine's."""
+def _needs_resolver(host: object) -> bool:
+    """Whether a host is a name. The empty one, which is any of this machine's addresses, and what is no text at all are
+    the socket's to judge."""
     if isinstance(host, (bytes, bytearray)):
         host = host.decode("ascii", "replace")
     if not host or not isinstance(host, str) or host == "<broadcast>":
-        return True  # not ours to judge: the socket says what is wrong
+        return False
     for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             _socket.inet_pton(family, host)
         except (OSError, ValueError):  # ValueError: not ASCII, or a zero byte
             continue
-        return True
-    return False
+        return False
+    return True

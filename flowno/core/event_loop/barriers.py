@@ -143,7 +143,7 @@ class Barrier:
             check_at_hand(waiters, f"Barrier.{operation}()")
         while waiters:
             task = take_first(waiters)
-            task.event_loop.fail(task, BrokenBarrierError(f"{operation}() was called while wait() waited"))
+            task.event_loop.resume_with_error(task, BrokenBarrierError(f"{operation}() was called while wait() waited"))
 
     # --- for the loop ------------------------------------------------------------------------------------------------
 

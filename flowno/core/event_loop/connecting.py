@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket as _socket
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .addresses import AF_UNIX, resolve
 from .commands import Command, SleepCommand, SocketConnectCommand
-from .errors import system_error
 
 if TYPE_CHECKING:
     from .addresses import Address
     from .fd_table import FdRecord
     from .sockets import SocketHandle
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "accept_now", "attempt", "connect_blocking"]
+__all__ = ["accept_now", "attempt", "connect_blocking", "pauses", "ran_out_of_time", "system_error"]
 
 #: The attempt goes on while we wait, connect(2). EWOULDBLOCK is what Windows says.
 _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
@@ -34,10 +35,17 @@ _CONNECTION_FAILED = frozenset(
     if hasattr(errno, name)
 )  # fmt: skip
 
-#: Seconds between two tries where the system reports no readiness that could be waited for: a Unix socket of Linux does
-#: not say when the queue of a receiver that it is not connected to, or the backlog of a server, has room again. Each
-#: pause is twice as long as the one before.
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.064
+
+def pauses() -> Iterator[SleepCommand]:
+    """The waits between tries where the system reports no readiness that could be waited for.
+
+    A Unix socket of Linux does not say when the queue of a receiver that it is not connected to, or the backlog of a
+    server, has room again. Each pause is twice as long as the one before, up to a limit.
+    """
+    seconds = 0.001
+    while True:
+        yield SleepCommand(seconds)
+        seconds = min(2 * seconds, 0.064)
 
 
 def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
@@ -49,10 +57,9 @@ def attempt(handle: SocketHandle, record: FdRecord, address: Address) -> Generat
         code = handle.socket.connect_ex(resolved)
         if code == errno.ECONNABORTED:  # Linux says once more that an earlier attempt has failed
             code = handle.socket.connect_ex(resolved)
-        pause = FIRST_PAUSE
+        pause = pauses()
         while code == errno.EAGAIN and handle.socket.family == AF_UNIX:  # the backlog is full, and nothing tells
-            yield SleepCommand(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            yield next(pause)
             code = handle.socket.connect_ex(resolved)
         if code in _IN_PROGRESS:
             command = SocketConnectCommand(handle, record)
@@ -97,6 +104,18 @@ def _is_connected(sock: _socket.socket) -> bool:
     return True
 
 
+def system_error(code: int) -> OSError:
+    """What a call of the system raises that fails with this errno, for a call that returns it instead.
+
+    On Windows the errors of sockets have numbers of their own, and their words are not those that C has.
+    """
+    if sys.platform == "win32":
+        from ctypes import WinError
+
+        return WinError(code)
+    return OSError(code, os.strerror(code))
+
+
 def connect_blocking(handle: SocketHandle, address: Address, seconds: float) -> None:
     """Connect while the loop stands still, for so many seconds at most."""
     try:
@@ -105,13 +124,18 @@ def connect_blocking(handle: SocketHandle, address: Address, seconds: float) -> 
             handle.socket.connect(address)
         finally:
             handle.socket.setblocking(False)
-    except TimeoutError:
-        raise TimeoutError(
-            f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
-            "if the server runs in this loop, use await flowno.connect"
-        ) from None
     except OSError as error:
+        if ran_out_of_time(error):
+            raise TimeoutError(
+                f"connecting to {address!r} took longer than connect_timeout, {seconds:g} s; "
+                "if the server runs in this loop, use await flowno.connect"
+            ) from None
         raise handle._failure(error, "connect", address) from None
+
+
+def ran_out_of_time(error: BaseException) -> bool:
+    """Whether that is the end of ``settimeout()``, which Python raises without an errno. ETIMEDOUT is the system's."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def accept_now(handle: SocketHandle) -> tuple[SocketHandle, Address] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from typing import Any
 
 __all__ = [
@@ -96,15 +95,3 @@ class QueueEmptyError(WouldBlockError, LookupError):
 
 class QueueFullError(WouldBlockError):
     """There is no room to put an item without waiting."""
-
-
-def system_error(code: int) -> OSError:
-    """What a call of the system raises that fails with this errno, for a call that returns it instead.
-
-    On Windows the errors of sockets have numbers of their own, and their words are not those that C has.
-    """
-    if sys.platform == "win32":
-        from ctypes import WinError
-
-        return WinError(code)
-    return OSError(code, os.strerror(code))

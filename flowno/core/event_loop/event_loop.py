@@ -626,7 +626,7 @@ class EventLoop:
                     continue
                 except BaseException as error:
                     thrown = None  # this frame keeps nothing of what was thrown in or came out
-                    if self._fail(task, error):
+                    if self._end_by_error(task, error):
                         continue
                     del task, batch, until  # the traceback has this frame, and the task has the error
                     raise
@@ -800,7 +800,7 @@ class EventLoop:
                 joiner._waiting = None
                 self.ready.append(joiner)
 
-    def _fail(self, task: TaskHandle[Any], error: BaseException) -> bool:
+    def _end_by_error(self, task: TaskHandle[Any], error: BaseException) -> bool:
         """A task has ended with an exception. False: it is no outcome of a task, and ends the run."""
         if isinstance(error, TaskCancelled) and error._was_thrown_in and error._by is task:
             self.end_task(task, CANCELLED, None)
@@ -923,7 +923,7 @@ class EventLoop:
         """Raise an error in the running task, if it waits, when some time has passed.
 
         Returns:
-            A timer, to be taken back by :meth:`forget`. Where it fired while the task did not wait, nothing happened.
+            A timer, for :meth:`cancel_timer`. Where it fired while the task did not wait, nothing happened.
         """
         return self.timers.add(self.clock() + seconds, self._interrupt, (self.running_task, error))
 
@@ -932,8 +932,8 @@ class EventLoop:
         if task._waiting is not None and not task._waiting.is_shielded and self.take_out_of_wait(task):
             task._wake(self.ready, error=error)
 
-    def forget(self, timer: Timer) -> None:
-        """Take back a timer; one that has fired is left alone."""
+    def cancel_timer(self, timer: Timer) -> None:
+        """Cancel a timer; one that has fired is left alone."""
         self.timers.cancel(timer)
 
     def resume(self, task: TaskHandle[Any], value: Any = None) -> None:
@@ -944,7 +944,7 @@ class EventLoop:
         if self.inbox.sleeping:  # looked at after the task is ready: the loop does it the other way round
             self.inbox.wake()
 
-    def fail(self, task: TaskHandle[Any], error: BaseException) -> None:
+    def resume_with_error(self, task: TaskHandle[Any], error: BaseException) -> None:
         """As :meth:`resume`, with an error."""
         task._wake(self.ready, error=error)
         if self.inbox.sleeping:

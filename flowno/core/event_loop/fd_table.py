@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .sockets import SocketHandle
     from .tasks import TaskHandle
 
-__all__ = ["FdRecord", "FdTable", "Identity", "identity_of", "is_same"]
+__all__ = ["CLOSED", "UNBOUND", "FdRecord", "FdTable", "Identity", "identity_of", "is_same"]
 
 Identity: TypeAlias = "tuple[Any, ...] | None"
 """What an fd stands for; None where it stands for nothing. A None inside is what could not be told."""
@@ -51,7 +51,7 @@ class FdRecord:
     """One open file descriptor in one event loop; every handle on the same socket shares it.
 
     It is dead, and in no table, before a handle is first used and after the fd was closed or the loop ended. A dead one
-    looks owned in both directions, so that an operation finds "closed", "not bound yet" and "busy" with one test.
+    looks owned in both directions, so that an operation finds "closed", "in no loop yet" and "busy" with one test.
     """
 
     __slots__ = ("always_ready", "armed", "budget", "fd", "handles", "identity", "reader", "reading", "socket",
@@ -80,6 +80,16 @@ class FdRecord:
 
     def __repr__(self) -> str:
         return f"<FdRecord fd={self.fd} armed={self.armed} reader={self.reader!r} writer={self.writer!r}>"
+
+
+def _no_socket() -> None:
+    """The socket of an fd that is known by its number only, or of none."""
+
+
+#: Two records that are always dead, and so owned in both directions: the one test at the head of each operation of a
+#: handle leads to its ``_claim``. The one is that of a handle that no loop knows yet, the other of one that is closed.
+UNBOUND = FdRecord(-1, _no_socket, None)
+CLOSED = FdRecord(-1, _no_socket, None)
 
 
 class FdTable:
@@ -178,7 +188,7 @@ class FdTable:
             self._most = max(self._most, self.registered)
         else:
             self._promised.append(record)
-        handle._bind(record)
+        handle._take_record(record)
 
     def _keep_promises(self) -> None:
         """Take in those that count on a place before one is given to a new fd.
@@ -314,7 +324,7 @@ class FdTable:
         else:
             reading, writing = bool(directions & EVENT_READ), bool(directions & EVENT_WRITE)
         command.record = record = self.attach(handle.socket)
-        handle._bind(record)
+        handle._take_record(record)
         if old is not None:  # an operation of the handle, which goes on to own its directions
             record.reading, record.writing = reading, writing
         return record
@@ -484,7 +494,7 @@ class FdTable:
 
     def add_waker(self, fd: int, drain: Callable[[], object]) -> None:
         """Register the fd that ends a wait; ``drain`` is called when it is readable."""
-        self._waker = FdRecord(fd, bool, self)
+        self._waker = FdRecord(fd, _no_socket, self)
         self._drain_waker = drain
         self.selector.register(fd, EVENT_READ, self._waker)
         self._waker.armed = EVENT_READ
@@ -510,10 +520,6 @@ def _reference_to(socket: Any) -> Callable[[], Any]:
         return weakref.ref(socket)
     except TypeError:
         return lambda: socket
-
-
-def _no_socket() -> None:
-    """The socket of an fd that is known by its number only."""
 
 
 def _number_of(fileobj: FileObject) -> int:

@@ -220,7 +220,7 @@ class CapacityLimiter:
             command = task._waiting
             if isinstance(command, LimiterAcquireCommand):
                 if command.borrower in self._borrowers:  # two tasks have waited for a token for the same borrower
-                    task.event_loop.fail(task, self._has_one_already(command.borrower))
+                    task.event_loop.resume_with_error(task, self._has_one_already(command.borrower))
                 else:
                     self._lend_to(command.borrower)
                     task.event_loop.resume(task)

@@ -34,7 +34,9 @@ __all__ = ["Queueing"]
 
 
 class Queueing:
-    """Carries out the commands of a run of an event loop; each method is for the command of its name.
+    """Carries out the commands by which tasks wait for each other, for one run of an event loop.
+
+    Which method is for which command stands in ``EventLoop._tables()``.
 
     Args:
         loop: The loop. It must not keep this for longer than a run: the two would be tied to each other.
@@ -58,7 +60,7 @@ class Queueing:
         queue[task] = None
 
     def forget(self, task: TaskHandle[Any], command: QueueingCommand) -> bool:
-        """Take a task out of it, False where it is not there any more."""
+        """Take a task out of the queue of its command; False where somebody else has."""
         return command.queue.pop(task, self) is None
 
     def wait_for_group(self, task: TaskHandle[Any], command: GroupWaitCommand) -> None:
@@ -143,7 +145,7 @@ class Queueing:
     def wait_for_event(self, task: TaskHandle[Any], command: EventWaitCommand) -> None:
         self.queue(task, command)
         # Looked at once it can be found: a signal handler may have set it since the task looked.
-        if command.event.is_set() and command.queue.pop(task, command) is None:
+        if command.event.is_set() and self.forget(task, command):
             task._wake(self._ready)
 
     def set_event(self, task: TaskHandle[Any], command: EventSetCommand) -> None:

@@ -208,7 +208,9 @@ class BaseQueue(Generic[Put, Got]):
         for waiters, operation in waiting:
             while waiters:
                 task = take_first(waiters)
-                task.event_loop.fail(task, QueueClosedError(f"the queue was closed while {operation}() waited"))
+                task.event_loop.resume_with_error(
+                    task, QueueClosedError(f"the queue was closed while {operation}() waited")
+                )
         return DONE
 
     def task_done(self) -> None:
@@ -324,7 +326,7 @@ class BaseQueue(Generic[Put, Got]):
         try:
             self._take_in(item)
         except Exception as error:
-            task.event_loop.fail(task, error.with_traceback(None))
+            task.event_loop.resume_with_error(task, error.with_traceback(None))
         else:
             task.event_loop.resume(task)
 

@@ -119,7 +119,7 @@ class SignalReceiver:
             self.serve()  # what came just now is for those who wait; nothing more will
             while self.waiters:
                 task = take_first(self.waiters)
-                task.event_loop.fail(task, ClosedResourceError(f"{self!r} was left while a task waited"))
+                task.event_loop.resume_with_error(task, ClosedResourceError(f"{self!r} was left while a task waited"))
             self._loop.signals.remove(self, self._pending)
 
     def __aiter__(self) -> Self:

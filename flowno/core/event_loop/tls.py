@@ -26,11 +26,14 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from .addresses import Address
+from .buffers import octets_of, room_in
 from .commands import Command, SocketCheckCommand
+from .connecting import ran_out_of_time
 from .errors import BusyResourceError, ClosedResourceError, FlownoError
+from .fd_table import CLOSED
 from .operations import coroutine, part
 from .running import current_world, here, required_event_loop
-from .sockets import _CLOSED, SocketHandle, _bytes_of, _room_in
+from .sockets import SocketHandle
 from .synchronization import Event
 from .tasks import completed
 from .timers import checked_seconds, is_over
@@ -203,7 +206,7 @@ class TLSSocketHandle(SocketHandle):
 
         Cancellation: as of :meth:`recv`.
         """
-        size = _room_in(buffer, nbytes)
+        size = room_in(buffer, nbytes)
         return self._read(size, memoryview(buffer).cast("B"))  # pyright: ignore[reportReturnType]
 
     def send(self, data: Buffer) -> Operation[int]:
@@ -220,7 +223,7 @@ class TLSSocketHandle(SocketHandle):
 
         Cancellation: the bytes count as sent; what the socket has not taken of them goes out before the next ones.
         """
-        return self._write(_bytes_of(data)[:_CHUNK], "send")  # pyright: ignore[reportReturnType]
+        return self._write(memoryview(octets_of(data))[:_CHUNK], "send")  # pyright: ignore[reportReturnType]
 
     def sendAll(self, data: Buffer) -> Operation[Any]:
         """Send all of the data.
@@ -236,7 +239,7 @@ class TLSSocketHandle(SocketHandle):
         Cancellation: ``bytes_sent`` says how much was handed to TLS; what the socket has not taken of that goes out
         before what is sent next, also where that is ``b""``. A handle whose handshake this task was making is closed.
         """
-        return self._write(data if type(data) is bytes else _bytes_of(data), "sendAll")  # pyright: ignore[reportReturnType]
+        return self._write(data if type(data) is bytes else octets_of(data), "sendAll")  # pyright: ignore[reportReturnType]
 
     sendall = sendAll
 
@@ -350,8 +353,8 @@ class TLSSocketHandle(SocketHandle):
             self._release(_BOTH)
         carrier: Any = self.socket
         below = carrier.below if isinstance(carrier, Carrier) else SocketHandle(carrier)
-        below._bind(record)
-        self._record = _CLOSED
+        below._take_record(record)
+        self._record = CLOSED
         return below, self._incoming.read()
 
     @coroutine
@@ -364,7 +367,7 @@ class TLSSocketHandle(SocketHandle):
         Cancellation: the handle is closed at once.
         """
         try:
-            if self._established and self._record is not _CLOSED:
+            if self._established and self._record is not CLOSED:
                 record = yield from self._claim("aclose", reading=True, writing=True)
                 record.reading = record.writing = True
                 try:
@@ -730,7 +733,7 @@ class TLSSocketHandle(SocketHandle):
 
     @part
     def _enter(self, operation: str, direction: int) -> Generator[Command, Any, FdRecord]:
-        """The way into an operation that does not find everything at hand: bind the handle, make the handshake or wait
+        """The way into an operation that does not find everything at hand: take the record, make the handshake or wait
         for the task that makes it, or say what is wrong.
 
         Returns:
@@ -827,7 +830,7 @@ class TLSSocketHandle(SocketHandle):
                 self._explain(error, greeting)
             raise
         finally:
-            loop.forget(timer)
+            loop.cancel_timer(timer)
             del expired
 
     def _step_handshake(self) -> bool:
@@ -889,14 +892,13 @@ class TLSSocketHandle(SocketHandle):
         self._take_hostname(address)
         try:
             self._handshake_blocking(deadline)
-        except TimeoutError:
+        except BaseException as error:
             self.close()
-            raise TimeoutError(
-                f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
-                "if the server runs in this loop, use await flowno.connect"
-            ) from None
-        except BaseException:
-            self.close()
+            if ran_out_of_time(error):
+                raise TimeoutError(
+                    f"the TLS handshake with {address!r} was not done within connect_timeout, {seconds:g} s; "
+                    "if the server runs in this loop, use await flowno.connect"
+                ) from None
             raise
         self._established = True
 
@@ -1036,7 +1038,7 @@ def start_tls(
     tls.handshake_timeout = handshake_timeout
     tls._begin()
     tls._incoming.write(received)
-    tls._bind(record)
-    handle._record = _CLOSED
+    tls._take_record(record)
+    handle._record = CLOSED
     yield from tls._enter("start_tls", 0)
     return tls

@@ -13,9 +13,10 @@ from ..addresses import Address
 from ..commands import Command
 from ..errors import ClosedResourceError
 from ..exchange import Replacement
+from ..fd_table import CLOSED
 from ..queues import BaseQueue
 from ..running import current_task, current_world
-from ..sockets import _CLOSED, SocketHandle
+from ..sockets import SocketHandle
 from .metadata import (
     InstrumentationMetadata,
     ReadySocketInstrumentationMetadata,
@@ -239,7 +240,7 @@ def _send_all(handle: SocketHandle, operation: _Driven, data: Buffer) -> _Driven
     sending = _Operation.begun(handle)
     if sending is None:
         return (yield from operation)
-    was_open = handle._record is not _CLOSED and handle.fileno() >= 0
+    was_open = handle._record is not CLOSED and handle.fileno() >= 0
     sending.tell_start("send")
     try:
         result = yield from operation
@@ -328,7 +329,7 @@ def _handshake_blocking(original: Callable[[TLSSocketHandle, float], None]) -> C
 def _close(original: Callable[[SocketHandle], None]) -> Callable[..., Any]:
     @wraps(original)
     def method(self: SocketHandle) -> None:
-        if self._record is not _CLOSED and (closing := _Operation.begun(self)) is not None:
+        if self._record is not CLOSED and (closing := _Operation.begun(self)) is not None:
             closing.tell_closing()
         original(self)
 

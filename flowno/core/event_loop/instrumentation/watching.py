@@ -198,7 +198,7 @@ def _watch_step(task: TaskHandle[Any], run: Callable[..., Any], method: Callable
             inside(tell, entries, "on_task_completed", raw_task, stop.value)
             raise
         except BaseException as error:
-            # Whose end it is, EventLoop._fail() decides in the same way.
+            # Whose end it is, EventLoop._end_by_error() decides in the same way.
             was_cancelled = isinstance(error, TaskCancelled) and error._was_thrown_in and error._by is task
             inside(tell, entries, "on_task_cancelled" if was_cancelled else "on_task_error", raw_task, error)
             raise
