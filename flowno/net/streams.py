@@ -31,14 +31,15 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..core.event_loop.commands import Command
-from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
+from ..core.event_loop.errors import BusyResourceError, ClosedResourceError
 from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
 from ..core.event_loop.selectors import Address, SocketHandle
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
+from .errors import IncompleteReadError, LimitOverrunError
 from .extra_info import EXTRA_INFO, layers
-from .searches import Finder, LimitOverrunError, PatternSearch, Search
+from .searches import Finder, PatternSearch, SeparatorSearch, exactly, never, up_to
 
 if TYPE_CHECKING:
     import ssl
@@ -67,24 +68,6 @@ if hasattr(os, "sysconf") and "SC_IOV_MAX" in os.sysconf_names:
 _IN_USE = Budget()
 _UNBOUND = Budget()
 _IN_USE.left = _UNBOUND.left = 0
-
-
-class IncompleteReadError(FlownoError, EOFError):
-    """The stream ended before all that was asked for had come.
-
-    Args:
-        partial: What had come before the end. It is not in the stream any more.
-        expected: How many bytes were asked for; None where a separator was.
-    """
-
-    def __init__(self, partial: bytes, expected: int | None) -> None:
-        asked = "a separator" if expected is None else f"{expected} bytes"
-        super().__init__(f"the stream ended after {len(partial)} bytes, before {asked} had come")
-        self.partial = partial
-        self.expected = expected
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.partial, self.expected)
 
 
 class Stream:
@@ -180,9 +163,9 @@ class Stream:
                 break
         size = index(n)
         if size < 0:
-            yield from self._take_when(_never)
+            yield from self._take_when(never)
             return self._take_all()
-        some = yield from self._take_when(lambda buffer, start: min(len(buffer) - start, size) or -(size > 0))
+        some = yield from self._take_when(up_to(size))
         return some or b""
 
     @coroutine
@@ -210,9 +193,7 @@ class Stream:
                 if budget.left > 0 and size and self._is_drained:
                     return (yield from self._fill_into(room))
                 # It says as well what stands in the way, and what has the loop's budget afterwards.
-                data = yield from self._take_when(
-                    lambda buffer, start: min(len(buffer) - start, size) or -(size > 0 and not self._is_drained)
-                )
+                data = yield from self._take_when(self._unless_drained(up_to(size)))
                 if data or data is None or not size:
                     break
             if data is None:
@@ -252,7 +233,7 @@ class Stream:
         size = index(n)
         if size < 0:
             raise ValueError(f"readexactly() takes a number of bytes, not {n!r}")
-        data = yield from self._take_when(lambda buffer, start: size if len(buffer) - start >= size else -1)
+        data = yield from self._take_when(exactly(size))
         if data is None:
             raise IncompleteReadError(self._take_all(), size)
         return data
@@ -298,11 +279,11 @@ class Stream:
                     return self._buffer[start:end]
             if not (yield from self._fill()):
                 break
-        search: Search | PatternSearch
+        search: SeparatorSearch | PatternSearch
         if isinstance(separator, re.Pattern):
             search = PatternSearch(separator, self.limit)
         else:
-            search = Search(separator, self.limit)
+            search = SeparatorSearch(separator, self.limit)
         data = yield from self._take_when(search.end_of)
         if data is None:
             raise IncompleteReadError(self._take_all(), None)
@@ -669,6 +650,10 @@ class Stream:
         """Whether nothing is left over, and the connection is to be asked."""
         return self._start == len(self._buffer) and not self._tail and not self._ended and self._error is None
 
+    def _unless_drained(self, end_of: Finder) -> Finder:
+        """As a finder says, but for 0 bytes where nothing is left over, so that who reads receives by itself."""
+        return lambda received, start: 0 if self._is_drained else end_of(received, start)
+
     @part
     def _fill_into(self, room: memoryview) -> Generator[Command, Any, int]:
         """As :meth:`_fill`, into the caller's buffer, where that is known to be possible."""
@@ -745,7 +730,7 @@ class Stream:
             )
 
     def _next_line(self) -> Generator[Command, Any, bytes]:
-        search = Search(b"\n", self.limit)
+        search = SeparatorSearch(b"\n", self.limit)
         try:
             line = yield from self._take_when(search.end_of)
         except LimitOverrunError as error:
@@ -829,10 +814,6 @@ def _room(buffer: Buffer) -> memoryview:
     if view.readonly:
         raise TypeError(f"readinto() takes a buffer that can be written to, such as a bytearray, not {type(buffer)!r}")
     return view.cast("B") if view.nbytes else memoryview(bytearray())
-
-
-def _never(buffer: bytes | bytearray, start: int) -> int:
-    return -1
 
 
 def _octets(data: Buffer) -> bytes | memoryview:
