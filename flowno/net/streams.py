@@ -30,15 +30,16 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterable
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ..core.event_loop.addresses import Address
 from ..core.event_loop.commands import Command
 from ..core.event_loop.errors import BusyResourceError, ClosedResourceError
 from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
-from ..core.event_loop.selectors import Address, SocketHandle
+from ..core.event_loop.sockets import SocketHandle, layers_of
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
 from .errors import IncompleteReadError, LimitOverrunError
-from .extra_info import EXTRA_INFO, layers
+from .extra_info import EXTRA_INFO, Connection
 from .searches import Finder, PatternSearch, SeparatorSearch, exactly, never, up_to
 
 if TYPE_CHECKING:
@@ -488,8 +489,9 @@ class Stream:
                 ``ssl.SSLObject.getpeercert()`` has it; and ``"compression"``.
             default: What to return where that is not known of this connection.
         """
-        look_up = EXTRA_INFO.get(name)
-        value = None if look_up is None else look_up(self)
+        if name not in EXTRA_INFO:
+            return default
+        value = EXTRA_INFO[name](Connection(self._handle, self._peername, self._sockname))
         return default if value is None else value
 
     async def start_tls(
@@ -714,7 +716,7 @@ class Stream:
         """Whether an error says that this connection was lost, and not another one that its user has made."""
         if not isinstance(error, OSError):
             return False
-        return error.args == self._error or any(error.args == layer._lost for layer in layers(self._handle))
+        return error.args == self._error or any(error.args == layer._lost for layer in layers_of(self._handle))
 
     def _refuse(self) -> Generator[Command, Any, None]:
         budget = (here.loop or required_event_loop(f"a read from {self!r}")).budget
