@@ -413,7 +413,6 @@ class Stream:
             yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
             return
         total = first = 0
-        is_ours = True
         try:
             while first < len(parts):
                 sent = yield from handle.sendmsg(parts[first : first + _IOV_MAX])
@@ -424,11 +423,11 @@ class Stream:
                 if sent:
                     parts[first] = memoryview(parts[first])[sent:]
         except BusyResourceError:
-            is_ours = False  # another task counts its bytes there
+            raise  # bytes_sent is what another task counts
+        except BaseException:
+            handle.bytes_sent = total
             raise
-        finally:
-            if is_ours:
-                handle.bytes_sent = total
+        handle.bytes_sent = total
 
     async def write_eof(self) -> None:
         """End the writing side: the peer reads what was written before, and then the end. Idempotent.
