@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..core.event_loop.sockets import layers_of
 
 if TYPE_CHECKING:
-    from .streams import Stream
+    from ..core.event_loop.addresses import Address
+    from ..core.event_loop.sockets import SocketHandle
 
-__all__ = ["EXTRA_INFO", "layers"]
-
-
-def layers(handle: Any) -> Iterator[Any]:
-    """The handle, and in TLS inside of TLS those below it; the last one has the socket of the system."""
-    yield handle
-    while (below := getattr(handle.socket, "below", None)) is not None:
-        handle = below
-        yield handle
+__all__ = ["EXTRA_INFO", "Connection"]
 
 
-def _socket_of(stream: Stream) -> Any:
-    *_, lowest = layers(stream.handle)
+class Connection(NamedTuple):
+    """What a stream has of its connection: the handle, and the addresses as they were when that was still connected."""
+
+    handle: SocketHandle
+    peername: Address
+    sockname: Address
+
+
+def _system_socket(connection: Connection) -> Any:
+    *_, lowest = layers_of(connection.handle)
     return lowest.socket
 
 
-def _of_tls(name: str) -> Callable[[Stream], Any]:
+def _ssl_object(connection: Connection) -> Any:
+    return getattr(connection.handle, "ssl_object", None)
+
+
+def _of_tls(method: str) -> Callable[[Connection], Any]:
     """What a method of the SSLObject says; None without one, and while the handshake goes on."""
 
-    def look_up(stream: Stream) -> Any:
-        tls = getattr(stream.handle, "ssl_object", None)
+    def ask(connection: Connection) -> Any:
+        tls = _ssl_object(connection)
         try:
-            return None if tls is None else getattr(tls, name)()
+            return None if tls is None else getattr(tls, method)()
         except ValueError:  # of getpeercert(): the handshake is not done yet
             return None
 
-    return look_up
+    return ask
 
 
-EXTRA_INFO: dict[str, Callable[[Stream], Any]] = {
-    "peername": lambda stream: stream._peername,
-    "sockname": lambda stream: stream._sockname,
-    "socket": _socket_of,
-    "sslcontext": lambda stream: getattr(stream.handle, "ssl_context", None),
-    "ssl_object": lambda stream: getattr(stream.handle, "ssl_object", None),
+#: What Stream.get_extra_info() gives, by name. None is: not known of this connection.
+EXTRA_INFO: dict[str, Callable[[Connection], Any]] = {
+    "peername": lambda connection: connection.peername,
+    "sockname": lambda connection: connection.sockname,
+    "socket": _system_socket,
+    "sslcontext": lambda connection: getattr(connection.handle, "ssl_context", None),
+    "ssl_object": _ssl_object,
     "alpn_protocol": _of_tls("selected_alpn_protocol"),
     "cipher": _of_tls("cipher"),
     "compression": _of_tls("compression"),

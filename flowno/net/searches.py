@@ -1,46 +1,51 @@
-"""Where a read of a stream ends: separators and patterns, looked for in what comes."""
+"""Where a read of a stream ends: a number of bytes, or separators and patterns that are looked for in what comes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..core.event_loop.errors import FlownoError
+from .errors import LimitOverrunError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Finder", "LimitOverrunError", "PatternSearch", "Search"]
+__all__ = ["NOT_YET", "Finder", "PatternSearch", "SeparatorSearch", "exactly", "never", "up_to"]
 
-#: Where a read ends in what has been received, counted from where it begins; -1 where more is needed. What has been
-#: received are the first buffer's bytes from the number on.
+#: Where a read ends in what has been received, counted from where it begins, or NOT_YET. What has been received are the
+#: bytes of the first argument from the second on.
 Finder: TypeAlias = Callable[["bytes | bytearray", int], int]
 
-#: A pattern is looked for in everything for so many pieces, and then each time that there is more by one part in so
-#: many; in between, in the newest piece and so many bytes before it.
-_PIECES = 64
+#: What a finder says where more must come.
+NOT_YET = -1
+
+#: With each of so many pieces, a pattern is looked for in everything.
+_FIRST_PIECES = 64
+
+#: Later it is so only once one part in so many of everything is new since the last time.
+_SHARE = 64
+
+#: Else it is looked for in the newest piece and in so many bytes before it.
 _OVERLAP = 1024
 
 
-class LimitOverrunError(FlownoError):
-    """No separator stands within the limit of the stream. All that has come is still in it.
-
-    Args:
-        message: What was looked for.
-        consumed: How many bytes stand before the separator, or were looked through in vain: so many can be read, by
-            ``readexactly``, without passing over a separator, though maybe over where the match of a pattern begins.
-    """
-
-    def __init__(self, message: str, consumed: int) -> None:
-        super().__init__(message)
-        self.consumed = consumed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.consumed)
+def never(received: bytes | bytearray, start: int) -> int:
+    """The finder of what reads until the end of the stream."""
+    return NOT_YET
 
 
-class Search:
+def exactly(size: int) -> Finder:
+    """The finder of what reads so many bytes."""
+    return lambda received, start: size if len(received) - start >= size else NOT_YET
+
+
+def up_to(size: int) -> Finder:
+    """The finder of what reads what there is, so many bytes at most. For no bytes, nothing has to come."""
+    return lambda received, start: min(len(received) - start, size) or (NOT_YET if size else 0)
+
+
+class SeparatorSearch:
     """Looks for separators in what comes, and at no byte twice."""
 
     __slots__ = ("_limit", "_longest", "_searched", "_separators")
@@ -55,7 +60,7 @@ class Search:
         self._searched = 0  # so many bytes cannot begin a separator
 
     def end_of(self, buffer: bytes | bytearray, start: int) -> int:
-        """The end of the separator that ends first, counted from ``start``; -1 where there is none yet."""
+        """The end of the separator that ends first, counted from ``start``; NOT_YET where there is none."""
         size = len(buffer)
         position = start + self._searched
         # By windows that grow, so that a separator which is far away does not cost more than what is found before it.
@@ -80,7 +85,7 @@ class Search:
             raise LimitOverrunError(
                 f"no separator in {self._searched} bytes, and the limit is {self._limit}", self._searched
             )
-        return -1
+        return NOT_YET
 
 
 class PatternSearch:
@@ -111,13 +116,13 @@ class PatternSearch:
             raise self._matches_nothing()
 
     def end_of(self, buffer: bytes | bytearray, start: int) -> int:
-        """The end of the first match, counted from ``start``; -1 where there is none yet."""
+        """The end of the first match, counted from ``start``; NOT_YET where there is none."""
         # A slice, which is no copy: of what stands before it, "^" and look-behind see nothing.
         with memoryview(buffer) as whole, whole[start : start + self._limit] as view:
             size = len(view)
             begin = 0
             is_new = self._searched < size < self._limit
-            if is_new and self._pieces >= _PIECES and (size - self._looked_through) * _PIECES < size:
+            if is_new and self._pieces >= _FIRST_PIECES and (size - self._looked_through) * _SHARE < size:
                 begin = max(self._searched - _OVERLAP, 0)
             else:
                 self._looked_through = size
@@ -130,7 +135,7 @@ class PatternSearch:
             return match.end()
         if size >= self._limit:
             raise LimitOverrunError(f"{self._pattern!r} has no match in {size} bytes, the limit", size)
-        return -1
+        return NOT_YET
 
     def _matches_nothing(self) -> ValueError:
         return ValueError(f"{self._pattern!r} matches where no byte is, which does not end a read; it is to take one")

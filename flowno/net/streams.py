@@ -33,14 +33,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from ..core.event_loop.addresses import Address
 from ..core.event_loop.buffers import octets_of
 from ..core.event_loop.commands import Command
-from ..core.event_loop.errors import BusyResourceError, ClosedResourceError, FlownoError
+from ..core.event_loop.errors import BusyResourceError, ClosedResourceError
 from ..core.event_loop.operations import coroutine, part
 from ..core.event_loop.running import here, required_event_loop
-from ..core.event_loop.sockets import SocketHandle
+from ..core.event_loop.sockets import SocketHandle, layers_of
 from ..core.event_loop.tasks import GIVE_WAY, Budget
 from .arguments import check_limit
-from .extra_info import EXTRA_INFO, layers
-from .searches import Finder, LimitOverrunError, PatternSearch, Search
+from .errors import IncompleteReadError, LimitOverrunError
+from .extra_info import EXTRA_INFO, Connection
+from .searches import Finder, PatternSearch, SeparatorSearch, exactly, never, up_to
 
 if TYPE_CHECKING:
     import ssl
@@ -69,24 +70,6 @@ if hasattr(os, "sysconf") and "SC_IOV_MAX" in os.sysconf_names:
 _IN_USE = Budget()
 _UNBOUND = Budget()
 _IN_USE.left = _UNBOUND.left = 0
-
-
-class IncompleteReadError(FlownoError, EOFError):
-    """The stream ended before all that was asked for had come.
-
-    Args:
-        partial: What had come before the end. It is not in the stream any more.
-        expected: How many bytes were asked for; None where a separator was.
-    """
-
-    def __init__(self, partial: bytes, expected: int | None) -> None:
-        asked = "a separator" if expected is None else f"{expected} bytes"
-        super().__init__(f"the stream ended after {len(partial)} bytes, before {asked} had come")
-        self.partial = partial
-        self.expected = expected
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.partial, self.expected)
 
 
 class Stream:
@@ -182,9 +165,9 @@ class Stream:
                 break
         size = index(n)
         if size < 0:
-            yield from self._take_when(_never)
+            yield from self._take_when(never)
             return self._take_all()
-        some = yield from self._take_when(lambda buffer, start: min(len(buffer) - start, size) or -(size > 0))
+        some = yield from self._take_when(up_to(size))
         return some or b""
 
     @coroutine
@@ -212,9 +195,7 @@ class Stream:
                 if budget.left > 0 and size and self._is_drained:
                     return (yield from self._fill_into(room))
                 # It says as well what stands in the way, and what has the loop's budget afterwards.
-                data = yield from self._take_when(
-                    lambda buffer, start: min(len(buffer) - start, size) or -(size > 0 and not self._is_drained)
-                )
+                data = yield from self._take_when(self._unless_drained(up_to(size)))
                 if data or data is None or not size:
                     break
             if data is None:
@@ -254,7 +235,7 @@ class Stream:
         size = index(n)
         if size < 0:
             raise ValueError(f"readexactly() takes a number of bytes, not {n!r}")
-        data = yield from self._take_when(lambda buffer, start: size if len(buffer) - start >= size else -1)
+        data = yield from self._take_when(exactly(size))
         if data is None:
             raise IncompleteReadError(self._take_all(), size)
         return data
@@ -300,11 +281,11 @@ class Stream:
                     return self._buffer[start:end]
             if not (yield from self._fill()):
                 break
-        search: Search | PatternSearch
+        search: SeparatorSearch | PatternSearch
         if isinstance(separator, re.Pattern):
             search = PatternSearch(separator, self.limit)
         else:
-            search = Search(separator, self.limit)
+            search = SeparatorSearch(separator, self.limit)
         data = yield from self._take_when(search.end_of)
         if data is None:
             raise IncompleteReadError(self._take_all(), None)
@@ -433,7 +414,6 @@ class Stream:
             yield from handle.sendAll(parts[0] if len(parts) == 1 else b"".join(parts))
             return
         total = first = 0
-        is_ours = True
         try:
             while first < len(parts):
                 sent = yield from handle.sendmsg(parts[first : first + _IOV_MAX])
@@ -444,11 +424,11 @@ class Stream:
                 if sent:
                     parts[first] = memoryview(parts[first])[sent:]
         except BusyResourceError:
-            is_ours = False  # another task counts its bytes there
+            raise  # bytes_sent is what another task counts
+        except BaseException:
+            handle.bytes_sent = total
             raise
-        finally:
-            if is_ours:
-                handle.bytes_sent = total
+        handle.bytes_sent = total
 
     async def write_eof(self) -> None:
         """End the writing side: the peer reads what was written before, and then the end. Idempotent.
@@ -509,8 +489,9 @@ class Stream:
                 ``ssl.SSLObject.getpeercert()`` has it; and ``"compression"``.
             default: What to return where that is not known of this connection.
         """
-        look_up = EXTRA_INFO.get(name)
-        value = None if look_up is None else look_up(self)
+        if name not in EXTRA_INFO:
+            return default
+        value = EXTRA_INFO[name](Connection(self._handle, self._peername, self._sockname))
         return default if value is None else value
 
     async def start_tls(
@@ -671,6 +652,10 @@ class Stream:
         """Whether nothing is left over, and the connection is to be asked."""
         return self._start == len(self._buffer) and not self._tail and not self._ended and self._error is None
 
+    def _unless_drained(self, end_of: Finder) -> Finder:
+        """As a finder says, but for 0 bytes where nothing is left over, so that who reads receives by itself."""
+        return lambda received, start: 0 if self._is_drained else end_of(received, start)
+
     @part
     def _fill_into(self, room: memoryview) -> Generator[Command, Any, int]:
         """As :meth:`_fill`, into the caller's buffer, where that is known to be possible."""
@@ -731,7 +716,7 @@ class Stream:
         """Whether an error says that this connection was lost, and not another one that its user has made."""
         if not isinstance(error, OSError):
             return False
-        return error.args == self._error or any(error.args == layer._lost for layer in layers(self._handle))
+        return error.args == self._error or any(error.args == layer._lost for layer in layers_of(self._handle))
 
     def _refuse(self) -> Generator[Command, Any, None]:
         budget = (here.loop or required_event_loop(f"a read from {self!r}")).budget
@@ -747,7 +732,7 @@ class Stream:
             )
 
     def _next_line(self) -> Generator[Command, Any, bytes]:
-        search = Search(b"\n", self.limit)
+        search = SeparatorSearch(b"\n", self.limit)
         try:
             line = yield from self._take_when(search.end_of)
         except LimitOverrunError as error:
@@ -831,10 +816,6 @@ def _room(buffer: Buffer) -> memoryview:
     if view.readonly:
         raise TypeError(f"readinto() takes a buffer that can be written to, such as a bytearray, not {type(buffer)!r}")
     return view.cast("B") if view.nbytes else memoryview(bytearray())
-
-
-def _never(buffer: bytes | bytearray, start: int) -> int:
-    return -1
 
 
 def _address(socket: Any, method: str) -> Any:

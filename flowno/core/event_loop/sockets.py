@@ -9,7 +9,7 @@ import errno
 import os
 import socket as _socket
 from array import array
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, overload
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["SocketHandle"]
+__all__ = ["SocketHandle", "layers_of"]
 
 T = TypeVar("T")
 
@@ -1036,3 +1036,11 @@ class SocketHandle:
     def _connect_owned(self, record: FdRecord, address: Address) -> Generator[Command, Any, None]:
         """Connect, owning both directions; up to the end of the handshake likewise."""
         return attempt(self, record, address)
+
+
+def layers_of(handle: SocketHandle) -> Iterator[SocketHandle]:
+    """The handle, and in TLS inside of TLS those below it; the last one has the socket of the system."""
+    below: SocketHandle | None = handle
+    while below is not None:
+        yield below
+        below = getattr(below.socket, "below", None)
