@@ -211,6 +211,7 @@ def test_a_plain_socket_is_waited_for_and_stays_as_it_is() -> None:
         flowno.run(root(by))
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_handle_can_be_waited_for_and_loses_nothing() -> None:
     async def root() -> None:
         with pair(4096) as (one, other):

@@ -1546,6 +1546,7 @@ def test_a_stalled_handshake_holds_up_nobody_and_has_a_time_limit(
     assert f"127.0.0.1:{peers[0][1]}" in record.getMessage()
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"", b"\x16\x03\x01\xff\xff" + bytes(100)])
 def test_a_peer_that_does_not_speak_tls_ends_its_own_connection_only(
     said: bytes, server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
@@ -1565,6 +1566,7 @@ def test_a_peer_that_does_not_speak_tls_ends_its_own_connection_only(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_handshakes_that_fail_are_told_to_a_hook_instead_of_the_log(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1591,6 +1593,7 @@ def test_handshakes_that_fail_are_told_to_a_hook_instead_of_the_log(
     assert caplog.records == []
 
 
+@pytest.mark.not_under_faults(reason="it takes one receive for one message")
 def test_a_hook_that_fails_is_logged_and_the_server_goes_on(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
