@@ -123,6 +123,7 @@ def test_an_untrusted_certificate_is_refused_and_the_handle_closed(
         flowno.run(main(address))
 
 
+@pytest.mark.not_under_faults(reason="TLS says goodbye, or why it fails, only as far as the socket takes it at once")
 def test_a_handshake_that_stalls_holds_up_no_other_task(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
