@@ -41,6 +41,7 @@ from tests.support.garbage import no_collections
 from tests.support.tasks import FOREVER
 
 pytestmark = [
+    pytest.mark.not_under_faults(reason="it counts on what the socket takes and gives at once"),
     pytest.mark.usefixtures("backend"),
     pytest.mark.skipif(sys.implementation.name != "cpython", reason="this Python does not count references"),
 ]
@@ -274,10 +275,7 @@ PROGRAMS: list[Any] = [
     exits,
     exits_with_an_error,
     gets_wrong_commands,
-    pytest.param(
-        runs_into_time_limits,
-        marks=pytest.mark.not_under_faults(reason="it counts on what the socket takes and gives at once"),
-    ),
+    runs_into_time_limits,
     has_a_group,
     has_a_group_that_fails,
     has_a_group_that_is_cancelled,
