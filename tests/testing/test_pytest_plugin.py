@@ -695,6 +695,82 @@ def test_an_async_fixture_that_outlives_its_loop_is_an_error(project: Project, s
     result.stdout.fnmatch_lines(f"the async fixture 'shared' has the scope '{scope}': each test has an event loop of*")
 
 
+CANNOT_BE_SET_UP = {
+    "option": (
+        """
+        @pytest.fixture(autouse=True)
+        async def automatic():
+            yield
+
+        @pytest.mark.flowno(timout=3)
+        async def test_mistaken():
+            pass
+        """,
+        "pytest.mark.flowno takes timeout= and allow_leaks=, not timout",
+    ),
+    "backend": (
+        f"""
+        @pytest.fixture(autouse=True)
+        async def automatic():
+            yield
+
+        @pytest.mark.parametrize("flowno_selector", ["{UNUSABLE}"], indirect=True)
+        async def test_mistaken(flowno_selector):
+            pass
+        """,
+        f"*SelectorUnavailableError: *{UNUSABLE}*",
+    ),
+    "scope": (
+        """
+        @pytest.fixture(scope="module")
+        async def shared():
+            yield
+
+        async def test_mistaken(shared):
+            pass
+
+        async def test_mistaken_too(shared):
+            pass
+        """,
+        "the async fixture 'shared' has the scope 'module': *",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tests", "mistake"), CANNOT_BE_SET_UP.values(), ids=CANNOT_BE_SET_UP)
+def test_one_that_cannot_be_set_up_is_no_matter_of_the_others(project: Project, tests: str, mistake: str) -> None:
+    others = "async def test_{}():\n    pass\n"
+    result = project.run(others.format("before") + dedent(tests) + others.format("after") + others.format("later"))
+    mistaken = tests.count("test_mistaken")
+    result.assert_outcomes(passed=3, errors=mistaken)
+    result.stdout.fnmatch_lines([mistake] * mistaken)
+    result.stdout.no_fnmatch_line("*AssertionError*")
+
+
+@pytest.mark.parametrize("asks", ["test", "fixture"])
+def test_an_async_fixture_cannot_be_asked_for_while_the_loop_runs(project: Project, asks: str) -> None:
+    tests = """
+        @pytest.fixture
+        async def number():
+            return 42
+
+        @pytest.fixture
+        async def fixture(request):
+            return request.getfixturevalue("number")
+
+        async def test(request):
+            request.getfixturevalue("number")
+
+        async def test_of_fixture(fixture):
+            pass
+    """
+    result = project.run(tests, "-k", "test_of_fixture" if asks == "fixture" else "not test_of_fixture")
+    result.assert_outcomes(failed=asks == "test", errors=asks == "fixture")
+    result.stdout.fnmatch_lines(
+        "the async fixture 'number' was asked for by getfixturevalue() while the loop runs * argument*"
+    )
+
+
 def test_a_fixture_yields_once(project: Project) -> None:
     tests = """
         @pytest.fixture
