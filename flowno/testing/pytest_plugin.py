@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
@@ -422,6 +423,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
     test = _coroutine_function(original)
     assert test is not None
 
+    @wraps(test)  # Hypothesis shows how it was called
     def run(*args: Any, **arguments: Any) -> Any:
         __tracebackhide__ = True
         return _run_test(pyfuncitem, runner, test(*args, **arguments))

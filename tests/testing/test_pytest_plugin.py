@@ -488,6 +488,46 @@ def test_the_examples_of_hypothesis_are_run(project: Project) -> None:
     result.stdout.fnmatch_lines("*AssertionError: not with 2")
 
 
+EXAMPLES = """
+    from hypothesis import Phase, given, settings, strategies
+
+    phases = [Phase.generate, Phase.shrink]
+    ours = settings(database=None, derandomize=True, deadline=None, max_examples=30, phases=phases)
+
+    @ours
+    @given(number=strategies.integers())
+    async def test_numbers(number):
+        await sleep(0)
+        assert number < 100
+
+    @ours
+    @given(number=strategies.integers())
+    @pytest.mark.flowno(timeout=5)
+    async def test_each_takes_a_while(number):
+        await sleep(1)
+
+    @ours
+    @given(number=strategies.integers())
+    @pytest.mark.flowno(timeout=5)
+    async def test_one_takes_too_long(number):
+        await sleep(60 if number > 100 else 1)
+"""
+
+
+def test_an_example_of_hypothesis_is_shown_as_the_test_was_called_and_has_the_time_limit_for_itself(
+    project: Project,
+) -> None:
+    pytest.importorskip("hypothesis", reason="it is not installed")
+    result = project.run(EXAMPLES, IN_VIRTUAL_TIME)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines([
+        "*: test_numbers(",
+        "*    number=100,",
+        "*TimeoutError: test_one_takes_too_long?*? took longer than 5 s; when*",
+        "*: test_one_takes_too_long(",
+    ])  # fmt: skip
+
+
 def test_a_failure_shows_the_test_and_not_what_runs_it(project: Project) -> None:
     tests = """
         async def inner():
