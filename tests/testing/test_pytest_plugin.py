@@ -1213,6 +1213,30 @@ def test_a_handle_that_is_kept_fails_the_test_and_is_closed(project: Project) ->
     project.again().assert_outcomes(passed=2)
 
 
+def test_a_program_that_is_kept_and_still_runs_fails_the_test_and_is_ended(project: Project) -> None:
+    tests = """
+        import sys
+
+        kept = []
+
+        async def test_keeps():
+            kept.append(await open_process([sys.executable, "-c", "import time; time.sleep(60)"]))
+
+        async def test_closes():
+            async with await open_process([sys.executable, "-c", ""]) as process:
+                kept.append(process)
+
+        def test_later():
+            assert kept.pop(0).returncode
+            assert kept.pop(0).returncode is not None
+    """
+    result = project.run(tests)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines("*never closed: <Process * running: *>, made at *.py:10 in test_keeps")
+    project.run(tests.replace("async def test", "@pytest.mark.flowno(allow_leaks=True)\n        async def test"))
+    project.again().assert_outcomes(passed=3)
+
+
 def test_what_fixtures_have_started_may_go_on_until_they_end(project: Project) -> None:
     tests = """
         @pytest.fixture
