@@ -142,13 +142,14 @@ def _known(text: str, setting: str) -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for name in names:
         try:
-            open_selector(name, f"{setting}{name}").selector.close()
+            opened = open_selector(name, f"{setting}{name}")
         except SelectorUnavailableError as error:
             reasons[name] = str(error)
         except (UnknownSelectorError, TypeError) as error:
             raise pytest.UsageError(str(error)) from None
         else:
-            reasons[name] = None
+            opened.selector.close()
+            reasons[opened.name] = None  # which is the same for POLL and poll
     if reasons and all(reasons.values()):
         raise pytest.UsageError("\n".join(map(str, reasons.values())))
     return reasons
@@ -203,10 +204,10 @@ def _options(item: pytest.Item) -> _Options:
     try:
         timeout = _seconds(given.get("timeout", item.config.stash[_settings].timeout))
     except ValueError:
-        pytest.fail(
+        raise pytest.fail.Exception(
             f"pytest.mark.flowno(timeout={given['timeout']!r}): it is a number of seconds, 0 for no limit",
             pytrace=False,
-        )
+        ) from None
     allow_leaks = given.get("allow_leaks", False)
     if not isinstance(allow_leaks, bool):
         pytest.fail(f"pytest.mark.flowno(allow_leaks={allow_leaks!r}): it is a bool, True or False", pytrace=False)

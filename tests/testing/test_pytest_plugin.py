@@ -214,6 +214,7 @@ def test_what_the_marker_does_not_take_is_an_error(project: Project) -> None:
         "pytest.mark.flowno(timeout='soon'): it is a number of seconds, 0 for no limit",
         "pytest.mark.flowno(allow_leaks='no'): it is a bool, True or False",
     ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
 # ---------------------------------------------------------------------------------------------------- on which backends
@@ -243,6 +244,11 @@ def test_the_backends_can_be_chosen(project_on_all: Project, monkeypatch: pytest
     if way == "variable":
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, "SELECT")
     assert passed(project_on_all.run(ONE_TEST, "-v", *options)) == ["test[select]"]
+
+
+def test_a_backend_is_run_on_once_however_often_and_in_whatever_way_it_is_named(project: Project) -> None:
+    names = "SELECT, select,check( Select ),check(select)"
+    assert passed(project.run(ONE_TEST, "-v", f"--flowno-selector={names}")) == ["test[select]", "test[check(select)]"]
 
 
 def test_the_command_line_beats_the_variable_and_that_the_configuration(
@@ -912,13 +918,24 @@ def test_a_test_that_swallows_its_cancellation_ends_all_the_same(project: Projec
                 except TaskCancelled:
                     pass
 
+        async def test_whatever_it_is_told():
+            closed = 0
+            while closed < 3:  # by the loop, by who has it run, and by Python, which would warn
+                try:
+                    await sleep(90)
+                except GeneratorExit:
+                    closed += 1
+                except TaskCancelled:
+                    pass
+
         async def test_after_those():
             pass
     """
     result = project.run(tests, IN_VIRTUAL_TIME)
-    result.assert_outcomes(failed=2, passed=1)
-    for name in ("once", "for_ever"):
-        result.stdout.fnmatch_lines(f"*TimeoutError: test_{name}?*? took longer than 60 s; when*")
+    result.assert_outcomes(failed=3, passed=1)
+    for name in ("once", "for_ever", "whatever_it_is_told"):
+        result.stdout.fnmatch_lines(f"E *TimeoutError: test_{name}?*? took longer than 60 s; when*")
+    result.stdout.no_fnmatch_line("*coroutine ignored GeneratorExit*")
 
 
 def test_a_test_that_never_waits_for_anything_ends_all_the_same(project: Project) -> None:
