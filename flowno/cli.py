@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -401,10 +401,19 @@ def _check(options: argparse.Namespace) -> None:
         return
     if options.selector is None:
         raise _UsageError("NAME is missing: the backend to check")
-    with redirect_stdout(sys.stderr):  # what a selector prints is no part of the outcome
-        opened = _open_named(options.selector, options.selector)
-        opened.selector.close()
-    _show_outcomes(opened.name, options.selector, cases, as_json=options.json)
+    _show_outcomes(_tried(options.selector), options.selector, cases, as_json=options.json)
+
+
+def _tried(choice: str) -> str:
+    """What a selector is called that can be made, which is found out in another process: it may end that one."""
+    from .testing.conformance.isolation import try_selector
+
+    try:
+        return try_selector(choice)
+    except (UnknownSelectorError, TypeError) as error:
+        raise _UsageError(str(error)) from error
+    except (OSError, RuntimeError) as error:
+        raise _Failure(str(error)) from error
 
 
 def _show_rules(cases: Sequence[Case], *, whole: bool, as_json: bool) -> None:

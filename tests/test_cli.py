@@ -4,9 +4,12 @@ import json
 import os
 import pkgutil
 import re
+import select
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -206,6 +209,127 @@ def test_check_says_what_cannot_be_checked(
     result = run_python(FLOWNO, "check", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert message in result.stderr
+
+
+#: Modules and selectors that end whatever process they are used in, or keep it.
+UNTRIED = """
+import os, sys, time
+from flowno_backends import SelectSelector
+
+class ExitsWhenMade(SelectSelector):
+    def __init__(self):
+        sys.exit()
+
+class ExitsWhenClosed(SelectSelector):
+    def close(self):
+        raise SystemExit(0)
+
+class EndsTheProcess(SelectSelector):
+    def __init__(self):
+        os._exit(0)
+
+class HangsWhenMade(SelectSelector):
+    def __init__(self):
+        while True:
+            time.sleep(60)
+
+class HangsWhenClosed(SelectSelector):
+    def close(self):
+        while True:
+            time.sleep(60)
+
+class RefusesToClose(SelectSelector):
+    def close(self):
+        super().close()
+        raise RuntimeError("never")
+"""
+PROGRAM = "import sys\nfrom selectors import SelectSelector as Mine\nsys.exit(0)\n"
+#: With its limit in seconds.
+WITH_LIMIT = f"""
+import sys
+from flowno.testing.conformance import isolation
+isolation._OPENING = float(sys.argv.pop())
+{FLOWNO}
+"""
+
+
+@pytest.fixture
+def check_theirs(run_python: RunPython, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    (tmp_path / "untried.py").write_text(UNTRIED, encoding="utf-8")
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    (tmp_path / "imports.py").write_text("import no_such_module_of_theirs", encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "backends")])
+    return lambda program, *args: run_python(program, "check", *args, env={"PYTHONPATH": path}, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("program:Mine", "when it was to be made, it or its module raised SystemExit(0)\n"),
+        ("untried:ExitsWhenMade", "when it was to be made, it or its module raised SystemExit()\n"),
+        ("untried:ExitsWhenClosed", "when it was to be closed, it raised SystemExit(0)\n"),
+        ("untried:EndsTheProcess", "when it was to be made, the interpreter ended with exit code 0\n"),
+        ("imports:Mine", "ModuleNotFoundError: No module named 'no_such_module_of_theirs'; usable here: "),
+    ],
+)
+def test_check_says_what_a_selector_does_to_the_process_that_it_is_tried_in(
+    check_theirs: Callable[..., subprocess.CompletedProcess[str]], name: str, what: str
+) -> None:
+    result = check_theirs(FLOWNO, name, "-k", "mask", "--json")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"flowno check: {name}: {what}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "what", "limit"), [("Made", "made", "1"), ("Closed", "closed", "8")])
+def test_check_does_not_wait_for_ever_for_a_selector_to_be_made_or_closed(
+    check_theirs: Callable[..., subprocess.CompletedProcess[str]], name: str, what: str, limit: str
+) -> None:
+    result = check_theirs(WITH_LIMIT, f"untried:HangsWhen{name}", limit)
+    message = f"when it was to be {what}, it did not come to its end within {limit} s"
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"flowno check: untried:HangsWhen{name}: {message}\n"
+
+
+HANGS_IN_C = """
+import ctypes, os
+from flowno_backends import SelectSelector
+
+class HangsInC(SelectSelector):
+    def register(self, *args):
+        os.write(2, b"%d\\n" % os.getpid())
+        ctypes.PyDLL(None).pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing else ends a process that holds the GIL")
+def test_a_case_that_hangs_in_c_does_not_outlive_the_command(tmp_path: Path) -> None:
+    (tmp_path / "hangs_in_c.py").write_text(HANGS_IN_C, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "backends")])
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowno", "check", "hangs_in_c:HangsInC", "-k", "refuses_what_is_registered"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as command:
+        assert command.stderr is not None
+        worker = int(command.stderr.readline())
+        command.kill()
+        ended, _, _ = select.select([command.stderr], [], [], 30)  # the worker has it, too
+        if not ended:
+            os.kill(worker, signal.SIGKILL)
+        assert ended
+        assert command.stderr.read() == b""
+
+
+def test_check_tries_a_selector_all_the_same_that_raises_when_it_is_closed(
+    check_theirs: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    result = check_theirs(FLOWNO, "untried:RefusesToClose", "-k", "leaving a with block closes")
+    assert result.returncode == 1
+    assert "0 passed, 1 failed" in result.stdout
+    assert "RuntimeError('never')" in result.stdout
 
 
 # ----------------------------------------------------------------------------------------------------------------- demo

@@ -1,14 +1,16 @@
-"""The handles that are made while a test runs, and where: those that it never closes are found by that.
+"""The handles and child processes that are made while a test runs, and where: what it never closes is found by that.
 
 As in debug mode, it is the class of all handles that is watched, since a handle belongs to no event loop before it is
-first used.
+first used; and so it is with processes.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Final, NamedTuple
 
@@ -16,31 +18,34 @@ from ..core.event_loop.exchange import Exchange, Replacement
 from ..core.event_loop.running import here
 from ..core.event_loop.sockets import SocketHandle
 from ..debug.places import here_and_outwards
+from ..processes import Process
 
 __all__ = ["Handles"]
 
+#: Seconds in which the system is to end a process that is killed.
+_LAST: Final = 5.0
+
 
 class _Made(NamedTuple):
-    """A handle, and where it was made."""
+    """A handle or a process, and where it was made."""
 
-    handle: weakref.ref[SocketHandle]
+    handle: weakref.ref[SocketHandle | Process]
     socket: weakref.ref[Any] | None
     place: str
 
 
 class Handles:
-    """The handles that are made from now on, in the whole process."""
+    """The handles and child processes that are made from now on, in the whole process."""
 
     def __init__(self) -> None:
         self._made: list[_Made] = []
         _watchers.append(self)
         _watching.begin()
 
-    def note(self, handle: SocketHandle, place: str) -> None:
-        try:
-            socket = weakref.ref(handle.socket)
-        except TypeError:
-            socket = None  # something like a socket
+    def note(self, handle: SocketHandle | Process, place: str) -> None:
+        socket = None
+        with suppress(TypeError):  # something like a socket
+            socket = weakref.ref(handle.socket) if isinstance(handle, SocketHandle) else None
         self._made.append(_Made(weakref.ref(handle), socket, place))
 
     def place_of(self, message: str) -> str:
@@ -55,16 +60,31 @@ class Handles:
         return ""
 
     def end(self) -> list[str]:
-        """Abort those that are still open: a line for each."""
+        """Abort those that are still open, and end those that still run: a line for each."""
         _watching.end()
         _watchers.remove(self)
         lines = []
         for refers, _, place in self._made:
             handle = refers()
-            if handle is not None and handle.fileno() >= 0:
+            if handle is not None and _is_open(handle):
                 lines.append(f"never closed: {handle!r}{place}")
-                handle.abort()
+                _end(handle)
         return lines
+
+
+def _is_open(handle: SocketHandle | Process) -> bool:
+    return handle.returncode is None if isinstance(handle, Process) else handle.fileno() >= 0
+
+
+def _end(handle: SocketHandle | Process) -> None:
+    if not isinstance(handle, Process):
+        handle.abort()
+        return
+    with suppress(PermissionError):  # it is another user's by now
+        handle.kill()
+    deadline = time.monotonic() + _LAST
+    while handle.returncode is None and time.monotonic() < deadline:
+        time.sleep(0.001)  # else it would be said to run wherever it is dropped, and that is another test's
 
 
 _watchers: Final[list[Handles]] = []
@@ -72,7 +92,7 @@ _watchers: Final[list[Handles]] = []
 
 def _init(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
-    def init(self: SocketHandle, *args: Any, **options: Any) -> None:
+    def init(self: SocketHandle | Process, *args: Any, **options: Any) -> None:
         own(self, *args, **options)
         place = _place()
         for each in _watchers:
@@ -81,7 +101,7 @@ def _init(own: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
-_watching = Exchange(lambda: (Replacement(SocketHandle, "__init__", _init),))
+_watching = Exchange(lambda: tuple(Replacement(made, "__init__", _init) for made in (SocketHandle, Process)))
 
 
 def _place() -> str:

@@ -14,6 +14,8 @@ import re
 import shlex
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
@@ -22,6 +24,7 @@ from ..core.event_loop.backend import ENVIRONMENT_VARIABLE, available_selectors,
 from ..core.event_loop.environment import FAULTS_VARIABLE
 from ..core.event_loop.errors import SelectorUnavailableError, UnknownSelectorError
 from ..core.event_loop.event_loop import EventLoop
+from ..core.event_loop.running import current_event_loop
 from ..core.event_loop.selector_names import terms_of
 
 if TYPE_CHECKING:
@@ -139,13 +142,14 @@ def _known(text: str, setting: str) -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for name in names:
         try:
-            open_selector(name, f"{setting}{name}").selector.close()
+            opened = open_selector(name, f"{setting}{name}")
         except SelectorUnavailableError as error:
             reasons[name] = str(error)
         except (UnknownSelectorError, TypeError) as error:
             raise pytest.UsageError(str(error)) from None
         else:
-            reasons[name] = None
+            opened.selector.close()
+            reasons[opened.name] = None  # which is the same for POLL and poll
     if reasons and all(reasons.values()):
         raise pytest.UsageError("\n".join(map(str, reasons.values())))
     return reasons
@@ -200,10 +204,10 @@ def _options(item: pytest.Item) -> _Options:
     try:
         timeout = _seconds(given.get("timeout", item.config.stash[_settings].timeout))
     except ValueError:
-        pytest.fail(
+        raise pytest.fail.Exception(
             f"pytest.mark.flowno(timeout={given['timeout']!r}): it is a number of seconds, 0 for no limit",
             pytrace=False,
-        )
+        ) from None
     allow_leaks = given.get("allow_leaks", False)
     if not isinstance(allow_leaks, bool):
         pytest.fail(f"pytest.mark.flowno(allow_leaks={allow_leaks!r}): it is a bool, True or False", pytrace=False)
@@ -340,27 +344,20 @@ def pytest_fixture_setup(
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     if not is_async or LOOP not in request.fixturenames:
         return (yield)
-    if fixturedef.scope != "function":
-        pytest.fail(
-            f"the async fixture {fixturedef.argname!r} has the scope {fixturedef.scope!r}: each test has an event loop "
-            "of its own, and what belongs to one does not outlive it. Make it of scope 'function', or make what is "
-            "shared in a fixture that is not async",
-            pytrace=False,
-        )
-    request.getfixturevalue(LOOP)
-    runner = request.node.stash.get(_runner, None)
-    if runner is None:
-        return (yield)  # nothing is set up: --setup-plan
-    made = _synchronous(function, request, runner)
+    # Whatever is wrong is said by the function: pytest takes note of what its own implementation of this hook meets,
+    # and of nothing else, and a fixture whose failure it does not know is in the way of all the tests to come.
+    if fixturedef.scope == "function":
+        with suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
+            request.getfixturevalue(LOOP)  # before what the fixture needs, to end after that
     # What pytest calls, and only for now: the fixture is the same for all the tests that use it.
-    vars(fixturedef)["func"] = made
+    vars(fixturedef)["func"] = _synchronous(function, request)
     try:
         return (yield)
     finally:
         vars(fixturedef)["func"] = function
 
 
-def _synchronous(function: Callable[..., Any], request: pytest.FixtureRequest, runner: Runner) -> Callable[..., Any]:
+def _synchronous(function: Callable[..., Any], request: pytest.FixtureRequest) -> Callable[..., Any]:
     """A fixture that does by the loop what an async one does."""
     if inspect.ismethod(function) and isinstance(request.instance, type(function.__self__)):
         function = function.__func__.__get__(request.instance)  # the instance of this test
@@ -368,15 +365,37 @@ def _synchronous(function: Callable[..., Any], request: pytest.FixtureRequest, r
 
     def returns(**arguments: Any) -> Any:
         __tracebackhide__ = True
+        runner = _runner_for(request)
         return runner.run(function(**arguments), f"the set-up of {name}")
 
     def yields(**arguments: Any) -> Iterator[Any]:
         __tracebackhide__ = True
+        runner = _runner_for(request)
         generator = function(**arguments)
         yield runner.run(_first(generator, name), f"the set-up of {name}")
         runner.run(_rest(generator, name), f"the clean-up of {name}")
 
     return yields if inspect.isasyncgenfunction(function) else returns
+
+
+def _runner_for(request: pytest.FixtureRequest) -> Runner:
+    """What an async fixture is run by; it fails where it cannot be."""
+    if request.scope != "function":
+        pytest.fail(
+            f"the async fixture {request.fixturename!r} has the scope {request.scope!r}: each test has an event loop "
+            "of its own, and what belongs to one does not outlive it. Make it of scope 'function', or make what is "
+            "shared in a fixture that is not async",
+            pytrace=False,
+        )
+    loop = request.getfixturevalue(LOOP)
+    if loop is current_event_loop():
+        pytest.fail(
+            f"the async fixture {request.fixturename!r} was asked for by getfixturevalue() while the loop runs that it "
+            "would be set up in: name it among the arguments of the test or of the fixture that asks",
+            pytrace=False,
+        )
+    runner: Runner = request.node.stash[_runner]
+    return runner
 
 
 async def _first(generator: AsyncGenerator[Any, None], name: str) -> Any:
@@ -405,6 +424,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
     test = _coroutine_function(original)
     assert test is not None
 
+    @wraps(test)  # Hypothesis shows how it was called
     def run(*args: Any, **arguments: Any) -> Any:
         __tracebackhide__ = True
         return _run_test(pyfuncitem, runner, test(*args, **arguments))

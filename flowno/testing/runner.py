@@ -147,8 +147,12 @@ class Runner:
         try:
             with self._noting_warnings():
                 self._run(self._hand_over(step))
+        except Exception as failure:
+            if failure is step.verdict:
+                failure.__context__ = None  # what the coroutine has said to its end
+            raise
         finally:
-            coroutine.close()  # the loop may have refused to run it
+            self._close(step)
             self._park()
         if not step.is_through:
             raise EventLoopError(f"exit() ended the run before {name} was through")
@@ -191,6 +195,14 @@ class Runner:
             end_native()
             left = self._handles.end()
         return problems + self._noted() + left
+
+    def _close(self, step: _Step) -> None:
+        """End its coroutine, which the loop may have refused to run, or may have given up."""
+        try:
+            step.coroutine.close()
+        except RuntimeError:  # it goes on, whatever it is told
+            if step.verdict is None:
+                raise
 
     # --- the task of the test ----------------------------------------------------------------------------------------
 

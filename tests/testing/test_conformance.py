@@ -420,6 +420,19 @@ class TestBad(SelectorConformance{base}):
 """
 
 
+def test_a_class_that_does_not_say_what_it_tests_is_mistaken_and_not_its_selector() -> None:
+    class TestNothing(conformance.SelectorConformance):
+        pass
+
+    class TestSomething(conformance.SelectorConformance):
+        def make_selector(self) -> Any:
+            return SelectSelector()
+
+    with pytest.raises(TypeError, match=r"TestNothing does not say what it tests: it needs a factory, as in `factory"):
+        TestNothing().test_register_refuses_what_is_registered()  # type: ignore[attr-defined]
+    TestSomething().test_register_refuses_what_is_registered()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("tool", "base"), [("pytest", ""), ("unittest", ", unittest.TestCase")])
 def test_a_class_of_somebody_elses_suite_has_every_case(
     run_with_selectors: Callable[..., Any], tmp_path: Any, tool: str, base: str

@@ -214,6 +214,7 @@ def test_what_the_marker_does_not_take_is_an_error(project: Project) -> None:
         "pytest.mark.flowno(timeout='soon'): it is a number of seconds, 0 for no limit",
         "pytest.mark.flowno(allow_leaks='no'): it is a bool, True or False",
     ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
 # ---------------------------------------------------------------------------------------------------- on which backends
@@ -243,6 +244,11 @@ def test_the_backends_can_be_chosen(project_on_all: Project, monkeypatch: pytest
     if way == "variable":
         monkeypatch.setenv(ENVIRONMENT_VARIABLE, "SELECT")
     assert passed(project_on_all.run(ONE_TEST, "-v", *options)) == ["test[select]"]
+
+
+def test_a_backend_is_run_on_once_however_often_and_in_whatever_way_it_is_named(project: Project) -> None:
+    names = "SELECT, select,check( Select ),check(select)"
+    assert passed(project.run(ONE_TEST, "-v", f"--flowno-selector={names}")) == ["test[select]", "test[check(select)]"]
 
 
 def test_the_command_line_beats_the_variable_and_that_the_configuration(
@@ -488,6 +494,46 @@ def test_the_examples_of_hypothesis_are_run(project: Project) -> None:
     result.stdout.fnmatch_lines("*AssertionError: not with 2")
 
 
+EXAMPLES = """
+    from hypothesis import Phase, given, settings, strategies
+
+    phases = [Phase.generate, Phase.shrink]
+    ours = settings(database=None, derandomize=True, deadline=None, max_examples=30, phases=phases)
+
+    @ours
+    @given(number=strategies.integers())
+    async def test_numbers(number):
+        await sleep(0)
+        assert number < 100
+
+    @ours
+    @given(number=strategies.integers())
+    @pytest.mark.flowno(timeout=5)
+    async def test_each_takes_a_while(number):
+        await sleep(1)
+
+    @ours
+    @given(number=strategies.integers())
+    @pytest.mark.flowno(timeout=5)
+    async def test_one_takes_too_long(number):
+        await sleep(60 if number > 100 else 1)
+"""
+
+
+def test_an_example_of_hypothesis_is_shown_as_the_test_was_called_and_has_the_time_limit_for_itself(
+    project: Project,
+) -> None:
+    pytest.importorskip("hypothesis", reason="it is not installed")
+    result = project.run(EXAMPLES, IN_VIRTUAL_TIME)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines([
+        "*: test_numbers(",
+        "*    number=100,",
+        "*TimeoutError: test_one_takes_too_long?*? took longer than 5 s; when*",
+        "*: test_one_takes_too_long(",
+    ])  # fmt: skip
+
+
 def test_a_failure_shows_the_test_and_not_what_runs_it(project: Project) -> None:
     tests = """
         async def inner():
@@ -695,6 +741,82 @@ def test_an_async_fixture_that_outlives_its_loop_is_an_error(project: Project, s
     result.stdout.fnmatch_lines(f"the async fixture 'shared' has the scope '{scope}': each test has an event loop of*")
 
 
+CANNOT_BE_SET_UP = {
+    "option": (
+        """
+        @pytest.fixture(autouse=True)
+        async def automatic():
+            yield
+
+        @pytest.mark.flowno(timout=3)
+        async def test_mistaken():
+            pass
+        """,
+        "pytest.mark.flowno takes timeout= and allow_leaks=, not timout",
+    ),
+    "backend": (
+        f"""
+        @pytest.fixture(autouse=True)
+        async def automatic():
+            yield
+
+        @pytest.mark.parametrize("flowno_selector", ["{UNUSABLE}"], indirect=True)
+        async def test_mistaken(flowno_selector):
+            pass
+        """,
+        f"*SelectorUnavailableError: *{UNUSABLE}*",
+    ),
+    "scope": (
+        """
+        @pytest.fixture(scope="module")
+        async def shared():
+            yield
+
+        async def test_mistaken(shared):
+            pass
+
+        async def test_mistaken_too(shared):
+            pass
+        """,
+        "the async fixture 'shared' has the scope 'module': *",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tests", "mistake"), CANNOT_BE_SET_UP.values(), ids=CANNOT_BE_SET_UP)
+def test_one_that_cannot_be_set_up_is_no_matter_of_the_others(project: Project, tests: str, mistake: str) -> None:
+    others = "async def test_{}():\n    pass\n"
+    result = project.run(others.format("before") + dedent(tests) + others.format("after") + others.format("later"))
+    mistaken = tests.count("test_mistaken")
+    result.assert_outcomes(passed=3, errors=mistaken)
+    result.stdout.fnmatch_lines([mistake] * mistaken)
+    result.stdout.no_fnmatch_line("*AssertionError*")
+
+
+@pytest.mark.parametrize("asks", ["test", "fixture"])
+def test_an_async_fixture_cannot_be_asked_for_while_the_loop_runs(project: Project, asks: str) -> None:
+    tests = """
+        @pytest.fixture
+        async def number():
+            return 42
+
+        @pytest.fixture
+        async def fixture(request):
+            return request.getfixturevalue("number")
+
+        async def test(request):
+            request.getfixturevalue("number")
+
+        async def test_of_fixture(fixture):
+            pass
+    """
+    result = project.run(tests, "-k", "test_of_fixture" if asks == "fixture" else "not test_of_fixture")
+    result.assert_outcomes(failed=asks == "test", errors=asks == "fixture")
+    result.stdout.fnmatch_lines(
+        "the async fixture 'number' was asked for by getfixturevalue() while the loop runs * argument*"
+    )
+
+
 def test_a_fixture_yields_once(project: Project) -> None:
     tests = """
         @pytest.fixture
@@ -796,13 +918,24 @@ def test_a_test_that_swallows_its_cancellation_ends_all_the_same(project: Projec
                 except TaskCancelled:
                     pass
 
+        async def test_whatever_it_is_told():
+            closed = 0
+            while closed < 3:  # by the loop, by who has it run, and by Python, which would warn
+                try:
+                    await sleep(90)
+                except GeneratorExit:
+                    closed += 1
+                except TaskCancelled:
+                    pass
+
         async def test_after_those():
             pass
     """
     result = project.run(tests, IN_VIRTUAL_TIME)
-    result.assert_outcomes(failed=2, passed=1)
-    for name in ("once", "for_ever"):
-        result.stdout.fnmatch_lines(f"*TimeoutError: test_{name}?*? took longer than 60 s; when*")
+    result.assert_outcomes(failed=3, passed=1)
+    for name in ("once", "for_ever", "whatever_it_is_told"):
+        result.stdout.fnmatch_lines(f"E *TimeoutError: test_{name}?*? took longer than 60 s; when*")
+    result.stdout.no_fnmatch_line("*coroutine ignored GeneratorExit*")
 
 
 def test_a_test_that_never_waits_for_anything_ends_all_the_same(project: Project) -> None:
@@ -1095,6 +1228,30 @@ def test_a_handle_that_is_kept_fails_the_test_and_is_closed(project: Project) ->
     result.stdout.fnmatch_lines("*never closed: <SocketHandle fd=*>, made at *.py:8 in test_keeps")
     project.run(tests.replace("async def", "@pytest.mark.flowno(allow_leaks=True)\n        async def"))
     project.again().assert_outcomes(passed=2)
+
+
+def test_a_program_that_is_kept_and_still_runs_fails_the_test_and_is_ended(project: Project) -> None:
+    tests = """
+        import sys
+
+        kept = []
+
+        async def test_keeps():
+            kept.append(await open_process([sys.executable, "-c", "import time; time.sleep(60)"]))
+
+        async def test_closes():
+            async with await open_process([sys.executable, "-c", ""]) as process:
+                kept.append(process)
+
+        def test_later():
+            assert kept.pop(0).returncode
+            assert kept.pop(0).returncode is not None
+    """
+    result = project.run(tests)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines("*never closed: <Process * running: *>, made at *.py:10 in test_keeps")
+    project.run(tests.replace("async def test", "@pytest.mark.flowno(allow_leaks=True)\n        async def test"))
+    project.again().assert_outcomes(passed=3)
 
 
 def test_what_fixtures_have_started_may_go_on_until_they_end(project: Project) -> None:

@@ -51,6 +51,12 @@ class SelectorConformance:
 
 def _test_of(case: Case) -> Callable[[SelectorConformance], None]:
     def test(self: SelectorConformance) -> None:
+        own = type(self)
+        if not hasattr(own, "factory") and own.make_selector is SelectorConformance.make_selector:
+            raise TypeError(
+                f"{own.__qualname__} does not say what it tests: it needs a factory, as in `factory = MySelector`, or "
+                "a make_selector() of its own"
+            )
         prove(case, self.make_selector, limit=self.limit, strict=self.strict)
 
     test.__name__ = f"test_{case.name}"
