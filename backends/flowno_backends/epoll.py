@@ -128,14 +128,13 @@ class EpollSelector(BackendSelector):
         took_room = len(found) < len(reports) == self._room
         is_over = bool(found) or timeout == 0
         left = 0 if is_over else self._left(timeout)
-        is_rid = removed and not took_room
-        if not is_rid:
+        if not removed:
             with suppress(OSError):  # the next report tries again
                 self._reopen()
-                is_rid = True
+                removed = True
         if is_over and not took_room:
             return list(found.values())
-        if is_rid:
+        if removed:
             return EpollSelector.select(self, left)
         return [self._ready.translate(report) for report in self._by_number(self._keys, left)]
 

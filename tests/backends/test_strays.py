@@ -155,6 +155,25 @@ def test_a_wait_is_not_ended_by_strays(selector: EpollSelector, make_pair: MakeP
     assert lasts(selector, 0.001)
 
 
+def test_one_that_is_in_doubt_in_an_answer_that_is_full_costs_no_new_object(
+    selector: EpollSelector, make_pair: MakePair, numbers: list[int]
+) -> None:
+    expected = add_live(selector, make_pair, 63)
+    before = selector.fileno()
+    closed, _ = make_pair()
+    fd = closed.fileno()
+    selector.register(fd, EVENT_READ)
+    closed.close()
+    selector.unregister(fd)
+    live, peer = make_pair()
+    peer.send(b"x")
+    if live.fileno() != fd:
+        numbers.append(os.dup2(live.fileno(), fd, inheritable=False))
+    selector.register(fd, EVENT_READ)
+    assert ready_fds(selector.select(0)) == expected | {fd: EVENT_READ}
+    assert selector.fileno() == before
+
+
 def test_a_wait_that_has_met_a_stray_goes_on_for_what_is_left_of_it(
     selector: EpollSelector, module: Module, make_pair: MakePair
 ) -> None:
