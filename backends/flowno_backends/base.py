@@ -37,7 +37,8 @@ CAPABILITIES: Final[Mapping[Capability, str]] = {
 #: limit of 10**8 that the BSDs put on select and kevent. A longer one ends here, with nothing ready.
 LONGEST: Final = 2_000_000
 
-_MASKS: Final = (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE)
+#: The bits that no mask of events has. What is no integer at all is a TypeError of ``&``, as in the standard library.
+_NO_EVENT: Final = ~(EVENT_READ | EVENT_WRITE)
 
 # SelectorKey(...) runs a Python-level __new__; this makes the same object in half the time.
 _new_key: Final[Callable[[type[SelectorKey], tuple[object, int, int, object]], SelectorKey]] = tuple.__new__
@@ -68,7 +69,7 @@ def _descriptor(fileobj: "FileDescriptorLike") -> int:
     """The file descriptor of an int or of an object with ``fileno()``; ValueError where there is none."""
     try:
         fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise ValueError(f"not a file descriptor and without one: {fileobj!r}") from None
     if fd < 0:
         raise ValueError(f"file descriptor {fd} of {fileobj!r} is negative; was it closed?")
@@ -200,16 +201,20 @@ class BackendSelector(BaseSelector):
 
         Raises:
             ValueError: The mask or the fd is invalid, or this backend cannot hold an fd of that number.
+            TypeError: The mask is no integer.
             KeyError: The fd is registered already.
             OSError: The kernel refuses; nothing is registered.
         """
-        if events not in _MASKS:
+        if not events or events & _NO_EVENT:
             raise ValueError(f"events must be EVENT_READ, EVENT_WRITE or both, not {events!r}")
         fd = fileobj if type(fileobj) is int and fileobj >= 0 else _descriptor(fileobj)
         keys = self._keys
         if fd in keys:
             raise KeyError(f"{fileobj!r} (fd {fd}) is already registered")
-        self._change(fd, 0, events)
+        try:
+            self._change(fd, 0, events)
+        except OverflowError:
+            raise ValueError(f"there is no file descriptor {fd} ({fileobj!r}): they end at 2147483647") from None
         key = keys[fd] = _new_key(SelectorKey, (fileobj, fd, events, data))
         if len(keys) > self._room:
             self._room *= 2
@@ -220,10 +225,11 @@ class BackendSelector(BaseSelector):
 
         Raises:
             ValueError: The mask is invalid; nothing changed.
+            TypeError: The mask is no integer; nothing changed.
             KeyError: ``fileobj`` is not registered.
             OSError: The kernel refuses; ``fileobj`` is registered no longer.
         """
-        if events not in _MASKS:
+        if not events or events & _NO_EVENT:
             raise ValueError(f"events must be EVENT_READ, EVENT_WRITE or both, not {events!r}")
         keys = self._keys
         fd = fileobj if type(fileobj) is int and fileobj in keys else _find(keys, fileobj)

@@ -11,11 +11,18 @@ c) EPOLLHUP and EPOLLERR are reported without being asked for, and may come alon
 d) The resolution is one millisecond. CPython rounds up to it (``_PyTime_ROUND_CEILING`` in selectmodule.c), so rounding
    here as well would add a millisecond; and 0.067 as a float is a hair above 67 ms, so a nanosecond is taken off.
 e) More than 2**31 - 1 milliseconds is an OverflowError, less than 0 waits for ever, and room for 0 events a ValueError.
+f) What fact b leaves over takes room from what is ready, and ends each wait at once. So the question is asked again of
+   the new object, for the rest of the time. A new object takes a descriptor, and there may be none (EMFILE, ENFILE), or
+   no room for as many entries once more (ENOSPC, epoll(7) "max_user_watches"). The old one is kept then, as closing it
+   first would lose every registration if another thread were quicker; and poll(2), which goes by the number alone, does
+   the waiting until there is a new one. It must not be asked about closed numbers, which it would report at once.
 """
 
 import errno
 import functools
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from selectors import SelectorKey
 from typing import Any, ClassVar
@@ -23,6 +30,22 @@ from typing import Any, ClassVar
 from flowno_backends.base import LONGEST, BackendSelector, Capability, clamped, poll_events
 
 __all__ = ["EpollSelector"]
+
+
+class _Timed:
+    """Stands where the epoll object is while it may hold what fact b leaves over: who meets that has to know when the
+    wait began, and nobody else has to pay for it."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self.began = 0.0
+
+    def poll(self, timeout: float | None, room: int) -> Any:
+        self.began = time.monotonic()
+        return self._kernel.poll(timeout, room)
+
+    def __getattr__(self, call: str) -> Any:
+        return getattr(self._kernel, call)
 
 
 class EpollSelector(BackendSelector):
@@ -52,7 +75,7 @@ class EpollSelector(BackendSelector):
                 self._kernel.modify(fd, self._masks[new])
             except FileNotFoundError:
                 # The fd was closed and its number given to another file. Fact b: the first may still be reported.
-                self._ready.doubtful.add(fd)
+                self._doubt(fd)
                 self._kernel.register(fd, self._masks[new])
         else:
             try:
@@ -61,7 +84,13 @@ class EpollSelector(BackendSelector):
                 # ENOENT: the number is another file by now. EBADF: it is closed. EPERM: it is a regular file by now.
                 if error.errno not in (errno.ENOENT, errno.EBADF, errno.EPERM):
                     raise
-                self._ready.doubtful.add(fd)
+                self._doubt(fd)
+
+    def _doubt(self, fd: int) -> None:
+        """From now on what is reported of this number may be of fact b."""
+        self._ready.doubtful.add(fd)
+        if not isinstance(self._kernel, _Timed):
+            self._kernel = _Timed(self._kernel)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         if timeout is not None:
@@ -74,9 +103,9 @@ class EpollSelector(BackendSelector):
         try:
             return [ready[report] for report in reports]
         except KeyError:
-            return self._without_strays(reports)
+            return self._without_strays(reports, timeout)
 
-    def _without_strays(self, reports: list[tuple[int, int]]) -> list[tuple[SelectorKey, int]]:
+    def _without_strays(self, reports: list[tuple[int, int]], timeout: float | None) -> list[tuple[SelectorKey, int]]:
         """What ``select`` returns where some reports are, or may be, those of fact b."""
         found: dict[int, tuple[SelectorKey, int]] = {}
         removed = True
@@ -89,22 +118,42 @@ class EpollSelector(BackendSelector):
                     removed = False
                 elif fd not in self._ready.doubtful:
                     found[fd] = self._ready.translate(report)
-                elif answer := self._by_number(fd):
+                elif answer := self._by_number([fd], 0):
                     found[fd] = self._ready.translate(answer[0])
                 else:
                     removed = False
             except (KeyError, OSError):  # reported for what nobody asked for, or not to be removed under its number
                 removed = False
+        # Fact f: strays may have had the room of what is ready, or have ended the wait.
+        took_room = len(found) < len(reports) == self._room
+        is_over = bool(found) or timeout == 0
+        left = 0 if is_over else self._left(timeout)
         if not removed:
-            with suppress(OSError):  # no descriptor free for a new object: the next report tries again
+            with suppress(OSError):  # the next report tries again
                 self._reopen()
-        return list(found.values())
+                removed = True
+        if is_over and not took_room:
+            return list(found.values())
+        if removed:
+            return EpollSelector.select(self, left)
+        return [self._ready.translate(report) for report in self._by_number(self._keys, left)]
 
-    def _by_number(self, fd: int) -> list[tuple[int, int]]:
-        """What poll(2), which goes by the number alone, reports of a registration."""
-        number = self._module.poll()
-        number.register(fd, self._masks[self._keys[fd].events])
-        return list(number.poll(0))
+    def _left(self, timeout: float | None) -> float | None:
+        """What is left of a wait that a stray has ended."""
+        if timeout is None:
+            return None
+        if not isinstance(self._kernel, _Timed):
+            return 0  # a signal handler raised in the middle of a change: nobody could know, and this wait ends early
+        return max(self._kernel.began + timeout - time.monotonic(), 0)
+
+    def _by_number(self, fds: Iterable[int], timeout: float | None) -> list[tuple[int, int]]:
+        """What poll(2), which goes by the number alone, reports of those registrations that are open."""
+        poll = self._module.poll()
+        for fd in fds:
+            with suppress(OSError):
+                os.get_inheritable(fd)  # fcntl(F_GETFD): EBADF where it is closed
+                poll.register(fd, self._masks[self._keys[fd].events])
+        return list(poll.poll(None if timeout is None else timeout * 1e3))
 
     def _close(self, kernel: Any) -> None:
         kernel.close()

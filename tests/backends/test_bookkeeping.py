@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.backends.conftest import Pair, posix
+from tests.backends.conftest import MakePair, Pair, posix, ready_fds
 
 
 class Box:
@@ -41,6 +41,54 @@ def test_a_bad_mask_leaves_a_registration_as_it_is(selector: Any, pair: Pair, ev
     with pytest.raises(ValueError, match="events"):
         selector.modify(pair[0], events)
     assert selector.get_key(pair[0]) == key
+
+
+@pytest.mark.parametrize("events", [1.0, 2.0, 3.0, "r", [EVENT_READ], b"\x01"], ids=repr)
+@pytest.mark.stdlib_differs("the standard library's modify takes 1.0 for EVENT_READ, and select forgets an fd by 3.0")
+def test_a_mask_that_is_no_integer_is_a_type_error_and_changes_nothing(
+    selector: Any, make_pair: MakePair, events: Any
+) -> None:
+    (ours, peer), (other, _) = make_pair(), make_pair()
+    key = selector.register(ours, EVENT_READ, "data")
+    peer.send(b"x")
+    for call in (selector.modify, selector.register):
+        with pytest.raises(TypeError):
+            call(ours, events)
+    with pytest.raises(TypeError):
+        selector.register(other, events)
+    assert dict(selector.get_map()) == {key.fd: key}
+    assert selector.select(0) == [(key, EVENT_READ)]
+    selector.register(other, EVENT_READ)
+
+
+def test_true_is_the_integer_that_it_is(selector: Any, pair: Pair) -> None:
+    pair[1].send(b"x")
+    key = selector.register(pair[0], True)
+    assert key.events == EVENT_READ
+    assert selector.select(0) == [(key, EVENT_READ)]
+    selector.modify(pair[0], EVENT_WRITE)
+    assert selector.modify(pair[0], True) == key
+    assert selector.select(0) == [(key, EVENT_READ)]
+
+
+@pytest.mark.parametrize("fd", [2**31, 2**32, 2**63, 2**64, 10**40])
+@pytest.mark.parametrize("wrap", [int, lambda fd: Box(fd)], ids=["number", "object"])
+@pytest.mark.stdlib_differs("an OverflowError, of select in the wait")
+def test_a_number_that_no_descriptor_can_have_is_a_value_error(selector: Any, pair: Pair, fd: int, wrap: Any) -> None:
+    selector.register(pair[0], EVENT_WRITE)
+    with pytest.raises(ValueError, match=f"there is no file descriptor {fd} .*2147483647"):
+        selector.register(wrap(fd), EVENT_READ)
+    for call in (selector.unregister, selector.get_key, lambda unknown: selector.modify(unknown, EVENT_READ)):
+        with pytest.raises(KeyError, match="not registered"):
+            call(wrap(fd))
+    assert wrap(fd) not in selector.get_map()
+    assert ready_fds(selector.select(0)) == {pair[0].fileno(): EVENT_WRITE}
+
+
+@pytest.mark.stdlib_differs("an OverflowError")
+def test_an_object_with_an_infinite_number_is_a_value_error(selector: Any) -> None:
+    with pytest.raises(ValueError, match="not a file descriptor"):
+        selector.register(Box(math.inf), EVENT_READ)
 
 
 def test_the_mask_is_checked_before_the_descriptor_and_that_before_the_presence(selector: Any, pair: Pair) -> None:

@@ -188,8 +188,16 @@ async def in_thread(function: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(
     ("fd", "error"),
-    [(None, TypeError), ("1", TypeError), (1.0, TypeError), (-1, ValueError), (1_000_000, OSError)],
-    ids=["None", "str", "float", "negative", "not open"],
+    [
+        (None, TypeError),
+        ("1", TypeError),
+        (1.0, TypeError),
+        (-1, ValueError),
+        (2**32, ValueError),
+        (2**64, ValueError),
+        (1_000_000, OSError),
+    ],
+    ids=["None", "str", "float", "negative", "the number of another", "too large", "not open"],
 )
 def test_from_fd_of_what_is_no_fd(fd: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"fd|1000000"):

@@ -520,6 +520,25 @@ def test_a_negative_number_is_a_value_error(wait: Wait) -> None:
     flowno.run(root())
 
 
+class Numbered:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def fileno(self) -> int:
+        return self.fd
+
+
+@both
+@pytest.mark.parametrize("fd", [2**31, 2**64], ids=["2**31", "2**64"])
+@pytest.mark.parametrize("wrap", [int, Numbered], ids=["number", "object"])
+def test_a_number_that_no_descriptor_can_have_is_a_value_error(wait: Wait, fd: int, wrap: Any) -> None:
+    async def root() -> None:
+        with pytest.raises(ValueError, match=str(fd)):
+            await wait(wrap(fd))
+
+    flowno.run(root())
+
+
 @both
 def test_a_file_in_memory_says_that_it_has_no_fd(wait: Wait) -> None:
     async def root() -> None:

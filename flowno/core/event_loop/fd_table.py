@@ -157,7 +157,10 @@ class FdTable:
             self.retire(record, f"fd {fd} was closed while it was waited for, and is now another file's")
             record = None
         if record is None:
-            identity = identity_of(fd)
+            try:
+                identity = identity_of(fd)
+            except OverflowError:
+                raise ValueError(f"no fd has so large a number: {fd}") from None
             if identity is None:
                 raise _not_open(fd)
             self._records[fd] = record = FdRecord(fd, _no_socket, self)

@@ -213,8 +213,8 @@ async def wait_readable(fileobj: FileObject) -> None:
             its socket that is waited for, whatever TLS has decrypted already. On Windows only sockets will do.
 
     Raises:
-        ValueError: A negative number; a number that the selector cannot hold (1024 and more for select); on Windows
-            anything but an open socket.
+        ValueError: A negative number, or one that no fd has; a number that the selector cannot hold (1024 and more for
+            select); on Windows anything but an open socket.
         TypeError: That is no descriptor, and has none.
         OSError: The selector does not take it.
         BusyResourceError: Another task reads from it, or waits to.

@@ -53,6 +53,10 @@ _CLOSE_ON_EXEC: int = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 #: After so many receives that have filled their buffer the next one is tried without a wait, whatever was before.
 _MOST_BEFORE_TRY = 64
 
+#: An fd is a C int, and select(2) takes no larger one on Windows. Of a larger one CPython would take the lower bits
+#: (``PyLong_AsSocket_t`` in socketmodule.h), and they may be an fd of somebody else.
+_HIGHEST_FD = 2**31 - 1
+
 
 class SocketHandle:
     """A socket that tasks use without blocking the event loop.
@@ -120,6 +124,8 @@ class SocketHandle:
             raise TypeError(f"fd must be an int, not {fd!r}")
         if fd < 0:
             raise ValueError(f"fd must not be negative: {fd}")
+        if fd > _HIGHEST_FD:
+            raise ValueError(f"no fd has so large a number: {fd}")
         try:
             sock = current_world().socket(fileno=fd)
         except OSError as error:
