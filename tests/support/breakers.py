@@ -34,8 +34,10 @@ from tests.support.broken_selectors import (
     IgnoresHangUps,
     IsEdgeTriggered,
     IsImpatient,
+    KeepsTheData,
     KeepsTheFirstInterest,
     KeepsWhatFailed,
+    KeepsWhatIsTrue,
     KnowsNone,
     KnowsTheFirstFile,
     LeaksADescriptor,
@@ -98,6 +100,9 @@ from tests.support.broken_selectors import (
     is_closed,
     is_large,
     is_regular,
+    keys_of_all_events,
+    keys_of_numbers,
+    keys_with_copies,
     keys_without_data,
     nothing,
     out_of_order,
@@ -106,7 +111,7 @@ from tests.support.broken_selectors import (
     without_data,
 )
 
-__all__ = ["BREAKERS", "Breaker"]
+__all__ = ["BREAKERS", "MORE", "Breaker"]
 
 #: Makes a selector that is broken.
 Breaker = Callable[[], Any]
@@ -137,6 +142,7 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
         ("a_result_is_a_list_of_pairs", reports(iter)),
         ("a_result_is_a_list_of_pairs", reports(descriptors)),
         ("only_the_direction_that_was_asked_for_is_reported", reports(for_all_events)),
+        ("a_report_has_the_very_key_of_the_registration", reports(keys_of_numbers)),
         ("no_event_is_reported_twice_in_one_result", reports(twice)),
     ),
     "require_reported": (("data_from_before_the_registration_is_reported", WaitsForNews),),
@@ -152,6 +158,8 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
     "modify_returns_the_new_key": (ReturnsTheOldKey,),
     "unregister_returns_the_last_key": (ReturnsTheFirstKey,),
     "new_data_comes_with_the_next_report": (reports(keys_without_data, until=1), ReportsTheFirstKey),
+    "a_modify_without_data_takes_them_away": (KeepsTheData,),
+    "a_report_has_the_very_key_of_the_registration": (reports(keys_of_numbers),),
     "what_was_registered_before_is_not_reported_for_what_is_now": (ReportsTheFirstKey, ReportsGhosts),
     "an_old_result_is_not_returned_again": (reports(nothing), ReturnsTheOldResult),
     "register_refuses_events_that_are_no_mask": (TakesNonsense, RegistersWhatItRefuses),
@@ -331,3 +339,11 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
         ("a_closed_descriptor_is_unregistered_by_number", UnregistersNothing),
     ),
 }
+
+#: More selectors that a case fails with, each broken in another way than the one of its assertion.
+MORE: Final[tuple[tuple[str, Breaker], ...]] = (
+    ("new_data_comes_with_the_next_report", KeepsTheData),
+    ("new_data_comes_with_the_next_report", KeepsWhatIsTrue),
+    ("a_report_has_the_very_key_of_the_registration", reports(keys_of_all_events)),
+    ("a_report_has_the_very_key_of_the_registration", reports(keys_with_copies)),
+)

@@ -4,6 +4,7 @@ They stand on flowno's ``SelectSelector``, as that works everywhere, and on anot
 in this way. What the conformance kit says of each is in :mod:`tests.support.breakers`.
 """
 
+import copy
 import math
 import mmap
 import os
@@ -23,7 +24,7 @@ from flowno_backends.base import CAPABILITIES, BackendSelector
 BOTH = EVENT_READ | EVENT_WRITE
 
 #: Longer than a call may take that does not wait.
-TOO_LONG = 1.1
+TOO_LONG = 0.1
 
 Ready = list[tuple[SelectorKey, int]]
 
@@ -120,6 +121,18 @@ def keys_without_data(ready: Ready) -> Ready:
     return [(without_data(key), events) for key, events in ready]
 
 
+def keys_of_numbers(ready: Ready) -> Ready:
+    return [(key._replace(fileobj=key.fd), events) for key, events in ready]
+
+
+def keys_of_all_events(ready: Ready) -> Ready:
+    return [(key._replace(events=BOTH), events) for key, events in ready]
+
+
+def keys_with_copies(ready: Ready) -> Ready:
+    return [(key._replace(data=copy.copy(key.data)), events) for key, events in ready]
+
+
 def out_of_order(_: object) -> NoReturn:
     raise RuntimeError("out of order")
 
@@ -172,6 +185,20 @@ class ReturnsTheOldResult(SelectSelector):
             return ready
         ready, self.old = self.old, []
         return ready
+
+
+class KeepsTheData(SelectSelector):
+    """Has the old data where there are no new ones."""
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return super().modify(fileobj, events, self.get_key(fileobj).data if data is None else data)
+
+
+class KeepsWhatIsTrue(SelectSelector):
+    """The same, by way of ``or``."""
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return super().modify(fileobj, events, data or self.get_key(fileobj).data)
 
 
 class TakesAnyMask(SelectSelector):

@@ -20,7 +20,7 @@ from flowno.testing import conformance
 from flowno.testing.conformance import CASES, NEEDS, RULES, Case, Outcome, ProtocolViolation, outcome_of, prove, timing
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT, RunPython
-from tests.support.breakers import BREAKERS, Breaker
+from tests.support.breakers import BREAKERS, MORE, Breaker
 from tests.support.broken_selectors import TakesNonsense
 
 PAGE = ROOT / "docs" / "conformance.rst"
@@ -135,6 +135,14 @@ def test_an_assertion_fails_where_its_rule_is_broken(function: str, number: int)
     rule, way = failure_of(BY_NAME[name], breaker)
     assert rule == BY_NAME[name].rule
     assert place in way, f"{name} failed elsewhere: {way}"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "breaker"), [pytest.param(*entry, id=f"{n}-{entry[0]}") for n, entry in enumerate(MORE)]
+)
+def test_a_case_finds_more_than_one_way_to_break_its_rule(name: str, breaker: Breaker) -> None:
+    assert failure_of(BY_NAME[name], breaker)[0] == BY_NAME[name].rule
 
 
 # ------------------------------------------------------------------------------------------------ the others' selectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -29,6 +30,7 @@ __all__ = [
     "FakeFile",
     "Pair",
     "Pipe",
+    "Recorded",
     "drain",
     "fill",
     "lowest_descriptor",
@@ -43,6 +45,9 @@ PATIENCE: Final = 5.0
 
 #: How often in a row the protocol lets a selector report what is not ready, or end a wait before its time.
 _EXCUSED: Final = 2
+
+#: Less than what takes no time may take, in seconds: two ticks of the clock that Windows waits by, 15.6 ms each.
+_AT_ONCE: Final = 0.032
 
 #: What the clock can tell apart, in seconds.
 _TICK: Final = time.get_clock_info("monotonic").resolution
@@ -94,6 +99,61 @@ class Pipe:
             os.close(fd)
 
 
+class Recorded:
+    """A selector, and a record of what was registered with it, which its reports are held against.
+
+    Args:
+        inner: The selector, which gets every call.
+    """
+
+    def __init__(self, inner: Selector) -> None:
+        self.inner: Any = inner
+        self._registered: dict[int, tuple[list[object], int, object]] = {}
+
+    def register(self, fileobj: Any, events: Any, *data: Any) -> Any:
+        key = self.inner.register(fileobj, events, *data)
+        self._registered[self._fd_of(fileobj)] = [fileobj], events, *(data or (None,))
+        return key
+
+    def modify(self, fileobj: Any, events: Any, *data: Any) -> Any:
+        fd = self._fd_of(fileobj)
+        try:
+            key = self.inner.modify(fileobj, events, *data)
+        except OSError:
+            self._registered.pop(fd, None)
+            raise
+        fileobjs, *_ = self._registered.get(fd, ([], 0, None))
+        # Either may be in the key from now on; the standard library's selectors are not of one mind here.
+        self._registered[fd] = [*fileobjs, fileobj], events, *(data or (None,))
+        return key
+
+    def unregister(self, fileobj: Any) -> Any:
+        fd = self._fd_of(fileobj)
+        key = self.inner.unregister(fileobj)
+        self._registered.pop(fd, None)
+        return key
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def registered_instead_of(self, key: SelectorKey) -> str:
+        """What is registered under the number of a key where that is another key, in words; else nothing."""
+        if key.fd not in self._registered:  # what may be reported, each case knows itself
+            return ""
+        fileobjs, events, data = self._registered[key.fd]
+        is_right = key.events == events and key.data is data and any(key.fileobj is fileobj for fileobj in fileobjs)
+        return "" if is_right else f"{fileobjs[0]!r} for {events} with the data {data!r}"
+
+    def _fd_of(self, fileobj: Any) -> int:
+        try:
+            fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            fd = -1
+        if fd >= 0:
+            return fd
+        return next((fd for fd, (objs, *_) in self._registered.items() if any(obj is fileobj for obj in objs)), -1)
+
+
 class Bench:
     """What a case is given. All that it opens is closed at its end.
 
@@ -124,7 +184,7 @@ class Bench:
         return self.make_selector()
 
     def make_selector(self) -> Any:
-        selector = self._make()
+        selector = Recorded(self._make())
         self._opened.callback(_close_quietly, selector)
         return selector
 
@@ -169,7 +229,7 @@ class Bench:
     def skip_without(self, needs: tuple[str, ...]) -> None:
         """End the case where something is missing that it takes."""
         for need in needs:
-            if not NEEDS[need].is_met(self.selector):
+            if not NEEDS[need].is_met(self.selector.inner):
                 self.skip(NEEDS[need].reason)
 
     def skip(self, reason: str) -> NoReturn:
@@ -238,6 +298,8 @@ class Bench:
                     self.broken(f"select({timeout!r}) returned {result!r}", rule="result")
             if not events or events & ~key.events:
                 self.broken(f"select({timeout!r}) reported {events} for {key}", rule="reported-events")
+            if registered := self.selector.registered_instead_of(key):
+                self.broken(f"select({timeout!r}) reported {key}, and registered is {registered}", rule="reported-key")
             if together.get(key.fd, 0) & events:
                 self.broken(f"select({timeout!r}) returned {result!r}", rule="reported-twice")
             together[key.fd] = together.get(key.fd, 0) | events
@@ -261,9 +323,10 @@ class Bench:
         found: list[object] = []
         for _ in range(self._excused + 1):
             found = [key.data for key, _ in self.selector.select(0)]
-            if found == [wanted]:
+            is_wanted = [data is wanted for data in found]
+            if is_wanted == [True]:
                 return
-            if wanted not in found:
+            if True not in is_wanted:
                 break
         self.broken(f"select(0) reported keys with the data {found}, and registered is {wanted!r}")
 
@@ -286,17 +349,21 @@ class Bench:
             excused -= 1
 
     def require_long_waits(self, timeouts: Iterable[float | None], seconds: float) -> None:
-        """Require that waits with nothing ready last for some seconds, but for those that are excused.
+        """Require that waits with nothing ready last for some seconds, or their time, but for those that are excused.
 
         Each is that of another selector, and all are at the same time: one after the other they would take the sum.
         """
         ended: SimpleQueue[tuple[float | None, str]] = SimpleQueue()
 
         def wait(selector: Selector, timeout: float | None) -> None:
+            started = time.monotonic()
             try:
                 outcome = f"returned {selector.select(timeout)!r}"
             except Exception as error:
                 outcome = f"raised {error!r}"
+            else:
+                if timeout is not None and time.monotonic() - started >= timeout - _TICK:
+                    return
             ended.put((timeout, outcome))
 
         peers, threads = [], []
@@ -324,12 +391,15 @@ class Bench:
                 thread.join(PATIENCE)
 
     def require_no_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
-        """Require that a call of select reports this at once."""
-        started = time.monotonic()
-        self.require_reported(wanted, timeout)
-        waited = time.monotonic() - started
-        if waited > 1:  # a busy machine may take some of that
-            self.broken(f"select({timeout!r}) took {waited:.3f} s")
+        """Require that a call of select reports this at once: the quickest of several, as a busy machine takes time."""
+        shortest = math.inf
+        for _ in range(10):
+            started = time.monotonic()
+            self.require_reported(wanted, timeout)
+            shortest = min(shortest, time.monotonic() - started)
+            if shortest < _AT_ONCE:
+                return
+        self.broken(f"select({timeout!r}) took {shortest:.3f} s at least, in 10 times")
 
     # ------------------------------------------------------------------------------------------- what happens besides
 

@@ -49,8 +49,27 @@ def new_data_comes_with_the_next_report(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE, "old")
     bench.require_reported_data("old")
-    bench.selector.modify(ours, EVENT_WRITE, "new")
-    bench.require_reported_data("new")
+    news: tuple[Any, ...] = ("new", [], 0, "newer", None, "")
+    for data in news:
+        for events in (EVENT_WRITE, BOTH):
+            bench.selector.modify(ours, events, data)
+            bench.require_reported_data(data)
+
+
+@case("reported-key")
+def a_modify_without_data_takes_them_away(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE, "old")
+    bench.selector.modify(ours, EVENT_WRITE)
+    bench.require_reported_data(None)
+
+
+@case("reported-key")
+def a_report_has_the_very_key_of_the_registration(bench: Bench) -> None:
+    (ours, peer), (one, other) = bench.pair(), (object(), [object()])
+    bench.selector.register(ours, EVENT_WRITE, one)
+    bench.selector.register(FakeFile(peer.fileno()), BOTH, other)
+    bench.require_reported({ours.fileno(): EVENT_WRITE, peer.fileno(): EVENT_WRITE})
 
 
 @case("reported-key")
@@ -311,8 +330,8 @@ def registering_and_waiting_leaks_no_descriptor(bench: Bench) -> None:
 @case("close", "with", "get_key")
 def leaving_a_with_block_closes(bench: Bench) -> None:
     ours, _ = bench.pair()
-    with bench.selector as selector:
-        bench.require_equal(selector, bench.selector, "what the with statement gave")
+    with bench.selector.inner as selector:
+        bench.require_equal(selector, bench.selector.inner, "what the with statement gave")
         selector.register(ours, EVENT_READ)
     bench.require_refused(RuntimeError, selector.get_key, ours)
 
