@@ -10,6 +10,8 @@ import mmap
 import os
 import select
 import selectors
+import signal
+import socket
 import stat
 import threading
 import time
@@ -620,6 +622,28 @@ class IgnoresHangUps(SelectSelector):
         return any(mask & (select.POLLHUP | select.POLLERR) for _, mask in poll.poll(0))
 
 
+class IsNoErrorForWriters(SelectSelector):
+    """Reports an error, a hang-up and a closed fd to readers only."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        poll = select.poll()
+        for fd in self.get_map():
+            poll.register(fd, 0)
+        super().select(timeout)
+        bad = {fd for fd, _ in poll.poll(0)}
+        return [(key, events) for key, events in super().select(0) if key.fd not in bad or events == EVENT_READ]
+
+
+class EatsTheError(SelectSelector):
+    """Asks the sockets that it reports for their error, which is theirs no more then."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        for key, _ in ready:
+            key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[union-attr]
+        return ready
+
+
 class NeverWrites(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return [report for report in super().select(timeout) if report[1] != EVENT_WRITE]
@@ -685,6 +709,83 @@ class OverflowsAtNaN(SelectSelector):
         if timeout is not None and math.isnan(timeout):
             raise OverflowError("timestamp out of range")
         return super().select(timeout)
+
+
+class TakesTimeForNothing(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(0.05 if timeout == 0 else timeout)
+
+
+class WaitsWholeSeconds(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(math.ceil(timeout) if timeout and 0.05 < timeout < 1 else timeout)
+
+
+class WaitsNoFractions(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(math.floor(timeout) if timeout and 1 < timeout < math.inf else timeout)
+
+
+class WaitsForNothingAtInfinity(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(0 if timeout == math.inf else timeout)
+
+
+class WrapsAround(SelectSelector):
+    """Counts milliseconds in 31 bits."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        if timeout and 2**31 <= timeout * 1000 < math.inf:
+            timeout = (int(timeout * 1000) & 0x7FFF_FFFF) / 1000
+        return super().select(timeout)
+
+
+class NeedsATimeForNothing(SelectSelector):
+    """Sleeps where nothing is registered, which takes a number of seconds."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        if timeout is None and not self.get_map():
+            raise TypeError("'NoneType' object cannot be interpreted as an integer")
+        return super().select(timeout)
+
+
+class NeverWaitsForNothing(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(timeout) if self.get_map() else []
+
+
+class LooksNowAndThen(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        while not (ready := super().select(0)):
+            time.sleep(0.5)
+        return ready
+
+
+class RestartsItsWait(SelectSelector):
+    """Waits for all of its time again where a signal has come."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        came, comes = socket.socketpair()
+        with came, comes:
+            came.setblocking(False)
+            comes.setblocking(False)
+            before = signal.set_wakeup_fd(comes.fileno())
+            try:
+                while not (ready := super().select(timeout)):
+                    came.recv(1 << 10)
+            except BlockingIOError:
+                pass
+            finally:
+                signal.set_wakeup_fd(before)
+        return ready
+
+
+class SwallowsInterrupts(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        try:
+            return super().select(timeout)
+        except KeyboardInterrupt:
+            return []
 
 
 class SwallowsErrors(SelectSelector):

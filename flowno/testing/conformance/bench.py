@@ -7,12 +7,13 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 import unittest
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from queue import Empty, SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
@@ -36,6 +37,7 @@ __all__ = [
     "lowest_descriptor",
     "open_descriptors",
     "reset",
+    "room_for_descriptors",
 ]
 
 BOTH: Final = EVENT_READ | EVENT_WRITE
@@ -82,6 +84,13 @@ class Pipe:
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self._open = {self.reader, self.writer}
+
+    def fill(self) -> None:
+        """Write until it takes no more."""
+        os.set_blocking(self.writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(self.writer, bytes(1 << 12))
 
     def close_reader(self) -> None:
         self._close(self.reader)
@@ -461,6 +470,24 @@ def reset(sock: socket.socket) -> None:
     """Close so that the peer gets a reset, and no end of file: SO_LINGER of 0 seconds, socket(7)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
     sock.close()
+
+
+@contextmanager
+def room_for_descriptors(bench: Bench, count: int) -> Iterator[None]:
+    """Let this process have as many files open at least, or skip the case."""
+    if sys.platform == "win32":  # type checkers know by this that there is a resource module below
+        bench.skip("Windows has no such limit")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        bench.skip(f"RLIMIT_NOFILE allows {hard} descriptors, and {count} are needed")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def lowest_descriptor() -> int:
