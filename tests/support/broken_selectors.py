@@ -48,6 +48,10 @@ def is_large(fd: int) -> bool:
     return fd >= 1024
 
 
+def is_zero(fd: int) -> bool:
+    return fd == 0
+
+
 def inode_of(fd: int) -> int:
     return os.fstat(fd).st_ino
 
@@ -245,6 +249,15 @@ class RegistersWhatItRefuses(SelectSelector):
             raise
 
 
+class UnregistersWhatItRefuses(SelectSelector):
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        try:
+            return super().modify(fileobj, events, data)
+        except ValueError:
+            self.unregister(fileobj)
+            raise
+
+
 class ModifiesTheUnknown(SelectSelector):
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         if fileobj not in self.get_map():
@@ -286,6 +299,52 @@ class UnregistersByObject(SelectSelector):
 class UnregistersNothing(SelectSelector):
     def unregister(self, fileobj: Any) -> SelectorKey:
         return self.get_key(fileobj)
+
+
+class TakesOneOfAFile(SelectSelector):
+    """Takes two descriptors of one file for one."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().register(fileobj, events, data)
+        if [inode_of(fd) for fd in self.get_map()].count(inode_of(key.fd)) > 1:
+            self.unregister(key.fd)
+            raise KeyError(fileobj)
+        return key
+
+
+class ForgetsOneAfterAnError(SelectSelector):
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        try:
+            return super().register(fileobj, events, data)
+        except OSError:
+            self.unregister(next(iter(self.get_map())))
+            raise
+
+
+class MovesTheLast(SelectSelector):
+    """Keeps its descriptors in a row, moves the last to where one is removed, and looks for it where it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row: list[int] = []
+        self.places: dict[int, int] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().register(fileobj, events, data)
+        self.places[key.fd] = len(self.row)
+        self.row.append(key.fd)
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        key = super().unregister(fileobj)
+        place, last = self.places.pop(key.fd), self.row.pop()
+        if place < len(self.row):
+            self.row[place] = last
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        place = self.places[self.get_key(fileobj).fd]
+        return super().modify(self.row[place] if place < len(self.row) else fileobj, events, data)
 
 
 class TakesPlainNumbers(SelectSelector):
@@ -353,6 +412,13 @@ class ClosesOnce(SelectSelector):
         if self.has_been_closed:
             raise RuntimeError("closed already")
         self.has_been_closed = True
+        super().close()
+
+
+class ClosesOneByOne(SelectSelector):
+    def close(self) -> None:
+        for fd in self.get_map():
+            os.fstat(fd)
         super().close()
 
 

@@ -132,7 +132,7 @@ class Selector(Protocol):
         """Exchange the interest and the data of a registered fd; the same interest costs no system call.
 
         Raises:
-            ValueError: ``events`` is no mask of ``EVENT_READ`` and ``EVENT_WRITE``.
+            ValueError: ``events`` is no mask of ``EVENT_READ`` and ``EVENT_WRITE``. Nothing has changed.
             KeyError: The fd is not registered.
             OSError: The kernel refuses. The fd is no longer registered.
         """

@@ -42,6 +42,16 @@ def a_closed_object_is_unregistered_by_identity(bench: Bench) -> None:
 
 
 @case("unregister")
+def a_closed_object_whose_fileno_raises_is_unregistered(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    file = ours.makefile("rb", buffering=0)  # as Python's files do
+    key = bench.selector.register(file, EVENT_READ, "data")
+    file.close()
+    unregistered = bench.require_accepted(bench.selector.unregister, file)
+    bench.require_equal(unregistered, key, "what unregister returned")
+
+
+@case("unregister")
 def an_equal_object_is_not_taken_for_the_registered_one(bench: Bench) -> None:
     numbers = [sock.fileno() for sock in bench.pair()]
     stranger = FakeFile(-1)  # equal to all others, and without a number that could tell it from them
