@@ -276,7 +276,7 @@ BREAKERS: Final[dict[str, tuple[Entry, ...]]] = {
     "a_wait_is_never_shorter_than_asked_for": (IsImpatient,),
     "a_wait_with_nothing_registered_is_never_shorter_than_asked_for": (IsImpatient,),
     "a_wait_is_not_ended_without_a_reason_time_and_again": (WaitsNoLongerThanThis,),
-    "a_wait_of_any_length_is_one": (WrapsAround,),
+    "a_very_long_wait_is_one": (WrapsAround,),
     "a_wait_comes_to_its_end": (Oversleeps,),
     "a_wait_is_not_rounded_up_to_a_whole_second": (WaitsWholeSeconds,),
     "fractions_of_a_millisecond_are_kept": (CountsMilliseconds,),
@@ -402,7 +402,7 @@ MORE: Final[tuple[tuple[str, Breaker], ...]] = (
     ("a_full_pipe_that_loses_its_reader_is_reported_as_the_registered_events", IsNoErrorForWriters),
     ("zero_and_less_do_not_wait", TakesTimeForNothing),
     ("a_wait_is_not_ended_without_a_reason_time_and_again", WaitsNoFractions),
-    ("a_wait_of_any_length_is_one", WaitsForNothingAtInfinity),
+    ("a_very_long_wait_is_one", WaitsForNothingAtInfinity),
     (
         "a_wait_without_limit_with_nothing_registered_is_ended_by_a_signal_handler_alone",
         NeedsATimeForNothing,

@@ -121,7 +121,7 @@ class Recorded:
 
     def register(self, fileobj: Any, events: Any, *data: Any) -> Any:
         key = self.inner.register(fileobj, events, *data)
-        self._registered[self._fd_of(fileobj)] = [fileobj], events, *(data or (None,))
+        self._registered[self._fd_of(fileobj)] = [fileobj], events, data[0] if data else None
         return key
 
     def modify(self, fileobj: Any, events: Any, *data: Any) -> Any:
@@ -133,7 +133,7 @@ class Recorded:
             raise
         fileobjs, *_ = self._registered.get(fd, ([], 0, None))
         # Either may be in the key from now on; the standard library's selectors are not of one mind here.
-        self._registered[fd] = [*fileobjs, fileobj], events, *(data or (None,))
+        self._registered[fd] = [*fileobjs, fileobj], events, data[0] if data else None
         return key
 
     def unregister(self, fileobj: Any) -> Any:
@@ -193,7 +193,7 @@ class Bench:
         return self.make_selector()
 
     def make_selector(self) -> Any:
-        selector = Recorded(self._make())
+        selector: Any = Recorded(self._make())
         self._opened.callback(_close_quietly, selector)
         return selector
 

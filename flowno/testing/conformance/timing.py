@@ -74,7 +74,7 @@ def a_wait_is_not_ended_without_a_reason_time_and_again(bench: Bench) -> None:
 
 
 @case("early")
-def a_wait_of_any_length_is_one(bench: Bench) -> None:
+def a_very_long_wait_is_one(bench: Bench) -> None:
     bench.require_long_waits(_HUGE, _AWHILE)
 
 
