@@ -19,7 +19,7 @@ CALL_RULES: Final[dict[str, str]] = {
     "false-alarm": "register, modify and unregister raise no KeyError for any other reason",
     "key": "register, modify and unregister return the SelectorKey of the registration",
     "failed-register": "after a register that failed the fd is not registered, and the others are as before",
-    "failed-modify": "after a modify that failed for another reason than its arguments the fd is not registered",
+    "failed-modify": "after a modify that the system refused the fd is not registered",
     "unregister": "unregister takes out what is registered, also a closed fd, and raises no OSError or ValueError",
     "nan": "select raises ValueError for a timeout that is not a number",
     "select-raises": "select raises no error because of a closed fd, or of a timeout that is a number",
