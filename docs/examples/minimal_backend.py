@@ -14,16 +14,19 @@ class MinimalSelector:
         self._keys = {}
 
     def register(self, fileobj, events, data=None):
-        if events not in (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE):
-            raise ValueError(f"events must be EVENT_READ, EVENT_WRITE or both, not {events!r}")
+        self._refuse_what_is_no_mask(events)
         fd = self._fd_of(fileobj)
         if fd in self._keys:
             raise KeyError(f"fd {fd} is already registered")
-        select.select([fd], [], [], 0)  # refuses an fd that is closed or too large now, and not in the middle of a wait
+        try:
+            select.select([fd], [], [], 0)  # refuses an fd that is closed or too large now, and not during a wait
+        except OverflowError:  # larger than any fd
+            raise ValueError(f"{fd} is too large for a file descriptor") from None
         self._keys[fd] = SelectorKey(fileobj, fd, events, data)
         return self._keys[fd]
 
     def modify(self, fileobj, events, data=None):
+        self._refuse_what_is_no_mask(events)
         key = self.unregister(fileobj)
         return self.register(key.fileobj, events, data)
 
@@ -44,6 +47,10 @@ class MinimalSelector:
 
     def close(self):
         self._keys.clear()
+
+    def _refuse_what_is_no_mask(self, events):
+        if events not in (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE):
+            raise ValueError(f"events must be EVENT_READ, EVENT_WRITE or both, not {events!r}")
 
     def _fd_of(self, fileobj):
         try:

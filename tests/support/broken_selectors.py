@@ -4,11 +4,14 @@ They stand on flowno's ``SelectSelector``, as that works everywhere, and on anot
 in this way. What the conformance kit says of each is in :mod:`tests.support.breakers`.
 """
 
+import copy
 import math
 import mmap
 import os
 import select
 import selectors
+import signal
+import socket
 import stat
 import threading
 import time
@@ -23,7 +26,7 @@ from flowno_backends.base import CAPABILITIES, BackendSelector
 BOTH = EVENT_READ | EVENT_WRITE
 
 #: Longer than a call may take that does not wait.
-TOO_LONG = 1.1
+TOO_LONG = 0.1
 
 Ready = list[tuple[SelectorKey, int]]
 
@@ -43,6 +46,10 @@ def is_regular(fd: int) -> bool:
 def is_large(fd: int) -> bool:
     """Whether it is one that select(2) does not take."""
     return fd >= 1024
+
+
+def is_zero(fd: int) -> bool:
+    return fd == 0
 
 
 def inode_of(fd: int) -> int:
@@ -120,6 +127,18 @@ def keys_without_data(ready: Ready) -> Ready:
     return [(without_data(key), events) for key, events in ready]
 
 
+def keys_of_numbers(ready: Ready) -> Ready:
+    return [(key._replace(fileobj=key.fd), events) for key, events in ready]
+
+
+def keys_of_all_events(ready: Ready) -> Ready:
+    return [(key._replace(events=BOTH), events) for key, events in ready]
+
+
+def keys_with_copies(ready: Ready) -> Ready:
+    return [(key._replace(data=copy.copy(key.data)), events) for key, events in ready]
+
+
 def out_of_order(_: object) -> NoReturn:
     raise RuntimeError("out of order")
 
@@ -174,6 +193,20 @@ class ReturnsTheOldResult(SelectSelector):
         return ready
 
 
+class KeepsTheData(SelectSelector):
+    """Has the old data where there are no new ones."""
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return super().modify(fileobj, events, self.get_key(fileobj).data if data is None else data)
+
+
+class KeepsWhatIsTrue(SelectSelector):
+    """The same, by way of ``or``."""
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return super().modify(fileobj, events, data or self.get_key(fileobj).data)
+
+
 class TakesAnyMask(SelectSelector):
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         return super().register(fileobj, events & BOTH or EVENT_READ, data)
@@ -213,6 +246,15 @@ class RegistersWhatItRefuses(SelectSelector):
             raise
         except ValueError:
             super().register(fileobj, EVENT_READ, data)
+            raise
+
+
+class UnregistersWhatItRefuses(SelectSelector):
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        try:
+            return super().modify(fileobj, events, data)
+        except ValueError:
+            self.unregister(fileobj)
             raise
 
 
@@ -257,6 +299,52 @@ class UnregistersByObject(SelectSelector):
 class UnregistersNothing(SelectSelector):
     def unregister(self, fileobj: Any) -> SelectorKey:
         return self.get_key(fileobj)
+
+
+class TakesOneOfAFile(SelectSelector):
+    """Takes two descriptors of one file for one."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().register(fileobj, events, data)
+        if [inode_of(fd) for fd in self.get_map()].count(inode_of(key.fd)) > 1:
+            self.unregister(key.fd)
+            raise KeyError(fileobj)
+        return key
+
+
+class ForgetsOneAfterAnError(SelectSelector):
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        try:
+            return super().register(fileobj, events, data)
+        except OSError:
+            self.unregister(next(iter(self.get_map())))
+            raise
+
+
+class MovesTheLast(SelectSelector):
+    """Keeps its descriptors in a row, moves the last to where one is removed, and looks for it where it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row: list[int] = []
+        self.places: dict[int, int] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key = super().register(fileobj, events, data)
+        self.places[key.fd] = len(self.row)
+        self.row.append(key.fd)
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        key = super().unregister(fileobj)
+        place, last = self.places.pop(key.fd), self.row.pop()
+        if place < len(self.row):
+            self.row[place] = last
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        place = self.places[self.get_key(fileobj).fd]
+        return super().modify(self.row[place] if place < len(self.row) else fileobj, events, data)
 
 
 class TakesPlainNumbers(SelectSelector):
@@ -324,6 +412,13 @@ class ClosesOnce(SelectSelector):
         if self.has_been_closed:
             raise RuntimeError("closed already")
         self.has_been_closed = True
+        super().close()
+
+
+class ClosesOneByOne(SelectSelector):
+    def close(self) -> None:
+        for fd in self.get_map():
+            os.fstat(fd)
         super().close()
 
 
@@ -593,6 +688,28 @@ class IgnoresHangUps(SelectSelector):
         return any(mask & (select.POLLHUP | select.POLLERR) for _, mask in poll.poll(0))
 
 
+class IsNoErrorForWriters(SelectSelector):
+    """Reports an error, a hang-up and a closed fd to readers only."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        poll = select.poll()
+        for fd in self.get_map():
+            poll.register(fd, 0)
+        super().select(timeout)
+        bad = {fd for fd, _ in poll.poll(0)}
+        return [(key, events) for key, events in super().select(0) if key.fd not in bad or events == EVENT_READ]
+
+
+class EatsTheError(SelectSelector):
+    """Asks the sockets that it reports for their error, which is theirs no more then."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(timeout)
+        for key, _ in ready:
+            key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[union-attr]
+        return ready
+
+
 class NeverWrites(SelectSelector):
     def select(self, timeout: float | None = None) -> Ready:
         return [report for report in super().select(timeout) if report[1] != EVENT_WRITE]
@@ -658,6 +775,83 @@ class OverflowsAtNaN(SelectSelector):
         if timeout is not None and math.isnan(timeout):
             raise OverflowError("timestamp out of range")
         return super().select(timeout)
+
+
+class TakesTimeForNothing(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(0.05 if timeout == 0 else timeout)
+
+
+class WaitsWholeSeconds(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(math.ceil(timeout) if timeout and 0.05 < timeout < 1 else timeout)
+
+
+class WaitsNoFractions(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(math.floor(timeout) if timeout and 1 < timeout < math.inf else timeout)
+
+
+class WaitsForNothingAtInfinity(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(0 if timeout == math.inf else timeout)
+
+
+class WrapsAround(SelectSelector):
+    """Counts milliseconds in 31 bits."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        if timeout and 2**31 <= timeout * 1000 < math.inf:
+            timeout = (int(timeout * 1000) & 0x7FFF_FFFF) / 1000
+        return super().select(timeout)
+
+
+class NeedsATimeForNothing(SelectSelector):
+    """Sleeps where nothing is registered, which takes a number of seconds."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        if timeout is None and not self.get_map():
+            raise TypeError("'NoneType' object cannot be interpreted as an integer")
+        return super().select(timeout)
+
+
+class NeverWaitsForNothing(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        return super().select(timeout) if self.get_map() else []
+
+
+class LooksNowAndThen(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        while not (ready := super().select(0)):
+            time.sleep(0.5)
+        return ready
+
+
+class RestartsItsWait(SelectSelector):
+    """Waits for all of its time again where a signal has come."""
+
+    def select(self, timeout: float | None = None) -> Ready:
+        came, comes = socket.socketpair()
+        with came, comes:
+            came.setblocking(False)
+            comes.setblocking(False)
+            before = signal.set_wakeup_fd(comes.fileno())
+            try:
+                while not (ready := super().select(timeout)):
+                    came.recv(1 << 10)
+            except BlockingIOError:
+                pass
+            finally:
+                signal.set_wakeup_fd(before)
+        return ready
+
+
+class SwallowsInterrupts(SelectSelector):
+    def select(self, timeout: float | None = None) -> Ready:
+        try:
+            return super().select(timeout)
+        except KeyboardInterrupt:
+            return []
 
 
 class SwallowsErrors(SelectSelector):

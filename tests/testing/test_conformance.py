@@ -17,10 +17,22 @@ import pytest
 
 from flowno.debug.selector_decorators import CheckSelector
 from flowno.testing import conformance
-from flowno.testing.conformance import CASES, NEEDS, RULES, Case, Outcome, ProtocolViolation, outcome_of, prove, timing
+from flowno.testing.conformance import (
+    CASES,
+    NEEDS,
+    RULES,
+    Case,
+    Outcome,
+    ProtocolViolation,
+    bench,
+    outcome_of,
+    prove,
+    signals_and_threads,
+    timing,
+)
 from flowno_backends import SelectSelector
 from tests.conftest import ROOT, RunPython
-from tests.support.breakers import BREAKERS, Breaker
+from tests.support.breakers import BREAKERS, MORE, Breaker
 from tests.support.broken_selectors import TakesNonsense
 
 PAGE = ROOT / "docs" / "conformance.rst"
@@ -137,6 +149,14 @@ def test_an_assertion_fails_where_its_rule_is_broken(function: str, number: int)
     assert place in way, f"{name} failed elsewhere: {way}"
 
 
+@posix
+@pytest.mark.parametrize(
+    ("name", "breaker"), [pytest.param(*entry, id=f"{n}-{entry[0]}") for n, entry in enumerate(MORE)]
+)
+def test_a_case_finds_more_than_one_way_to_break_its_rule(name: str, breaker: Breaker) -> None:
+    assert failure_of(BY_NAME[name], breaker)[0] == BY_NAME[name].rule
+
+
 # ------------------------------------------------------------------------------------------------ the others' selectors
 
 
@@ -177,6 +197,8 @@ def test_the_page_says_how_much_of_time_no_case_can_see() -> None:
     assert f"is watched for {timing._LONG:g} seconds" in page
     assert f"may last {timing._COARSE * 1000:g} ms longer" in page
     assert f"or {timing._FINE * 1000:g} ms where" in page
+    assert f"is given {signals_and_threads._SOON:g} seconds" in page
+    assert f"what takes no time {bench._AT_ONCE * 1000:g} ms" in page
 
 
 # ----------------------------------------------------------------------------------------- what a selector may do to it

@@ -12,13 +12,13 @@ __all__ = ["CALL_RULES", "RULES", "ProtocolViolation"]
 
 #: The rules that a call and its outcome are enough to judge by, whatever the program does that makes it.
 CALL_RULES: Final[dict[str, str]] = {
-    "mask": "register and modify raise ValueError for events that are no mask of EVENT_READ and EVENT_WRITE",
+    "mask": "register and modify raise ValueError where events are no mask of the two, and change nothing",
     "descriptor": "register raises ValueError for what is no file descriptor and has none",
     "registered": "register raises KeyError where the fd is registered",
     "unknown": "modify and unregister raise KeyError where the fd is not registered",
     "false-alarm": "register, modify and unregister raise no KeyError for any other reason",
     "key": "register, modify and unregister return the SelectorKey of the registration",
-    "failed-register": "after a register that failed the fd is not registered",
+    "failed-register": "after a register that failed the fd is not registered, and the others are as before",
     "failed-modify": "after a modify that the system refused the fd is not registered",
     "unregister": "unregister takes out what is registered, also a closed fd, and raises no OSError or ValueError",
     "nan": "select raises ValueError for a timeout that is not a number",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 import unittest
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from queue import Empty, SimpleQueue
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
@@ -29,11 +31,13 @@ __all__ = [
     "FakeFile",
     "Pair",
     "Pipe",
+    "Recorded",
     "drain",
     "fill",
     "lowest_descriptor",
     "open_descriptors",
     "reset",
+    "room_for_descriptors",
 ]
 
 BOTH: Final = EVENT_READ | EVENT_WRITE
@@ -43,6 +47,9 @@ PATIENCE: Final = 5.0
 
 #: How often in a row the protocol lets a selector report what is not ready, or end a wait before its time.
 _EXCUSED: Final = 2
+
+#: Less than what takes no time may take, in seconds: two ticks of the clock that Windows waits by, 15.6 ms each.
+_AT_ONCE: Final = 0.032
 
 #: What the clock can tell apart, in seconds.
 _TICK: Final = time.get_clock_info("monotonic").resolution
@@ -78,6 +85,13 @@ class Pipe:
         self.reader, self.writer = os.pipe()
         self._open = {self.reader, self.writer}
 
+    def fill(self) -> None:
+        """Write until it takes no more."""
+        os.set_blocking(self.writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(self.writer, bytes(1 << 12))
+
     def close_reader(self) -> None:
         self._close(self.reader)
 
@@ -92,6 +106,61 @@ class Pipe:
         if fd in self._open:
             self._open.remove(fd)
             os.close(fd)
+
+
+class Recorded:
+    """A selector, and a record of what was registered with it, which its reports are held against.
+
+    Args:
+        inner: The selector, which gets every call.
+    """
+
+    def __init__(self, inner: Selector) -> None:
+        self.inner: Any = inner
+        self._registered: dict[int, tuple[list[object], int, object]] = {}
+
+    def register(self, fileobj: Any, events: Any, *data: Any) -> Any:
+        key = self.inner.register(fileobj, events, *data)
+        self._registered[self._fd_of(fileobj)] = [fileobj], events, data[0] if data else None
+        return key
+
+    def modify(self, fileobj: Any, events: Any, *data: Any) -> Any:
+        fd = self._fd_of(fileobj)
+        try:
+            key = self.inner.modify(fileobj, events, *data)
+        except OSError:
+            self._registered.pop(fd, None)
+            raise
+        fileobjs, *_ = self._registered.get(fd, ([], 0, None))
+        # Either may be in the key from now on; the standard library's selectors are not of one mind here.
+        self._registered[fd] = [*fileobjs, fileobj], events, data[0] if data else None
+        return key
+
+    def unregister(self, fileobj: Any) -> Any:
+        fd = self._fd_of(fileobj)
+        key = self.inner.unregister(fileobj)
+        self._registered.pop(fd, None)
+        return key
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def registered_instead_of(self, key: SelectorKey) -> str:
+        """What is registered under the number of a key where that is another key, in words; else nothing."""
+        if key.fd not in self._registered:  # what may be reported, each case knows itself
+            return ""
+        fileobjs, events, data = self._registered[key.fd]
+        is_right = key.events == events and key.data is data and any(key.fileobj is fileobj for fileobj in fileobjs)
+        return "" if is_right else f"{fileobjs[0]!r} for {events} with the data {data!r}"
+
+    def _fd_of(self, fileobj: Any) -> int:
+        try:
+            fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            fd = -1
+        if fd >= 0:
+            return fd
+        return next((fd for fd, (objs, *_) in self._registered.items() if any(obj is fileobj for obj in objs)), -1)
 
 
 class Bench:
@@ -124,7 +193,7 @@ class Bench:
         return self.make_selector()
 
     def make_selector(self) -> Any:
-        selector = self._make()
+        selector: Any = Recorded(self._make())
         self._opened.callback(_close_quietly, selector)
         return selector
 
@@ -169,7 +238,7 @@ class Bench:
     def skip_without(self, needs: tuple[str, ...]) -> None:
         """End the case where something is missing that it takes."""
         for need in needs:
-            if not NEEDS[need].is_met(self.selector):
+            if not NEEDS[need].is_met(self.selector.inner):
                 self.skip(NEEDS[need].reason)
 
     def skip(self, reason: str) -> NoReturn:
@@ -238,6 +307,8 @@ class Bench:
                     self.broken(f"select({timeout!r}) returned {result!r}", rule="result")
             if not events or events & ~key.events:
                 self.broken(f"select({timeout!r}) reported {events} for {key}", rule="reported-events")
+            if registered := self.selector.registered_instead_of(key):
+                self.broken(f"select({timeout!r}) reported {key}, and registered is {registered}", rule="reported-key")
             if together.get(key.fd, 0) & events:
                 self.broken(f"select({timeout!r}) returned {result!r}", rule="reported-twice")
             together[key.fd] = together.get(key.fd, 0) | events
@@ -261,9 +332,10 @@ class Bench:
         found: list[object] = []
         for _ in range(self._excused + 1):
             found = [key.data for key, _ in self.selector.select(0)]
-            if found == [wanted]:
+            is_wanted = [data is wanted for data in found]
+            if is_wanted == [True]:
                 return
-            if wanted not in found:
+            if True not in is_wanted:
                 break
         self.broken(f"select(0) reported keys with the data {found}, and registered is {wanted!r}")
 
@@ -286,17 +358,21 @@ class Bench:
             excused -= 1
 
     def require_long_waits(self, timeouts: Iterable[float | None], seconds: float) -> None:
-        """Require that waits with nothing ready last for some seconds, but for those that are excused.
+        """Require that waits with nothing ready last for some seconds, or their time, but for those that are excused.
 
         Each is that of another selector, and all are at the same time: one after the other they would take the sum.
         """
         ended: SimpleQueue[tuple[float | None, str]] = SimpleQueue()
 
         def wait(selector: Selector, timeout: float | None) -> None:
+            started = time.monotonic()
             try:
                 outcome = f"returned {selector.select(timeout)!r}"
             except Exception as error:
                 outcome = f"raised {error!r}"
+            else:
+                if timeout is not None and time.monotonic() - started >= timeout - _TICK:
+                    return
             ended.put((timeout, outcome))
 
         peers, threads = [], []
@@ -324,12 +400,15 @@ class Bench:
                 thread.join(PATIENCE)
 
     def require_no_wait(self, timeout: float | None, wanted: dict[int, int]) -> None:
-        """Require that a call of select reports this at once."""
-        started = time.monotonic()
-        self.require_reported(wanted, timeout)
-        waited = time.monotonic() - started
-        if waited > 1:  # a busy machine may take some of that
-            self.broken(f"select({timeout!r}) took {waited:.3f} s")
+        """Require that a call of select reports this at once: the quickest of several, as a busy machine takes time."""
+        shortest = math.inf
+        for _ in range(10):
+            started = time.monotonic()
+            self.require_reported(wanted, timeout)
+            shortest = min(shortest, time.monotonic() - started)
+            if shortest < _AT_ONCE:
+                return
+        self.broken(f"select({timeout!r}) took {shortest:.3f} s at least, in 10 times")
 
     # ------------------------------------------------------------------------------------------- what happens besides
 
@@ -391,6 +470,24 @@ def reset(sock: socket.socket) -> None:
     """Close so that the peer gets a reset, and no end of file: SO_LINGER of 0 seconds, socket(7)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
     sock.close()
+
+
+@contextmanager
+def room_for_descriptors(bench: Bench, count: int) -> Iterator[None]:
+    """Let this process have as many files open at least, or skip the case."""
+    if sys.platform == "win32":  # type checkers know by this that there is a resource module below
+        bench.skip("Windows has no such limit")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        bench.skip(f"RLIMIT_NOFILE allows {hard} descriptors, and {count} are needed")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def lowest_descriptor() -> int:

@@ -1,7 +1,11 @@
 """Who is registered: what register, modify, unregister and close answer."""
 
 import os
+import random
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
@@ -14,6 +18,24 @@ case = BOOKKEEPING.case
 
 class _Number(int):
     """A descriptor of a kind of its own."""
+
+
+@contextmanager
+def _in_place_of_zero(sock: socket.socket) -> Iterator[None]:
+    """Have a socket as standard input, and then again what was there."""
+    try:
+        before = os.dup(0)
+    except OSError:  # nothing
+        before = -1
+    os.dup2(sock.fileno(), 0)
+    try:
+        yield
+    finally:
+        if before >= 0:
+            os.dup2(before, 0)
+            os.close(before)
+        else:
+            os.close(0)
 
 
 # --------------------------------------------------------------------------------------------------------------- keys
@@ -49,8 +71,27 @@ def new_data_comes_with_the_next_report(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_WRITE, "old")
     bench.require_reported_data("old")
-    bench.selector.modify(ours, EVENT_WRITE, "new")
-    bench.require_reported_data("new")
+    news: tuple[Any, ...] = ("new", [], 0, "newer", None, "")
+    for data in news:
+        for events in (EVENT_WRITE, BOTH):
+            bench.selector.modify(ours, events, data)
+            bench.require_reported_data(data)
+
+
+@case("reported-key")
+def a_modify_without_data_takes_them_away(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_WRITE, "old")
+    bench.selector.modify(ours, EVENT_WRITE)
+    bench.require_reported_data(None)
+
+
+@case("reported-key")
+def a_report_has_the_very_key_of_the_registration(bench: Bench) -> None:
+    (ours, peer), (one, other) = bench.pair(), (object(), [object()])
+    bench.selector.register(ours, EVENT_WRITE, one)
+    bench.selector.register(FakeFile(peer.fileno()), BOTH, other)
+    bench.require_reported({ours.fileno(): EVENT_WRITE, peer.fileno(): EVENT_WRITE})
 
 
 @case("reported-key")
@@ -109,6 +150,23 @@ def modify_refuses_events_that_are_no_mask(bench: Bench) -> None:
         ours, _ = bench.pair()
         bench.selector.register(ours, EVENT_READ)
         bench.require_refused(ValueError, bench.selector.modify, ours, events)
+
+
+@case("mask")
+def a_modify_that_is_refused_changes_nothing(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    key = bench.selector.register(ours, EVENT_WRITE, "data")
+    for events in (0, 4, 5, -1):
+        bench.require_refused(ValueError, bench.selector.modify, ours, events, "new")
+        bench.require_reported({ours.fileno(): EVENT_WRITE})
+    bench.require_equal(bench.selector.unregister(ours), key, "what a refused modify has left")
+
+
+@case("descriptor")
+def register_refuses_a_number_that_is_too_large_for_a_descriptor(bench: Bench) -> None:
+    for number in (2**31, 2**32, 2**63, 2**64):
+        for fileobj in (number, FakeFile(number)):
+            bench.require_refused(ValueError, bench.selector.register, fileobj, EVENT_READ)
 
 
 @case("descriptor")
@@ -197,6 +255,48 @@ def a_number_of_another_type_is_that_number(bench: Bench) -> None:
     bench.require_accepted(bench.selector.unregister, ours.fileno())
 
 
+@case("false-alarm", "posix")
+def zero_is_a_number_like_any_other(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    with _in_place_of_zero(ours):
+        bench.require_accepted(bench.selector.register, 0, EVENT_WRITE, "data")
+        bench.require_reported({0: EVENT_WRITE})
+        bench.selector.modify(0, EVENT_READ, "data")
+        bench.require_reported({})
+        bench.selector.unregister(0)
+
+
+@case("false-alarm", "posix")
+def two_descriptors_of_one_file_are_two_registrations(bench: Bench) -> None:
+    ours, peer = bench.pair()
+    peer.send(b"x")
+    bench.until_ready(ours)
+    one, other = bench.dup(ours), bench.dup(ours)
+    bench.selector.register(one, EVENT_READ, "one")
+    bench.require_accepted(bench.selector.register, other, EVENT_WRITE, "other")
+    bench.require_reported({one: EVENT_READ, other: EVENT_WRITE})
+    bench.selector.unregister(one)
+    bench.require_reported({other: EVENT_WRITE})
+
+
+@case("failed-register")
+def a_register_that_fails_leaves_the_others_as_they_are(bench: Bench) -> None:
+    socks = [sock for _ in range(4) for sock in bench.pair()]
+    for sock in socks:
+        bench.selector.register(sock, EVENT_WRITE, object())
+    closed, _ = bench.pair()
+    fd = closed.fileno()
+    closed.close()
+    for arguments in ((fd, EVENT_READ), (closed, EVENT_READ), (socks[0], EVENT_READ), (fd, 0)):
+        try:
+            bench.selector.register(*arguments)
+        except (OSError, ValueError, KeyError):
+            pass
+        else:  # another case is about that
+            bench.selector.unregister(fd)
+        bench.require_reported({sock.fileno(): EVENT_WRITE for sock in socks})
+
+
 @case("failed-register", "posix")
 def a_closed_descriptor_cannot_be_registered_and_leaves_no_trace(bench: Bench) -> None:
     ours, _ = bench.pair()
@@ -224,6 +324,29 @@ def a_modify_that_fails_unregisters(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- several, and none
+
+
+@case("reported-key")
+def calls_in_any_order_leave_each_registration_with_what_is_its_own(bench: Bench) -> None:
+    ends = [bench.pair() for _ in range(6)]
+    for ours, peer in ends:
+        peer.send(b"x")
+        bench.until_ready(ours)
+    socks = [ours for ours, _ in ends]
+    registered: dict[int, int] = {}
+    chance = random.Random(4)  # the same order each time
+    for data in range(200):
+        sock, events = chance.choice(socks), chance.choice((EVENT_READ, EVENT_WRITE, BOTH))
+        if sock.fileno() not in registered:
+            bench.selector.register(sock, events, data)
+        elif chance.random() < 0.5:
+            bench.selector.modify(sock, events, data)
+        else:
+            bench.selector.unregister(sock)
+            events = 0
+        registered[sock.fileno()] = events
+        registered = {fd: events for fd, events in registered.items() if events}
+        bench.require_reported(registered)
 
 
 @case("independence")
@@ -276,6 +399,16 @@ def closing_leaves_the_registered_files_open(bench: Bench) -> None:
 
 
 @case("close", "posix")
+def closing_does_not_mind_a_closed_descriptor(bench: Bench) -> None:
+    (ours, _), (other, _) = bench.pair(), bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    bench.selector.register(other.fileno(), EVENT_READ)
+    ours.close()
+    other.close()
+    bench.require_accepted(bench.selector.close)
+
+
+@case("close", "posix")
 def opening_and_closing_leaks_no_descriptor(bench: Bench) -> None:
     ours, _ = bench.pair()
     before = lowest_descriptor()
@@ -311,8 +444,8 @@ def registering_and_waiting_leaks_no_descriptor(bench: Bench) -> None:
 @case("close", "with", "get_key")
 def leaving_a_with_block_closes(bench: Bench) -> None:
     ours, _ = bench.pair()
-    with bench.selector as selector:
-        bench.require_equal(selector, bench.selector, "what the with statement gave")
+    with bench.selector.inner as selector:
+        bench.require_equal(selector, bench.selector.inner, "what the with statement gave")
         selector.register(ours, EVENT_READ)
     bench.require_refused(RuntimeError, selector.get_key, ours)
 

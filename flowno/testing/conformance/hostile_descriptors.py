@@ -2,12 +2,9 @@
 
 import os
 import socket
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from selectors import EVENT_READ, EVENT_WRITE
 
-from .bench import BOTH, Bench, FakeFile, Pair, drain
+from .bench import BOTH, Bench, FakeFile, Pair, drain, room_for_descriptors
 from .case import Group
 
 HOSTILE_DESCRIPTORS = Group("hostile descriptors")
@@ -42,6 +39,16 @@ def a_closed_object_is_unregistered_by_identity(bench: Bench) -> None:
     for file, key in reversed(list(zip(files, keys, strict=True))):
         found = bench.require_accepted(bench.selector.unregister, file).fileobj
         bench.require_equal(found is key.fileobj, True, "whether unregister has found the object it was given")
+
+
+@case("unregister")
+def a_closed_object_whose_fileno_raises_is_unregistered(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    file = ours.makefile("rb", buffering=0)  # as Python's files do
+    key = bench.selector.register(file, EVENT_READ, "data")
+    file.close()
+    unregistered = bench.require_accepted(bench.selector.unregister, file)
+    bench.require_equal(unregistered, key, "what unregister returned")
 
 
 @case("unregister")
@@ -93,12 +100,14 @@ def many_closed_descriptors_do_not_hide_the_others(bench: Bench) -> None:
 
 @case("early", "posix")
 def a_closed_descriptor_does_not_make_a_wait_return_with_nothing(bench: Bench) -> None:
-    bad, _ = bench.pair()
-    fd = bad.fileno()
-    bench.selector.register(fd, EVENT_READ)
-    bad.close()
-    if not bench.ready(0.002):
-        bench.require_wait(0.002)
+    for events in (EVENT_READ, EVENT_WRITE, BOTH):
+        bad, _ = bench.pair()
+        fd = bad.fileno()
+        bench.selector.register(fd, events)
+        bad.close()
+        if not bench.ready(0.002):
+            bench.require_wait(0.002)
+        bench.selector.unregister(fd)
 
 
 @case("claims", "posix", "sees_closed")
@@ -321,7 +330,7 @@ def a_selector_that_claims_any_number_holds_a_large_one(bench: Bench) -> None:
 
 @case("claims", "posix", "any_fd")
 def a_selector_that_claims_any_number_holds_two_thousand(bench: Bench) -> None:
-    bench.keep(_room_for_descriptors(bench))
+    bench.keep(room_for_descriptors(bench, _MANY))
     pairs = [bench.pair() for _ in range(1000)]
     expected: dict[int, int] = {}
     for ours, peer in pairs:
@@ -345,24 +354,7 @@ def _require_unregistered(bench: Bench, fd: int) -> object:
 
 def _large(bench: Bench, sock: socket.socket) -> int:
     """A descriptor of a socket beyond FD_SETSIZE."""
-    bench.keep(_room_for_descriptors(bench))
+    bench.keep(room_for_descriptors(bench, _MANY))
     os.dup2(sock.fileno(), _LARGE, inheritable=False)
     bench.keep(socket.socket(fileno=_LARGE))
     return _LARGE
-
-
-@contextmanager
-def _room_for_descriptors(bench: Bench) -> Iterator[None]:
-    """Raise the number of files that this process may have open."""
-    if sys.platform == "win32":  # type checkers know by this that there is a resource module below
-        bench.skip("Windows has no such limit")
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < _MANY:
-        bench.skip(f"RLIMIT_NOFILE allows {hard} descriptors, and {_MANY} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _MANY), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

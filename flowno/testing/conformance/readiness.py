@@ -1,14 +1,18 @@
 """What is reported as ready, and what is not: level-triggered, within the interest, all of it at once."""
 
+import errno
 import os
 import socket
 from selectors import EVENT_READ, EVENT_WRITE
 
-from .bench import BOTH, PATIENCE, Bench, drain, fill, reset
+from .bench import BOTH, PATIENCE, Bench, drain, fill, reset, room_for_descriptors
 from .case import Group
 
 READINESS = Group("readiness")
 case = READINESS.case
+
+#: More than the 256 or 512 events that a careless call of epoll or kqueue has room for; select(2) takes as many.
+_SEVERAL_HUNDRED = 600
 
 
 # ---------------------------------------------------------------------------------------------------- data and room
@@ -126,6 +130,21 @@ def no_event_is_reported_twice_in_one_result(bench: Bench) -> None:
     bench.selector.register(ours, BOTH)
     for _ in range(2):
         bench.require_reported({ours.fileno(): BOTH})
+
+
+@case("all-at-once", "posix")
+def several_hundred_that_are_ready_come_in_one_result(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.keep(room_for_descriptors(bench, _SEVERAL_HUNDRED + 200))
+    expected: dict[int, int] = {}
+    for _ in range(_SEVERAL_HUNDRED):
+        fd = bench.dup(ours)
+        try:
+            bench.selector.register(fd, EVENT_WRITE)
+        except ValueError as error:
+            bench.skip(f"the selector holds no fd {fd}: {error}")
+        expected[fd] = EVENT_WRITE
+    bench.require_reported(expected)
 
 
 @case("all-at-once")
@@ -270,6 +289,18 @@ def a_pipe_that_loses_its_reader_is_reported_as_the_registered_events(bench: Ben
 
 
 @case("hang-up", "posix")
+def a_full_pipe_that_loses_its_reader_is_reported_as_the_registered_events(bench: Bench) -> None:
+    for events in (EVENT_WRITE, BOTH):
+        pipe = bench.pipe()
+        pipe.fill()
+        bench.selector.register(pipe.writer, events)
+        bench.require_reported({})
+        pipe.close_reader()  # an error without room: nothing but the error says that it is of interest to a writer
+        bench.require_reported({pipe.writer: events}, PATIENCE)
+        bench.selector.unregister(pipe.writer)
+
+
+@case("hang-up", "posix")
 def a_pipe_without_a_reader_can_be_registered_and_is_reported(bench: Bench) -> None:
     for events in (EVENT_WRITE, BOTH):
         pipe = bench.pipe()
@@ -293,6 +324,8 @@ def a_connection_that_is_refused_makes_writable(bench: Bench) -> None:
     bench.selector.register(client, EVENT_WRITE)
     bench.until_ready(client, EVENT_WRITE)
     bench.require_reported({client.fileno(): EVENT_WRITE})
+    error = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    bench.require_equal(error, errno.ECONNREFUSED, "the error that is left for whoever has connected")
 
 
 # --------------------------------------------------------------------------------------------- other kinds of sockets

@@ -15,10 +15,13 @@ case = TIMING.case
 _SHORT: Final = (1e-9, 1e-6, 0.0001, 0.001, 0.0015, 0.009, 0.0205)
 
 #: Those that no C int holds in milliseconds, or no system call takes.
-_HUGE: Final = (1e6 + 0.5, 2_147_483.0, 2_147_483.648, 1e7, 1e10, 1e20, 1e300, math.inf)
+_HUGE: Final = (1e6 + 0.5, 2_147_483.0, 2_147_483.648, 4_294_967.296, 1e7, 1e10, 1e20, 1e300, math.inf)
 
 #: Seconds that a wait with a long timeout is watched: more than the two that a careful selector may cut it to.
 _LONG: Final = 2.5
+
+#: Seconds that one is watched whose timeout is so long that it may be taken for none at all.
+_AWHILE: Final = 0.2
 
 #: Seconds that a wait may last too long: two ticks of the clock that Windows waits by, 15.6 ms each; where fractions of
 #: a millisecond are claimed, less than what rounding up to the next one would add.
@@ -66,7 +69,13 @@ def a_wait_with_nothing_registered_is_never_shorter_than_asked_for(bench: Bench)
 
 @case("early")
 def a_wait_is_not_ended_without_a_reason_time_and_again(bench: Bench) -> None:
-    bench.require_long_waits((None, 86_400), _LONG)
+    # Those of a second or two end within that time, and not in whole seconds.
+    bench.require_long_waits((None, 86_400, 1.2, 2.2), _LONG)
+
+
+@case("early")
+def a_very_long_wait_is_one(bench: Bench) -> None:
+    bench.require_long_waits(_HUGE, _AWHILE)
 
 
 @case("late")
@@ -74,6 +83,13 @@ def a_wait_comes_to_its_end(bench: Bench) -> None:
     ours, _ = bench.pair()
     bench.selector.register(ours, EVENT_READ)
     _require_punctual(bench, 0.01, _COARSE, tries=20)
+
+
+@case("late")
+def a_wait_is_not_rounded_up_to_a_whole_second(bench: Bench) -> None:
+    ours, _ = bench.pair()
+    bench.selector.register(ours, EVENT_READ)
+    _require_punctual(bench, 0.1, 0.5, tries=3)
 
 
 @case("late", "submillisecond")
