@@ -109,8 +109,10 @@ def _link(site: Path, project: dict[str, Any]) -> None:
     """Have this Python find flowno here, with its entry points, as after an editable install."""
     folders = [ROOT, ROOT / "backends"]
     (site / "flowno.pth").write_text("".join(f"Z:{folder}\n" for folder in folders), encoding="utf-8")
+    for outdated in site.glob("flowno-*.dist-info"):
+        shutil.rmtree(outdated)
     about = site / f"flowno-{project['version']}.dist-info"
-    about.mkdir(exist_ok=True)
+    about.mkdir()
     (about / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: flowno\nVersion: {project['version']}\n", encoding="utf-8"
     )
