@@ -242,9 +242,8 @@ def test_the_system_is_asked_for_nothing_else(backend: str, tmp_path: Path) -> N
     if backend not in BUILT_IN:
         pytest.skip(f"{backend} makes other system calls than the one that it stands for")
     few, many = system_calls(10, backend, tmp_path), system_calls(30, backend, tmp_path)
-    difference = many - few
-    for call in MEMORY:
-        del difference[call]
+    # What comes a few times in all is Python's, which reads a folder anew where something was written into it.
+    difference = {call: count for call, count in (many - few).items() if count >= 10 and call not in MEMORY}
     assert difference == {"wait": 20, "recvfrom": 2 * 20 * 8, "sendto": 2 * 20 * 8}
 
 
