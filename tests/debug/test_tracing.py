@@ -71,9 +71,10 @@ def test_a_task_has_a_slice_with_its_steps_and_between_them_its_waits(tmp_path: 
     assert task.lane == worker.__qualname__
     assert task.args == {"function": worker.__qualname__, "outcome": "returned"}
     inside = sorted((one for one in found.slices if one.task == "the worker"), key=lambda one: one.start)
-    assert [one.category for one in inside] == [
-        "ready", "step", "wait", "ready", "step", "ready", "step", "wait", "ready", "step",
-    ]  # fmt: skip
+    # It is not shown as ready where its step begins in the moment in which its wait ends.
+    categories = [one.category for one in inside]
+    assert "ready" in categories
+    assert [each for each in categories if each != "ready"] == ["step", "wait", "step", "step", "wait", "step"]
     assert all(one.end == following.start for one, following in pairwise(inside))  # without a gap
     assert (inside[0].start, inside[-1].end) == (task.start, task.end)
 
