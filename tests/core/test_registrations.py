@@ -13,6 +13,7 @@ import pytest
 from flowno.core.event_loop.registrations import Registrations, descriptor_of
 from flowno.debug.selector_decorators import FaultySelector
 from flowno.testing import faults
+from flowno_backends import SelectSelector
 
 
 class Bookkeeper:
@@ -140,6 +141,16 @@ def test_a_modify_to_no_mask_changes_nothing(registered: Registrations, one: soc
     with pytest.raises(ValueError, match="0"):
         registered.modify(one, 0)
     assert registered[one] is key
+
+
+@pytest.mark.parametrize("mask", [1.0, 1.5, "r"])
+def test_a_modify_to_what_is_no_integer_changes_nothing(one: socket.socket, mask: Any) -> None:
+    with SelectSelector() as selector:
+        registered = Registrations(selector)
+        key = registered.register(one, EVENT_READ)
+        with pytest.raises(TypeError):
+            registered.modify(one, mask)
+        assert registered[one] is selector.get_key(one) is key
 
 
 def test_what_a_register_that_fails_has_asked_for_is_not_registered(

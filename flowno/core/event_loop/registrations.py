@@ -17,7 +17,7 @@ __all__ = ["MASKS", "Registrations", "descriptor_of"]
 MASKS: Final = (EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE)
 
 #: What a selector raises by itself. Anything else has interrupted it, such as the KeyboardInterrupt of Ctrl-C.
-_REFUSALS: Final = (KeyError, ValueError, OSError)
+_REFUSALS: Final = (KeyError, TypeError, ValueError, OSError)
 
 
 class Registrations(Mapping["FileDescriptorLike", SelectorKey]):
@@ -25,7 +25,7 @@ class Registrations(Mapping["FileDescriptorLike", SelectorKey]):
 
     A file object is looked up by its number, and by itself where it has lost that, closed while it was registered.
 
-    After a :meth:`modify` that fails, the fd is not registered, unless there was none or the mask was no mask: so says
+    After a :meth:`modify` that fails, the fd is not registered, unless there was none, or the mask was none: so says
     the protocol, :class:`flowno.Selector`. After a call that was interrupted by an error that is not the selector's,
     nobody knows how far it has come; the fd is taken out of the selector, too.
 
@@ -59,7 +59,7 @@ class Registrations(Mapping["FileDescriptorLike", SelectorKey]):
         try:
             key = self._selector.modify(fileobj, events, data)
         except _REFUSALS as error:
-            if old is not None and not isinstance(error, KeyError) and events in MASKS:
+            if old is not None and not isinstance(error, (KeyError, TypeError)) and events in MASKS:
                 self._keys.pop(old.fd, None)
             raise
         except BaseException:

@@ -21,6 +21,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Final, NoReturn, Self, TypeVar
 
 from ...core.event_loop.backend import FileObject, Selector
+from ...core.event_loop.registrations import descriptor_of
 from ...core.event_loop.selector_rules import ProtocolViolation
 from .case import NEEDS
 
@@ -154,11 +155,8 @@ class Recorded:
         return "" if is_right else f"{fileobjs[0]!r} for {events} with the data {data!r}"
 
     def _fd_of(self, fileobj: Any) -> int:
-        try:
-            fd = int(fileobj if isinstance(fileobj, int) else fileobj.fileno())
-        except (AttributeError, TypeError, ValueError):
-            fd = -1
-        if fd >= 0:
+        fd = descriptor_of(fileobj)
+        if fd is not None:
             return fd
         return next((fd for fd, (objs, *_) in self._registered.items() if any(obj is fileobj for obj in objs)), -1)
 
